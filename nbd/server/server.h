@@ -1,0 +1,69 @@
+// The NBD server: fixed newstyle NBD over unix and TCP sockets (NBD proto.md), on a shard.
+//
+// Threading: made, started and stopped on one shard's thread; connections are handed to the shard
+// that owns the volume they open. Malformed input closes that connection with a logged reason and
+// harms nothing else.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "volumed/base/block_device.h"
+#include "volumed/base/metrics.h"
+#include "volumed/base/result.h"
+#include "volumed/io/reactor.h"
+
+namespace cvol::nbd {
+
+// A volume as the server sees it. Shared by all of its connections; the last one to go ends it.
+struct Export {
+  std::string name;
+  std::shared_ptr<BlockDevice> device;
+  io::Reactor* reactor = nullptr;           // the shard that owns the device
+  std::shared_ptr<VolumeMetrics> metrics;   // may be null
+  bool read_only = false;
+};
+
+// Where exports come from. Called on the server's shard; must not block: the work is done
+// elsewhere and answered through `done`, on any thread, exactly once.
+class ExportDirectory {
+ public:
+  virtual ~ExportDirectory() = default;
+  // Opening may change state: a client that connects attaches the volume (DESIGN.md section 7).
+  virtual void open(std::string name,
+                    std::function<void(Result<std::shared_ptr<Export>>)> done) = 0;
+  virtual void list(std::function<void(std::vector<std::string>)> done) = 0;
+};
+
+// Export names may carry a session, "NAME@SESSION/GENERATION" (SESSION: letters and digits, up to
+// 64; GENERATION: a decimal number). It is how a front end that sends unanswered requests again
+// fences its own past (rule R12): a connection with generation g ends those of the same session
+// with a lower one and waits until what they had admitted is done, before it is admitted itself.
+
+struct ServerOptions {
+  uint64_t buffer_bytes = 256 * 1024 * 1024;  // bound of request payloads in memory, per shard
+  uint32_t requests_per_connection = 128;     // under way at once; more wait in the socket
+};
+
+class Server {
+ public:
+  virtual ~Server() = default;
+  // Address as for Reactor::listen. May be called several times.
+  virtual Status listen(const std::string& address) = 0;
+  // Serves one connected socket (for kernel NBD: a socketpair's end) without a handshake, directly
+  // in transmission phase. Takes the descriptor. Any thread.
+  virtual void serve_connected(int descriptor, std::shared_ptr<Export> target) = 0;
+  // Ends all connections of a volume and returns when their admitted requests are done.
+  virtual Task<void> disconnect(std::string name) = 0;
+  // Connections per export, for status displays. Any thread.
+  virtual uint64_t connections(const std::string& name) const = 0;
+  // Stops listening, ends all connections, waits for them.
+  virtual Task<void> stop() = 0;
+
+  static std::unique_ptr<Server> make(io::Reactor& reactor, ExportDirectory& directory,
+                                      ServerOptions options);
+};
+
+}  // namespace cvol::nbd

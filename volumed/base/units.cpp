@@ -1,0 +1,108 @@
+#include "volumed/base/units.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cctype>
+
+namespace cvol {
+namespace {
+
+constexpr std::string_view kSuffixes = "KMGTP";
+
+Status bad_size(std::string_view text) {
+  return Status(Code::kInvalidArgument,
+                fmt::format("'{}' is no size; write it like 10GiB, 512MiB or 4096",
+                            text.substr(0, 64)));
+}
+
+// Multiplier of a suffix such as "", "B", "G", "GB", "GiB"; 0 if it is none.
+uint64_t multiplier(std::string_view suffix) {
+  if (suffix.empty() || suffix == "B" || suffix == "b") return 1;
+  const auto at = kSuffixes.find(static_cast<char>(std::toupper(suffix[0])));
+  if (at == std::string_view::npos) return 0;
+  const std::string_view rest = suffix.substr(1);
+  if (!rest.empty() && rest != "iB" && rest != "B" && rest != "ib" && rest != "b" && rest != "i")
+    return 0;
+  return uint64_t{1} << (10 * (at + 1));
+}
+
+bool is_alnum(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
+}  // namespace
+
+Result<uint64_t> parse_size(std::string_view text) {
+  std::size_t at = 0;
+  uint64_t whole = 0;
+  while (at < text.size() && text[at] >= '0' && text[at] <= '9') {
+    if (whole > (UINT64_MAX - 9) / 10) return bad_size(text);
+    whole = whole * 10 + static_cast<uint64_t>(text[at++] - '0');
+  }
+  if (at == 0) return bad_size(text);
+  uint64_t fraction = 0;
+  uint64_t scale = 1;
+  if (at < text.size() && text[at] == '.') {
+    const std::size_t first = ++at;
+    while (at < text.size() && text[at] >= '0' && text[at] <= '9') {
+      if (scale < 1000000) {
+        fraction = fraction * 10 + static_cast<uint64_t>(text[at] - '0');
+        scale *= 10;
+      }
+      ++at;
+    }
+    if (at == first) return bad_size(text);
+  }
+  while (at < text.size() && text[at] == ' ') ++at;
+  const uint64_t unit = multiplier(text.substr(at));
+  if (unit == 0 || (unit == 1 && scale != 1)) return bad_size(text);
+  if (whole > UINT64_MAX / unit) return bad_size(text);
+  const uint64_t part = unit / scale * fraction + unit % scale * fraction / scale;
+  if (whole * unit > UINT64_MAX - part) return bad_size(text);
+  return whole * unit + part;
+}
+
+std::string format_size(uint64_t bytes) {
+  if (bytes < kKiB) return fmt::format("{}B", bytes);
+  std::size_t index = 0;
+  uint64_t unit = kKiB;
+  while (index + 1 < kSuffixes.size() && bytes / unit >= 1024) {
+    unit *= 1024;
+    ++index;
+  }
+  if (bytes % unit == 0) return fmt::format("{}{}iB", bytes / unit, kSuffixes[index]);
+  return fmt::format("{:.1f}{}iB", static_cast<double>(bytes) / static_cast<double>(unit),
+                     kSuffixes[index]);
+}
+
+Status validate_name(std::string_view name, std::string_view what) {
+  const auto bad = [&](std::string_view why) {
+    return Status(Code::kInvalidArgument,
+                  fmt::format("{} name '{}' {}; use 1 to 128 letters, digits, '_', '.' and '-', "
+                              "beginning with a letter or digit",
+                              what, name.substr(0, 128), why));
+  };
+  if (name.empty()) return bad("is empty");
+  if (name.size() > 128) return bad("is too long");
+  if (!is_alnum(name[0])) return bad("begins with a wrong character");
+  for (char c : name) {
+    if (!is_alnum(c) && c != '_' && c != '.' && c != '-') return bad("has a wrong character");
+  }
+  return Status::ok();
+}
+
+Status validate_volume_size(uint64_t bytes) {
+  if (bytes < kMiB || bytes > kMaxVolumeBytes) {
+    return Status(Code::kInvalidArgument,
+                  fmt::format("a volume of {} is not possible; choose from 1MiB to {}",
+                              format_size(bytes), format_size(kMaxVolumeBytes)));
+  }
+  if (bytes % kBlockBytes != 0) {
+    return Status(Code::kInvalidArgument,
+                  fmt::format("volume size {} is no multiple of 4KiB", bytes));
+  }
+  return Status::ok();
+}
+
+}  // namespace cvol

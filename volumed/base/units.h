@@ -1,0 +1,37 @@
+// Sizes that the whole of cvol agrees on, and the text form of sizes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "volumed/base/result.h"
+
+namespace cvol {
+
+constexpr uint64_t kKiB = 1024;
+constexpr uint64_t kMiB = 1024 * kKiB;
+constexpr uint64_t kGiB = 1024 * kMiB;
+constexpr uint64_t kTiB = 1024 * kGiB;
+constexpr uint64_t kPiB = 1024 * kTiB;
+
+constexpr uint64_t kBlockBytes = 4 * kKiB;           // unit of checksums
+constexpr uint64_t kChunkBytes = 64 * kKiB;          // unit of allocation
+constexpr uint64_t kBlocksPerChunk = kChunkBytes / kBlockBytes;
+constexpr uint64_t kMaxVolumeBytes = 4 * kPiB;
+constexpr uint64_t kMaxRequestBytes = 32 * kMiB;     // largest NBD payload
+
+// Parses "10GiB", "10G", "512MiB", "1.5TiB", "4096". K, M, G, T, P mean powers of 1024, with or
+// without "iB"/"B". kInvalidArgument names the text and gives an example.
+Result<uint64_t> parse_size(std::string_view text);
+
+// "10GiB", "1.5GiB", "512B": at most one decimal, exact sizes without one.
+std::string format_size(uint64_t bytes);
+
+// Checks a user-chosen name against [a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}.
+Status validate_name(std::string_view name, std::string_view what);
+
+// Checks a volume size: at least 1 MiB, at most kMaxVolumeBytes, a multiple of 4 KiB.
+Status validate_volume_size(uint64_t bytes);
+
+}  // namespace cvol

@@ -1,0 +1,84 @@
+// Op: one I/O operation that a coroutine awaits.
+//
+// `co_await file.read(...)` builds an Op in the awaiting coroutine's frame, hands its address to
+// the reactor and resumes with its result: no allocation, no virtual call but one. The result is
+// the count of bytes, or a negative errno, as the kernel gives it.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <coroutine>
+#include <cstdint>
+
+namespace cvol::io {
+
+class Reactor;
+class CancelToken;
+
+enum class OpKind : uint8_t {
+  kReadV,    // file: iov at offset
+  kWriteV,   // file: iov at offset; `durable` = on stable storage before completion
+  kSync,     // file: fdatasync
+  kRecv,     // socket: iov[0..count)
+  kSend,     // socket: iov[0..count), all of it or an error
+  kAccept,   // listener: result is the new handle
+  kTimer,    // `offset` is the absolute time in ns; result 0 or -ECANCELED
+  kBlocking  // `call(context)` on a helper thread; result is what it returns
+};
+
+struct Op {
+  Op(Reactor* owner, OpKind op_kind) : reactor(owner), kind(op_kind) {}
+  Op(const Op&) = delete;
+  Op& operator=(const Op&) = delete;
+
+  bool await_ready() const noexcept { return false; }
+  void await_suspend(std::coroutine_handle<> awaiting);
+  int64_t await_resume() const noexcept { return result; }
+
+  Reactor* reactor;
+  OpKind kind;
+  bool durable = false;
+  int handle = -1;
+  const iovec* iov = nullptr;
+  uint32_t count = 0;
+  uint64_t offset = 0;
+  int64_t (*call)(void*) = nullptr;
+  void* context = nullptr;
+  int64_t result = 0;
+  std::coroutine_handle<> waiter;
+
+  // Cancellation: linked into the token while under way.
+  CancelToken* token = nullptr;
+  Op* previous = nullptr;
+  Op* next = nullptr;
+
+  // For the reactor's own use.
+  iovec own_iov{};
+  uint64_t sent = 0;
+  int64_t seconds = 0;
+  int64_t nanoseconds = 0;
+};
+
+// Ends the waiting of every operation that was started with it: they complete with -ECANCELED
+// (or with their real result if that came first). Once cancelled it stays so: later operations
+// complete at once. One thread.
+class CancelToken {
+ public:
+  CancelToken() = default;
+  CancelToken(const CancelToken&) = delete;
+  CancelToken& operator=(const CancelToken&) = delete;
+  ~CancelToken();
+
+  void cancel();
+  bool cancelled() const { return cancelled_; }
+
+ private:
+  friend class Reactor;
+  void link(Op& op);
+  void unlink(Op& op);
+
+  Op* first_ = nullptr;
+  bool cancelled_ = false;
+};
+
+}  // namespace cvol::io

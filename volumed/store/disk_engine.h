@@ -1,0 +1,114 @@
+// DiskEngine: one disk of the pool: journal, chunks and chunk table (docs/formats.md).
+//
+// Threading: everything on the reactor that opened it, unless a function says "any thread".
+// Ownership: the engine owns its files; it holds an exclusive lock on them while open.
+// Durability: append_write() and append_zero() return when the operation is on stable storage;
+// operations of one replica take effect in the order of their seq, and are visible to reads only
+// once durable. A failed write or sync of the journal or the chunks fails the disk: every later
+// operation answers kIo until the disk is opened again.
+//
+// What it is not: it does not order overlapping writes (the primary does, by seq), knows nothing of
+// volumes' names, epochs' meaning or replication.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "volumed/base/block_device.h"
+#include "volumed/base/result.h"
+#include "volumed/base/units.h"
+#include "volumed/base/uuid.h"
+#include "volumed/io/reactor.h"
+#include "volumed/base/metrics.h"
+
+namespace cvol::store {
+
+// Number of a replica on its disk; never reused.
+using ReplicaNumber = uint32_t;
+
+struct FormatOptions {
+  uint64_t journal_bytes = 0;   // 0: min(4 GiB, 5 % of the capacity), at least 16 MiB
+  uint64_t capacity_bytes = 0;  // of the chunks; 0: what the file system has free, less a reserve
+};
+
+struct EngineOptions {
+  uint64_t buffer_bytes = 256 * kMiB;  // bound of the destage and bounce buffers
+  uint32_t journal_depth = 4;          // batches on their way at once, 1..16
+  uint64_t batch_bytes = kMiB;         // most payload of one batch, 64 KiB..4 MiB
+  bool destage_when_idle = true;
+  io::Nanoseconds idle_after = 500 * io::kMillisecond;
+};
+
+struct ReplicaInfo {
+  ReplicaNumber number = 0;
+  Uuid volume;
+  Uuid replica;
+  uint64_t size_bytes = 0;
+  uint64_t allocated_bytes = 0;  // chunks, in the table or reserved
+  uint64_t last_seq = 0;         // highest seq that is durable here
+};
+
+struct DiskInfo {
+  Uuid disk;
+  std::string path;
+  uint64_t capacity_bytes = 0;   // of chunks
+  uint64_t allocated_bytes = 0;  // chunks in use or promised to journaled writes
+  uint64_t journal_bytes = 0;
+  uint64_t journal_used_bytes = 0;
+  uint64_t replicas = 0;
+  bool failed = false;
+  std::string failure;  // why, if failed
+};
+
+class DiskEngine {
+ public:
+  virtual ~DiskEngine() = default;
+
+  virtual DiskInfo info() const = 0;
+  virtual const EngineMetrics& metrics() const = 0;  // counters; any thread may read them
+  virtual std::vector<ReplicaInfo> replicas() const = 0;
+  virtual Result<ReplicaInfo> replica(ReplicaNumber number) const = 0;
+
+  // Durable on return. kAlreadyExists if the disk has a replica of this volume.
+  virtual Task<Result<ReplicaInfo>> create_replica(Uuid volume, Uuid replica, uint64_t size) = 0;
+  // Grows (or keeps) the size; durable on return.
+  virtual Task<Status> resize_replica(ReplicaNumber number, uint64_t size) = 0;
+  // The replica is gone on return, durably; its space comes back soon after. No operation on it may
+  // be under way.
+  virtual Task<Status> remove_replica(ReplicaNumber number) = 0;
+
+  // Block-aligned operations on one replica. `seq` rises with every call and is never reused.
+  // Memory is 4 KiB aligned and stays valid until the task is done.
+  virtual Task<Status> append_write(ReplicaNumber number, uint64_t epoch, uint64_t seq,
+                                    uint64_t offset, std::span<const std::byte> data) = 0;
+  // length <= 1 GiB. Whole chunks are freed unless keep_allocated.
+  virtual Task<Status> append_zero(ReplicaNumber number, uint64_t epoch, uint64_t seq,
+                                   uint64_t offset, uint64_t length, bool keep_allocated) = 0;
+  // Verified bytes, or kDamaged (the text names the first damaged block).
+  virtual Task<Status> read(ReplicaNumber number, uint64_t offset, std::span<std::byte> into) = 0;
+  virtual std::vector<Extent> block_status(ReplicaNumber number, uint64_t offset,
+                                           uint64_t length) const = 0;
+
+  // Applies the whole journal to the chunks.
+  virtual Task<Status> destage_all() = 0;
+  // Stops background work and closes the files. Nothing depends on it being called.
+  virtual Task<void> close() = 0;
+};
+
+// Makes a new, empty disk in directory `path` (created if absent). kAlreadyExists if it holds one
+// (nothing is changed then), kFailedPrecondition if it holds anything else.
+Task<Result<Uuid>> format_disk(io::Reactor& reactor, std::string path, FormatOptions options);
+
+// True if `path` holds a disk label (whole or damaged).
+bool is_disk(io::Reactor& reactor, const std::string& path);
+
+// Opens a disk: reads the table, replays the journal. kBusy if another process has it open,
+// kUnsupported for a newer format, kDamaged with what is damaged and what to do.
+Task<Result<std::unique_ptr<DiskEngine>>> open_disk(io::Reactor& reactor, std::string path,
+                                                    EngineOptions options);
+
+}  // namespace cvol::store
