@@ -1,0 +1,41 @@
+// File systems on attached devices: probe, make, mount, unmount, grow.
+//
+// Threading: any thread; calls block (mkfs takes seconds). No shell is involved; programs are run
+// by path with an argument vector.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "volumed/base/result.h"
+
+namespace cvol::mount {
+
+// "ext4" or "xfs".
+Status validate_file_system(const std::string& type);
+
+// What is on the device (libblkid): a file system type, "" for nothing at all, or the name of
+// whatever else holds data there (partition table, LVM, RAID member).
+Result<std::string> probe(const std::string& device);
+
+// Makes a file system on an empty device. kFailedPrecondition if probe() finds anything, or if the
+// first or last MiB is not all zeroes: data is never overwritten.
+Status make_file_system(const std::string& device, const std::string& type);
+
+// Mounts at `target` (created if absent; must be an empty directory or already this mount:
+// idempotent). read-write, noatime unless options say otherwise.
+Status mount_device(const std::string& device, const std::string& target, const std::string& type,
+                    bool read_only);
+
+// Idempotent. kBusy if processes use it (names up to three of them).
+Status unmount(const std::string& target);
+
+// True if something is mounted at `target` (/proc/self/mountinfo); `device` gets its source.
+bool is_mounted(const std::string& target, std::string* device);
+
+// Grows the mounted file system to its device.
+Status grow_file_system(const std::string& device, const std::string& target,
+                        const std::string& type);
+
+}  // namespace cvol::mount
