@@ -43,7 +43,8 @@ uint64_t Random::next() {
 uint64_t Random::below(uint64_t bound) {
   CVOL_ASSERT(bound > 0);
   // Multiply-shift; the bias is below 2^-32 for the bounds used here.
-  return static_cast<uint64_t>((static_cast<__extension__ unsigned __int128>(next()) * bound) >> 64);
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<uint64_t>((static_cast<Wide>(next()) * bound) >> 64);
 }
 
 }  // namespace cvol

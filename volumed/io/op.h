@@ -5,6 +5,7 @@
 // the count of bytes, or a negative errno, as the kernel gives it.
 #pragma once
 
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <coroutine>
@@ -28,6 +29,24 @@ enum class OpKind : uint8_t {
 
 struct Op {
   Op(Reactor* owner, OpKind op_kind) : reactor(owner), kind(op_kind) {}
+  Op(Reactor* owner, OpKind op_kind, int op_handle, const iovec* vectors, uint32_t vector_count,
+     uint64_t at, bool durable_write)
+      : reactor(owner),
+        kind(op_kind),
+        durable(durable_write),
+        handle(op_handle),
+        iov(vectors),
+        count(vector_count),
+        offset(at) {}
+  // One range of memory.
+  Op(Reactor* owner, OpKind op_kind, int op_handle, void* data, std::size_t bytes)
+      : reactor(owner), kind(op_kind), handle(op_handle), count(1) {
+    own_iov.iov_base = data;
+    own_iov.iov_len = bytes;
+  }
+  // A timer.
+  Op(Reactor* owner, OpKind op_kind, uint64_t when_ns, CancelToken* cancel)
+      : reactor(owner), kind(op_kind), offset(when_ns), token(cancel) {}
   Op(const Op&) = delete;
   Op& operator=(const Op&) = delete;
 
@@ -54,9 +73,8 @@ struct Op {
 
   // For the reactor's own use.
   iovec own_iov{};
-  uint64_t sent = 0;
-  int64_t seconds = 0;
-  int64_t nanoseconds = 0;
+  msghdr message{};
+  int64_t when[2] = {0, 0};  // seconds, nanoseconds
 };
 
 // Ends the waiting of every operation that was started with it: they complete with -ECANCELED

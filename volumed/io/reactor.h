@@ -14,6 +14,7 @@
 #include <span>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "volumed/base/random.h"
 #include "volumed/base/result.h"
@@ -139,6 +140,13 @@ class Reactor {
   // Address: "unix:/path", "tcp:127.0.0.1:10809" (port 0: any), "tcp:[::1]:10809".
   virtual Result<Listener> listen(const std::string& address) = 0;
   virtual Result<Stream> connect(const std::string& address) = 0;
+
+  // The directory, made with its parents if absent; its entries; what its file system has free.
+  virtual Status make_directories(const std::string& path) = 0;
+  virtual Result<std::vector<std::string>> list_directory(const std::string& path) = 0;
+  virtual Result<uint64_t> free_bytes(const std::string& path) = 0;
+  // The directory's entries are on stable storage on return.
+  virtual Status sync_directory(const std::string& path) = 0;
 
   virtual void close_handle(int handle) = 0;
   virtual void shutdown_handle(int handle) = 0;

@@ -61,8 +61,11 @@ class Shard {
     promise->set_value(std::move(value));
   }
 
+  static Task<void> run_made(std::function<Task<void>()> make);
+
   std::unique_ptr<UringReactor> reactor_;
   Scope scope_;
+  Scope ending_;
   std::thread thread_;
 };
 

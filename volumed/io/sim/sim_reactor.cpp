@@ -1,0 +1,422 @@
+#include "volumed/io/sim/sim_reactor.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <vector>
+
+#include "volumed/base/assert.h"
+
+namespace cvol::io {
+namespace {
+
+struct Root {
+  struct promise_type {
+    Root get_return_object() noexcept { return {}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void return_void() noexcept {}
+    void unhandled_exception() noexcept { std::terminate(); }
+  };
+};
+
+Root run_root(Task<void> task, uint64_t* running) {
+  co_await std::move(task);
+  --*running;
+}
+
+std::vector<std::byte> gather(const Op& op) {
+  std::vector<std::byte> data;
+  for (uint32_t i = 0; i < op.count; ++i) {
+    const auto* base = static_cast<const std::byte*>(op.iov[i].iov_base);
+    data.insert(data.end(), base, base + op.iov[i].iov_len);
+  }
+  return data;
+}
+
+uint64_t length_of(const Op& op) {
+  uint64_t total = 0;
+  for (uint32_t i = 0; i < op.count; ++i) total += op.iov[i].iov_len;
+  return total;
+}
+
+}  // namespace
+
+SimReactor::~SimReactor() {
+  CVOL_ASSERT(running_ == 0);
+  *alive_ = false;
+  if (current() == this) set_current(nullptr);
+}
+
+void SimReactor::start(Task<void> task) {
+  Reactor* before = current();
+  set_current(this);
+  ++running_;
+  run_root(std::move(task), &running_);
+  set_current(before);
+}
+
+bool SimReactor::run(Task<void> task) {
+  start(std::move(task));
+  return world_->run_until([this] { return done(); });
+}
+
+void SimReactor::die() {
+  dead_ = true;
+  for (auto& [number, handle] : handles_) {
+    if (handle.holds_lock) handle.file->locked = false;
+    handle.holds_lock = false;
+  }
+  const auto pending = pending_;
+  for (const auto& [number, op] : pending) {
+    world_->at(now(), [this, alive = alive_, number = number] {
+      if (!*alive) return;
+      const auto found = pending_.find(number);
+      if (found != pending_.end()) finish_op(*found->second, -EIO);
+    });
+  }
+}
+
+void SimReactor::post(std::function<void()> work) {
+  world_->at(now(), [this, alive = alive_, work = std::move(work)] {
+    if (!*alive) return;
+    set_current(this);
+    work();
+  });
+}
+
+void SimReactor::schedule(std::coroutine_handle<> handle) {
+  ready_.push_back(handle);
+  world_->at(now(), [this, alive = alive_] {
+    if (!*alive || ready_.empty()) return;
+    const std::coroutine_handle<> next = ready_.front();
+    ready_.pop_front();
+    set_current(this);
+    next.resume();
+  });
+}
+
+void SimReactor::complete_at(Op& op, Nanoseconds when, std::function<int64_t()> effect) {
+  const auto found = numbers_.find(&op);
+  CVOL_ASSERT(found != numbers_.end());
+  world_->at(when, [this, alive = alive_, number = found->second, effect = std::move(effect)] {
+    if (!*alive) return;
+    const auto pending = pending_.find(number);
+    if (pending == pending_.end() || dead_) return;  // cancelled, or ended by die()
+    finish_op(*pending->second, effect());
+  });
+}
+
+void SimReactor::finish_op(Op& op, int64_t result) {
+  const auto found = numbers_.find(&op);
+  CVOL_ASSERT(found != numbers_.end());
+  pending_.erase(found->second);
+  numbers_.erase(found);
+  op.result = result;
+  finish(op);
+  set_current(this);
+  op.waiter.resume();
+}
+
+void SimReactor::submit(Op& op) {
+  const uint64_t number = next_pending_++;
+  pending_[number] = &op;
+  numbers_[&op] = number;
+  if (dead_ && op.kind != OpKind::kBlocking) {
+    world_->at(now(), [this, alive = alive_, number] {
+      const auto pending = pending_.find(number);
+      if (*alive && pending != pending_.end()) finish_op(*pending->second, -EIO);
+    });
+    return;
+  }
+  switch (op.kind) {
+    case OpKind::kReadV:
+    case OpKind::kWriteV:
+    case OpKind::kSync: return submit_file(op);
+    case OpKind::kRecv: return submit_receive(op);
+    case OpKind::kSend: return submit_send(op);
+    case OpKind::kAccept: return submit_accept(op);
+    case OpKind::kTimer:
+      return complete_at(op, std::max(now(), static_cast<Nanoseconds>(op.offset)),
+                         [] { return 0; });
+    case OpKind::kBlocking: {
+      // Runs even on a dead node: its answer is needed to unwind. What it touches checks dead().
+      Op* raw = &op;
+      world_->at(now() + world_->draw(world_->faults.helper_low, world_->faults.helper_high),
+                 [this, alive = alive_, number, raw] {
+                   if (!*alive || !pending_.contains(number)) return;
+                   const int64_t result = raw->call(raw->context);
+                   finish_op(*raw, result);
+                 });
+      return;
+    }
+  }
+}
+
+void SimReactor::submit_file(Op& op) {
+  const auto found = handles_.find(op.handle);
+  CVOL_ASSERT(found != handles_.end() && found->second.file != nullptr);
+  std::shared_ptr<SimFile> file = found->second.file;
+  const Nanoseconds when = now() + world_->draw(world_->faults.disk_low, world_->faults.disk_high);
+  Op* raw = &op;
+  if (op.kind == OpKind::kSync) {
+    const uint64_t ticket = file->submit_sync();
+    const bool error = fails(world_->faults.sync_error);
+    complete_at(op, when, [file, ticket, error]() -> int64_t {
+      if (error) return -EIO;
+      file->complete_sync(ticket);
+      return 0;
+    });
+    return;
+  }
+  const uint64_t length = length_of(op);
+  CVOL_ASSERT(op.offset % kSimPageBytes == 0 && length % kSimPageBytes == 0);
+  if (op.kind == OpKind::kReadV) {
+    const bool error = fails(world_->faults.read_error);
+    complete_at(op, when, [file, raw, error]() -> int64_t {
+      if (error) return -EIO;
+      uint64_t at = raw->offset;
+      int64_t total = 0;
+      for (uint32_t i = 0; i < raw->count; ++i) {
+        const uint64_t left = at < file->size() ? file->size() - at : 0;
+        const uint64_t bytes = std::min<uint64_t>(raw->iov[i].iov_len, left);
+        file->read(at, {static_cast<std::byte*>(raw->iov[i].iov_base), bytes});
+        at += bytes;
+        total += static_cast<int64_t>(bytes);
+      }
+      return total;
+    });
+    return;
+  }
+  const bool error = fails(world_->faults.write_error);
+  auto write = file->submit_write(op.offset, gather(op), op.durable);
+  complete_at(op, when, [file, write, length, error]() -> int64_t {
+    if (error) return -EIO;  // it stays pending: any part of it may still reach the disk
+    file->complete_write(write);
+    return static_cast<int64_t>(length);
+  });
+}
+
+void SimReactor::submit_receive(Op& op) {
+  const auto found = handles_.find(op.handle);
+  CVOL_ASSERT(found != handles_.end() && found->second.in != nullptr);
+  std::shared_ptr<SimPipe> pipe = found->second.in;
+  CVOL_ASSERT(pipe->receiver == nullptr);
+  pipe->receiver = &op;
+  pipe->receiver_node = this;
+  world_->at(now(), [this, alive = alive_, pipe] {
+    if (*alive) deliver(pipe);
+  });
+}
+
+// Gives a waiting receive what has arrived.
+void SimReactor::deliver(const std::shared_ptr<SimPipe>& pipe) {
+  Op* op = pipe->receiver;
+  if (op == nullptr || (pipe->bytes.empty() && !pipe->closed)) return;
+  SimReactor* node = pipe->receiver_node;
+  pipe->receiver = nullptr;
+  uint64_t most = std::min<uint64_t>(pipe->bytes.size(), length_of(*op));
+  if (most > 1 && fails(world_->faults.short_receive)) most = 1 + random_.below(most);
+  int64_t total = 0;
+  for (uint32_t i = 0; i < op->count && most > 0; ++i) {
+    const uint64_t part = std::min<uint64_t>(op->iov[i].iov_len, most);
+    auto* into = static_cast<std::byte*>(op->iov[i].iov_base);
+    std::copy_n(pipe->bytes.begin(), part, into);
+    pipe->bytes.erase(pipe->bytes.begin(), pipe->bytes.begin() + static_cast<int64_t>(part));
+    most -= part;
+    total += static_cast<int64_t>(part);
+  }
+  node->finish_op(*op, total);
+}
+
+void SimReactor::submit_send(Op& op) {
+  const auto found = handles_.find(op.handle);
+  CVOL_ASSERT(found != handles_.end() && found->second.out != nullptr);
+  std::shared_ptr<SimPipe> pipe = found->second.out;
+  const bool reset = fails(world_->faults.connection_reset);
+  const Nanoseconds drawn = now() + world_->draw(world_->faults.net_low, world_->faults.net_high);
+  const Nanoseconds when = std::max(drawn, pipe->last_arrival);
+  pipe->last_arrival = when;
+  if (reset) {
+    pipe->closed = true;
+    found->second.in->closed = true;
+  }
+  const int64_t length = static_cast<int64_t>(length_of(op));
+  const bool closed = pipe->closed;
+  if (!closed) {
+    world_->at(when, [pipe, data = gather(op)] {
+      if (pipe->closed) return;
+      pipe->bytes.insert(pipe->bytes.end(), data.begin(), data.end());
+      if (pipe->receiver != nullptr) pipe->receiver_node->deliver(pipe);
+    });
+  }
+  complete_at(op, closed ? now() : when, [closed, length] { return closed ? -EPIPE : length; });
+}
+
+void SimReactor::submit_accept(Op& op) {
+  const auto found = handles_.find(op.handle);
+  CVOL_ASSERT(found != handles_.end() && found->second.listener != nullptr);
+  auto listener = found->second.listener;
+  listener->acceptor = &op;
+  world_->at(now(), [this, alive = alive_, listener] {
+    if (!*alive || listener->acceptor == nullptr) return;
+    if (listener->closed) {
+      finish_op(*std::exchange(listener->acceptor, nullptr), -EINVAL);
+    } else if (!listener->backlog.empty()) {
+      const int handle = listener->backlog.front();
+      listener->backlog.pop_front();
+      finish_op(*std::exchange(listener->acceptor, nullptr), handle);
+    }
+  });
+}
+
+int SimReactor::add_handle(Handle handle) {
+  const int number = next_handle_++;
+  handles_[number] = std::move(handle);
+  return number;
+}
+
+Result<File> SimReactor::open(const std::string& path, const OpenOptions& options) {
+  if (dead_) return Status(Code::kIo, "open " + path + ": the node is dead");
+  std::shared_ptr<SimFile>& file = world_->files[path];
+  if (file == nullptr) {
+    if (!options.create) {
+      world_->files.erase(path);
+      return Status(Code::kNotFound, "open " + path + ": no such file");
+    }
+    file = std::make_shared<SimFile>();
+  } else if (options.create) {
+    return Status(Code::kAlreadyExists, "open " + path + ": it exists");
+  }
+  if (options.exclusive && file->locked) {
+    return Status(Code::kBusy, path + " is in use by another process");
+  }
+  Handle handle;
+  handle.file = file;
+  handle.holds_lock = options.exclusive;
+  if (options.exclusive) file->locked = true;
+  return File(this, add_handle(std::move(handle)));
+}
+
+Result<Listener> SimReactor::listen(const std::string& address) {
+  auto state = std::make_shared<SimWorld::ListenerState>();
+  state->node = this;
+  if (!world_->listeners.emplace(address, state).second)
+    return Status(Code::kBusy, "another node listens on " + address);
+  Handle handle;
+  handle.listener = state;
+  return Listener(this, add_handle(std::move(handle)));
+}
+
+Result<Stream> SimReactor::connect(const std::string& address) {
+  const auto found = world_->listeners.find(address);
+  if (found == world_->listeners.end() || found->second->closed || found->second->node->dead())
+    return Status(Code::kUnavailable, "connect to " + address + ": connection refused");
+  auto there = std::make_shared<SimPipe>();
+  auto back = std::make_shared<SimPipe>();
+  Handle mine;
+  mine.in = back;
+  mine.out = there;
+  Handle theirs;
+  theirs.in = there;
+  theirs.out = back;
+  auto listener = found->second;
+  listener->backlog.push_back(listener->node->add_handle(std::move(theirs)));
+  world_->at(now() + world_->draw(world_->faults.net_low, world_->faults.net_high), [listener] {
+    if (listener->acceptor == nullptr || listener->backlog.empty() || listener->node->dead()) return;
+    const int handle = listener->backlog.front();
+    listener->backlog.pop_front();
+    listener->node->finish_op(*std::exchange(listener->acceptor, nullptr), handle);
+  });
+  return Stream(this, add_handle(std::move(mine)));
+}
+
+Status SimReactor::make_directories(const std::string&) { return Status::ok(); }
+
+Result<std::vector<std::string>> SimReactor::list_directory(const std::string& path) {
+  std::vector<std::string> names;
+  const std::string prefix = path + "/";
+  for (const auto& [name, file] : world_->files) {
+    if (name.rfind(prefix, 0) == 0) names.push_back(name.substr(prefix.size()));
+  }
+  return names;
+}
+
+Result<uint64_t> SimReactor::free_bytes(const std::string&) {
+  const uint64_t used = world_->allocated_bytes();
+  return used < world_->faults.disk_bytes ? world_->faults.disk_bytes - used : 0;
+}
+
+Status SimReactor::sync_directory(const std::string&) {
+  return dead_ ? Status(Code::kIo, "sync directory: the node is dead") : Status::ok();
+}
+
+void SimReactor::shutdown_handle(int handle) {
+  const auto found = handles_.find(handle);
+  if (found == handles_.end()) return;
+  Handle& state = found->second;
+  if (state.listener != nullptr) {
+    state.listener->closed = true;
+    if (state.listener->acceptor != nullptr) {
+      Op* op = std::exchange(state.listener->acceptor, nullptr);
+      world_->at(now(), [this, alive = alive_, op] {
+        if (*alive && numbers_.contains(op)) finish_op(*op, -EINVAL);
+      });
+    }
+    return;
+  }
+  for (const auto& pipe : {state.in, state.out}) {
+    if (pipe == nullptr) continue;
+    pipe->closed = true;
+    world_->at(now(), [pipe] {
+      if (pipe->receiver != nullptr) pipe->receiver_node->deliver(pipe);
+    });
+  }
+}
+
+void SimReactor::close_handle(int handle) {
+  const auto found = handles_.find(handle);
+  if (found == handles_.end()) return;
+  if (found->second.holds_lock) found->second.file->locked = false;
+  shutdown_handle(handle);
+  if (found->second.listener != nullptr) {
+    std::erase_if(world_->listeners,
+                  [&](const auto& entry) { return entry.second == found->second.listener; });
+  }
+  handles_.erase(found);
+}
+
+Result<uint64_t> SimReactor::file_size(int handle) { return handles_.at(handle).file->size(); }
+
+Status SimReactor::file_resize(int handle, uint64_t bytes) {
+  if (dead_) return Status(Code::kIo, "resize: the node is dead");
+  handles_.at(handle).file->resize(bytes);
+  return Status::ok();
+}
+
+Status SimReactor::file_allocate(int handle, uint64_t bytes) {
+  if (dead_) return Status(Code::kIo, "reserve space: the node is dead");
+  SimFile& file = *handles_.at(handle).file;
+  if (bytes <= file.size()) return Status::ok();
+  if (world_->allocated_bytes() - file.size() + bytes > world_->faults.disk_bytes)
+    return Status(Code::kNoSpace, "reserve space: No space left on device");
+  file.resize(bytes);
+  return Status::ok();
+}
+
+void SimReactor::cancel(Op& op) {
+  if (op.kind == OpKind::kBlocking) return;
+  const auto found = numbers_.find(&op);
+  if (found == numbers_.end()) return;
+  for (auto& [number, handle] : handles_) {
+    if (handle.in != nullptr && handle.in->receiver == &op) handle.in->receiver = nullptr;
+    if (handle.listener != nullptr && handle.listener->acceptor == &op)
+      handle.listener->acceptor = nullptr;
+  }
+  world_->at(now(), [this, alive = alive_, number = found->second] {
+    const auto pending = pending_.find(number);
+    if (*alive && pending != pending_.end()) finish_op(*pending->second, -ECANCELED);
+  });
+}
+
+}  // namespace cvol::io

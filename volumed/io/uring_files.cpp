@@ -1,0 +1,144 @@
+// Files and sockets of UringReactor: opening and the calls that block.
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+
+#include "volumed/io/address.h"
+#include "volumed/io/uring_reactor.h"
+
+namespace cvol::io {
+
+Result<File> UringReactor::open(const std::string& path, const OpenOptions& options) {
+  int flags = O_CLOEXEC | (options.read_only ? O_RDONLY : O_RDWR);
+  if (options.create) flags |= O_CREAT | O_EXCL;
+  int handle = -1;
+  if (options.direct) handle = ::open(path.c_str(), flags | O_DIRECT, 0600);
+  if (handle < 0 && (!options.direct || errno == EINVAL)) {
+    handle = ::open(path.c_str(), flags & ~O_EXCL, 0600);
+  }
+  if (handle < 0) return status_from_errno(errno, "open " + path);
+  File file(this, handle);
+  if (options.exclusive && flock(handle, LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) {
+      return Status(Code::kBusy, path + " is in use by another process; stop that volumed first");
+    }
+    return status_from_errno(errno, "lock " + path);
+  }
+  return file;
+}
+
+// Removes a socket file nobody listens on any more; kBusy if somebody does.
+static Status remove_stale_socket(const SocketAddress& address) {
+  const int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (probe < 0) return status_from_errno(errno, "make a socket");
+  const int answer =
+      ::connect(probe, reinterpret_cast<const sockaddr*>(&address.storage), address.length);
+  const int error = answer == 0 ? 0 : errno;
+  ::close(probe);
+  if (error == 0 || error == EAGAIN) {
+    return Status(Code::kBusy, "another process listens on " + address.path + "; stop it first");
+  }
+  if (error == ECONNREFUSED && ::unlink(address.path.c_str()) != 0) {
+    return status_from_errno(errno, "remove the stale socket " + address.path);
+  }
+  return Status::ok();
+}
+
+Result<Listener> UringReactor::listen(const std::string& text) {
+  Result<SocketAddress> address = parse_address(text);
+  if (!address) return address.status();
+  if (address->family == AF_UNIX) CVOL_TRY(remove_stale_socket(*address));
+  const int handle = socket(address->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (handle < 0) return status_from_errno(errno, "make a socket for " + text);
+  Listener listener(this, handle);
+  if (address->family == AF_UNIX) {
+    fchmod(handle, 0600);  // before bind: the socket file is never open to others
+  } else {
+    const int on = 1;
+    setsockopt(handle, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // accepted sockets inherit it
+  }
+  if (::bind(handle, reinterpret_cast<const sockaddr*>(&address->storage), address->length) != 0 ||
+      ::listen(handle, 1024) != 0) {
+    return status_from_errno(errno, "listen on " + text);
+  }
+  return listener;
+}
+
+Result<Stream> UringReactor::connect(const std::string& text) {
+  Result<SocketAddress> address = parse_address(text);
+  if (!address) return address.status();
+  const int handle = socket(address->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (handle < 0) return status_from_errno(errno, "make a socket for " + text);
+  Stream stream(this, handle);
+  if (address->family != AF_UNIX) {
+    const int on = 1;
+    setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  }
+  if (::connect(handle, reinterpret_cast<const sockaddr*>(&address->storage), address->length) != 0)
+    return status_from_errno(errno, "connect to " + text);
+  return stream;
+}
+
+Status UringReactor::make_directories(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) return status_from_errno(error.value(), "make directory " + path);
+  return Status::ok();
+}
+
+Result<std::vector<std::string>> UringReactor::list_directory(const std::string& path) {
+  std::error_code error;
+  std::vector<std::string> names;
+  for (std::filesystem::directory_iterator at(path, error), end; !error && at != end;
+       at.increment(error)) {
+    names.push_back(at->path().filename().string());
+  }
+  if (error) return status_from_errno(error.value(), "list directory " + path);
+  return names;
+}
+
+Result<uint64_t> UringReactor::free_bytes(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(path, error);
+  if (error) return status_from_errno(error.value(), "read the free space of " + path);
+  return space.available;
+}
+
+Status UringReactor::sync_directory(const std::string& path) {
+  const int handle = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (handle < 0) return status_from_errno(errno, "open directory " + path);
+  const int error = fsync(handle) == 0 ? 0 : errno;
+  ::close(handle);
+  return error == 0 ? Status::ok() : status_from_errno(error, "sync directory " + path);
+}
+
+void UringReactor::close_handle(int handle) { ::close(handle); }
+void UringReactor::shutdown_handle(int handle) { ::shutdown(handle, SHUT_RDWR); }
+
+Result<uint64_t> UringReactor::file_size(int handle) {
+  struct stat info{};
+  if (fstat(handle, &info) != 0) return status_from_errno(errno, "read the size of a file");
+  return static_cast<uint64_t>(info.st_size);
+}
+
+Status UringReactor::file_resize(int handle, uint64_t bytes) {
+  if (ftruncate(handle, static_cast<off_t>(bytes)) != 0)
+    return status_from_errno(errno, "resize a file");
+  return Status::ok();
+}
+
+Status UringReactor::file_allocate(int handle, uint64_t bytes) {
+  if (fallocate(handle, 0, 0, static_cast<off_t>(bytes)) == 0) return Status::ok();
+  if (errno != EOPNOTSUPP) return status_from_errno(errno, "reserve space");
+  return file_resize(handle, bytes);
+}
+
+}  // namespace cvol::io

@@ -1,0 +1,256 @@
+#include "volumed/io/uring_reactor.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <ctime>
+
+#include "volumed/base/assert.h"
+#include "volumed/base/log.h"
+
+namespace cvol::io {
+namespace {
+
+// user_data of completions that belong to no Op.
+constexpr uint64_t kIgnored = 0;
+constexpr uint64_t kWakeup = 1;
+
+}  // namespace
+
+UringReactor::UringReactor(UringOptions options)
+    : random_(Random::from_system()), helpers_(options.helper_threads) {}
+
+Result<std::unique_ptr<UringReactor>> UringReactor::make(UringOptions options) {
+  std::unique_ptr<UringReactor> reactor(new UringReactor(options));
+  io_uring_params params{};
+  params.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE |
+                 IORING_SETUP_CLAMP;
+  params.cq_entries = options.entries * 4;
+  const int error = io_uring_queue_init_params(options.entries, &reactor->ring_, &params);
+  if (error < 0) {
+    return Status(Code::kUnsupported,
+                  status_from_errno(-error, "set up io_uring").message() +
+                      "; cvol needs Linux 6.1 or newer with io_uring allowed "
+                      "(sysctl kernel.io_uring_disabled=0, and in the container's seccomp profile)");
+  }
+  reactor->ring_made_ = true;
+  reactor->wake_fd_ = eventfd(0, EFD_CLOEXEC);
+  if (reactor->wake_fd_ < 0) return status_from_errno(errno, "make an eventfd");
+  set_current(reactor.get());
+  reactor->watch_wakeups();
+  return reactor;
+}
+
+UringReactor::~UringReactor() {
+  CVOL_ASSERT(under_way_ == 0 && ready_.empty());
+  if (ring_made_) io_uring_queue_exit(&ring_);
+  if (wake_fd_ >= 0) ::close(wake_fd_);
+  if (current() == this) set_current(nullptr);
+}
+
+Nanoseconds UringReactor::now() const {
+  timespec ts{};
+  clock_gettime(CLOCK_BOOTTIME, &ts);
+  return ts.tv_sec * kSecond + ts.tv_nsec;
+}
+
+void UringReactor::run() {
+  set_current(this);
+  while (!stopping_) turn();
+  CVOL_ASSERT(under_way_ == 0);
+}
+
+namespace {
+Task<void> then_stop(Task<void> task, UringReactor* reactor) {
+  co_await std::move(task);
+  reactor->stop();
+}
+}  // namespace
+
+void UringReactor::run_until_done(Task<void> task) {
+  struct Root {
+    struct promise_type {
+      Root get_return_object() noexcept { return {}; }
+      std::suspend_never initial_suspend() noexcept { return {}; }
+      std::suspend_never final_suspend() noexcept { return {}; }
+      void return_void() noexcept {}
+      void unhandled_exception() noexcept { std::terminate(); }
+    };
+    static Root start(Task<void> inner) { co_await std::move(inner); }
+  };
+  set_current(this);
+  stopping_ = false;
+  Root::start(then_stop(std::move(task), this));
+  run();
+}
+
+void UringReactor::stop() {
+  post([this] { stopping_ = true; });
+}
+
+void UringReactor::post(std::function<void()> work) {
+  {
+    std::lock_guard lock(mutex_);
+    posted_.push_back(std::move(work));
+    has_posted_.store(true, std::memory_order_relaxed);
+  }
+  // Pairs with turn(): either the loop sees has_posted_, or this sees that it sleeps.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (sleeping_.load(std::memory_order_relaxed)) wake();
+}
+
+void UringReactor::wake() {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = ::write(wake_fd_, &one, sizeof one);
+}
+
+void UringReactor::watch_wakeups() {
+  io_uring_sqe* sqe = next_sqe();
+  io_uring_prep_read(sqe, wake_fd_, &wake_count_, sizeof wake_count_, 0);
+  io_uring_sqe_set_data64(sqe, kWakeup);
+}
+
+void UringReactor::turn() {
+  run_posted();
+  run_ready();
+  if (stopping_) return;
+  if (!ready_.empty()) {
+    io_uring_submit_and_get_events(&ring_);
+    reap();
+    return;
+  }
+  sleeping_.store(true, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (has_posted_.load(std::memory_order_relaxed)) {
+    io_uring_submit_and_get_events(&ring_);
+  } else {
+    io_uring_submit_and_wait(&ring_, 1);
+  }
+  sleeping_.store(false, std::memory_order_relaxed);
+  reap();
+}
+
+void UringReactor::run_posted() {
+  if (!has_posted_.load(std::memory_order_relaxed)) return;
+  std::vector<std::function<void()>> work;
+  {
+    std::lock_guard lock(mutex_);
+    work.swap(posted_);
+    has_posted_.store(false, std::memory_order_relaxed);
+  }
+  for (auto& call : work) call();
+}
+
+void UringReactor::run_ready() {
+  // Only those that are ready now, so that completions get their turn.
+  for (std::size_t left = ready_.size(); left > 0; --left) {
+    std::coroutine_handle<> handle = ready_.front();
+    ready_.pop_front();
+    handle.resume();
+  }
+}
+
+void UringReactor::reap() {
+  io_uring_cqe* batch[64];
+  unsigned count = 0;
+  while ((count = io_uring_peek_batch_cqe(&ring_, batch, 64)) > 0) {
+    for (unsigned i = 0; i < count; ++i) {
+      const uint64_t data = io_uring_cqe_get_data64(batch[i]);
+      const int64_t result = batch[i]->res;
+      if (data == kWakeup) {
+        watch_wakeups();
+      } else if (data != kIgnored) {
+        complete(*reinterpret_cast<Op*>(data), result);
+      }
+    }
+    io_uring_cq_advance(&ring_, count);
+  }
+}
+
+void UringReactor::complete(Op& op, int64_t result) {
+  --under_way_;
+  if (op.kind == OpKind::kTimer && result == -ETIME) result = 0;
+  op.result = result;
+  finish(op);
+  op.waiter.resume();
+}
+
+io_uring_sqe* UringReactor::next_sqe() {
+  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+  while (sqe == nullptr) {
+    io_uring_submit(&ring_);
+    sqe = io_uring_get_sqe(&ring_);
+  }
+  return sqe;
+}
+
+void UringReactor::submit(Op& op) {
+  ++under_way_;
+  if (op.kind == OpKind::kBlocking) {
+    helpers_.run([this, &op] {
+      const int64_t result = op.call(op.context);
+      post([this, &op, result] { complete(op, result); });
+    });
+    return;
+  }
+  io_uring_sqe* sqe = next_sqe();
+  switch (op.kind) {
+    case OpKind::kReadV:
+      io_uring_prep_readv(sqe, op.handle, op.iov, op.count, op.offset);
+      break;
+    case OpKind::kWriteV:
+      io_uring_prep_writev2(sqe, op.handle, op.iov, op.count, op.offset,
+                            op.durable ? RWF_DSYNC : 0);
+      break;
+    case OpKind::kSync:
+      io_uring_prep_fsync(sqe, op.handle, IORING_FSYNC_DATASYNC);
+      break;
+    case OpKind::kRecv:
+      if (op.count == 1) {
+        io_uring_prep_recv(sqe, op.handle, op.iov->iov_base, op.iov->iov_len, 0);
+      } else {
+        op.message.msg_iov = const_cast<iovec*>(op.iov);
+        op.message.msg_iovlen = op.count;
+        io_uring_prep_recvmsg(sqe, op.handle, &op.message, 0);
+      }
+      break;
+    case OpKind::kSend:
+      if (op.count == 1) {
+        io_uring_prep_send(sqe, op.handle, op.iov->iov_base, op.iov->iov_len,
+                           MSG_NOSIGNAL | MSG_WAITALL);
+      } else {
+        op.message.msg_iov = const_cast<iovec*>(op.iov);
+        op.message.msg_iovlen = op.count;
+        io_uring_prep_sendmsg(sqe, op.handle, &op.message, MSG_NOSIGNAL | MSG_WAITALL);
+      }
+      break;
+    case OpKind::kAccept:
+      io_uring_prep_accept(sqe, op.handle, nullptr, nullptr, SOCK_CLOEXEC);
+      break;
+    case OpKind::kTimer: {
+      op.when[0] = static_cast<int64_t>(op.offset) / kSecond;
+      op.when[1] = static_cast<int64_t>(op.offset) % kSecond;
+      static_assert(sizeof(__kernel_timespec) == sizeof op.when);
+      io_uring_prep_timeout(sqe, reinterpret_cast<__kernel_timespec*>(op.when), 0,
+                            IORING_TIMEOUT_ABS | IORING_TIMEOUT_BOOTTIME);
+      break;
+    }
+    case OpKind::kBlocking:
+      break;
+  }
+  io_uring_sqe_set_data64(sqe, reinterpret_cast<uint64_t>(&op));
+}
+
+void UringReactor::cancel(Op& op) {
+  if (op.kind == OpKind::kBlocking) return;
+  io_uring_sqe* sqe = next_sqe();
+  if (op.kind == OpKind::kTimer) {
+    io_uring_prep_timeout_remove(sqe, reinterpret_cast<uint64_t>(&op), 0);
+  } else {
+    io_uring_prep_cancel64(sqe, reinterpret_cast<uint64_t>(&op), 0);
+  }
+  io_uring_sqe_set_data64(sqe, kIgnored);
+}
+
+}  // namespace cvol::io
