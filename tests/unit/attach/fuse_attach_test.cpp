@@ -176,15 +176,15 @@ TEST_F(FuseAttachTest, AHolderInUseIgnoresSigterm) {
 
 TEST_F(FuseAttachTest, TheDeviceGrows) {
   std::string device = attach();
-  ASSERT_TRUE(mount::make_file_system(device, "ext4").is_ok());
-  ASSERT_TRUE(mount::mount_device(device, target(), "ext4", false).is_ok());
+  ASSERT_TRUE(mount::make_file_system(device, "xfs").is_ok());
+  ASSERT_TRUE(mount::mount_device(device, target(), "xfs", false).is_ok());
   EXPECT_EQ(attacher_->resize("v1", 256 * kMiB).code(), Code::kInvalidArgument);
   auto before = std::filesystem::space(target()).capacity;
   stop_server();
   make_image(kGiB);
   start_server();
   ASSERT_TRUE(attacher_->resize("v1", kGiB).is_ok());
-  Status grown = mount::grow_file_system(device, target(), "ext4");
+  Status grown = mount::grow_file_system(device, target(), "xfs");
   ASSERT_TRUE(grown.is_ok()) << grown.message();
   EXPECT_GT(std::filesystem::space(target()).capacity, before + 400 * kMiB);
 }
