@@ -145,6 +145,8 @@ class Reactor {
   virtual Status make_directories(const std::string& path) = 0;
   virtual Result<std::vector<std::string>> list_directory(const std::string& path) = 0;
   virtual Result<uint64_t> free_bytes(const std::string& path) = 0;
+  // A file, or a directory with all in it; ok if there is none.
+  virtual Status remove_all(const std::string& path) = 0;
   // The directory's entries are on stable storage on return.
   virtual Status sync_directory(const std::string& path) = 0;
 

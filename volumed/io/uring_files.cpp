@@ -112,6 +112,12 @@ Result<uint64_t> UringReactor::free_bytes(const std::string& path) {
   return space.available;
 }
 
+Status UringReactor::remove_all(const std::string& path) {
+  std::error_code error;
+  std::filesystem::remove_all(path, error);
+  return error ? status_from_errno(error.value(), "remove " + path) : Status::ok();
+}
+
 Status UringReactor::sync_directory(const std::string& path) {
   const int handle = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (handle < 0) return status_from_errno(errno, "open directory " + path);

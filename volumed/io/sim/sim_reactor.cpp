@@ -347,6 +347,12 @@ Result<uint64_t> SimReactor::free_bytes(const std::string&) {
   return used < world_->faults.disk_bytes ? world_->faults.disk_bytes - used : 0;
 }
 
+Status SimReactor::remove_all(const std::string& path) {
+  if (dead_) return Status(Code::kIo, "remove " + path + ": the node is dead");
+  world_->files.erase(path);
+  return Status::ok();
+}
+
 Status SimReactor::sync_directory(const std::string&) {
   return dead_ ? Status(Code::kIo, "sync directory: the node is dead") : Status::ok();
 }

@@ -38,6 +38,7 @@ class SimReactor final : public Reactor {
   Status make_directories(const std::string& path) override;
   Result<std::vector<std::string>> list_directory(const std::string& path) override;
   Result<uint64_t> free_bytes(const std::string& path) override;
+  Status remove_all(const std::string& path) override;
   Status sync_directory(const std::string& path) override;
   void close_handle(int handle) override;
   void shutdown_handle(int handle) override;

@@ -1,0 +1,79 @@
+// ChunkMap: the working chunk table in memory: which place a chunk has, and what lies there.
+//
+// It is the committed table plus the effects of durable kMap and kZero records; what block writes
+// are still in the journal is the overlay's business. About 92 bytes a chunk: 1.5 GiB of memory per
+// TiB allocated. Slots are indexed by place, so an allocated place is owned exactly once (I12).
+// One thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "volumed/store/chunk_key.h"
+#include "volumed/store/format.h"
+#include "volumed/store/key_index.h"
+
+namespace cvol::store {
+
+constexpr uint32_t kNoPlace = UINT32_MAX;
+
+struct ChunkSlot {
+  uint64_t key = UINT64_MAX;
+  uint64_t version = 0;
+  std::array<uint32_t, kBlocksPerChunk> checksums{};
+  uint16_t present = 0;
+  uint16_t unused = 0;
+
+  ChunkKey chunk_key() const {
+    ChunkKey result;
+    result.word = key;
+    return result;
+  }
+} __attribute__((packed, aligned(4)));
+static_assert(sizeof(ChunkSlot) == 84);
+
+class ChunkMap {
+ public:
+  explicit ChunkMap(uint32_t capacity) : capacity_(capacity) {}
+
+  // The chunk's place, or kNoPlace.
+  uint32_t find(ChunkKey key) const { return index_.find(key, KeyOf{this}); }
+  // Makes `place` (not owned by anyone) the chunk's, which had none.
+  ChunkSlot& insert(ChunkKey key, uint32_t place);
+  // Takes the chunk out; its place is owned by nobody then.
+  void erase(ChunkKey key);
+
+  // `place` must be owned.
+  ChunkSlot& slot(uint32_t place) {
+    CVOL_ASSERT(place < capacity_ && slabs_[place / kSlabSlots] != nullptr);
+    return slabs_[place / kSlabSlots][place % kSlabSlots];
+  }
+  const ChunkSlot& slot(uint32_t place) const {
+    return const_cast<ChunkMap*>(this)->slot(place);
+  }
+  bool owned(uint32_t place) const {
+    return place / kSlabSlots < slabs_.size() && slabs_[place / kSlabSlots] != nullptr &&
+           slabs_[place / kSlabSlots][place % kSlabSlots].key != UINT64_MAX;
+  }
+
+  uint32_t capacity() const { return capacity_; }
+  uint64_t size() const { return index_.size(); }
+  // One past the highest place that was ever owned.
+  uint32_t end_place() const { return static_cast<uint32_t>(slabs_.size() * kSlabSlots); }
+  uint64_t memory_bytes() const;
+
+ private:
+  static constexpr uint32_t kSlabSlots = 1024;
+  struct KeyOf {
+    const ChunkMap* map;
+    ChunkKey operator()(uint32_t place) const { return map->slot(place).chunk_key(); }
+  };
+
+  uint32_t capacity_;
+  std::vector<std::unique_ptr<ChunkSlot[]>> slabs_;
+  KeyIndex index_;
+};
+
+}  // namespace cvol::store

@@ -1,0 +1,366 @@
+// Destage: moves the oldest part of the journal to the chunks, in rounds.
+//
+// A round: choose the oldest batches; of the blocks that they brought keep those that are still the
+// newest (a block that was written again is skipped); read them back, sequentially; give new chunks
+// their places in runs; write, sorted by place, adjacent blocks merged; sync; commit the table with
+// the new tail; then memory follows and the journal's space is free. The foreground goes on all the
+// time: whatever it changes in a chunk meanwhile is recorded later in the journal, so that chunk is
+// brought up to date by a later round.
+#include <algorithm>
+#include <cerrno>
+
+#include "volumed/base/assert.h"
+#include "volumed/base/checksum.h"
+#include "volumed/base/log.h"
+#include "volumed/store/engine.h"
+
+namespace cvol::store {
+namespace {
+
+constexpr uint64_t kRoundBlocks = 8192;      // journal region of one round: 32 MiB
+constexpr uint64_t kReadRunBlocks = 256;     // one read of the journal: 1 MiB
+constexpr uint64_t kReadGapBlocks = 16;      // dead blocks that are read along
+constexpr uint64_t kWriteRunBlocks = 256;
+constexpr uint64_t kStartPercent = 40;       // of the journal in use: destage begins ...
+constexpr uint64_t kStopPercent = 25;        // ... and ends
+constexpr std::size_t kMostRetired = 16384;  // places that wait to be free: 1 GiB
+
+}  // namespace
+
+struct Engine::DestageRound {
+  struct Block {
+    ChunkKey key;
+    uint32_t position = 0;  // ring block
+    uint32_t place = kNoPlace;
+    uint8_t block = 0;  // in the chunk
+    uint32_t checksum = 0;
+    const std::byte* data = nullptr;
+
+    uint64_t disk_block() const { return uint64_t{place} * kBlocksPerChunk + block; }
+  };
+  Journal::Region region;
+  std::vector<ChunkKey> chunks;  // touched, sorted
+  std::vector<Block> live;
+  std::vector<Buffer> buffers;
+  Status status;
+  uint64_t wrote = 0;
+};
+
+bool Engine::destage_wanted() const {
+  if (!failure_ || journal_->tail().lsn > journal_->durable_lsn()) return false;
+  if (drain_ || journal_->starved()) return true;
+  return used_percent() >= kStartPercent || retired_.size() >= kMostRetired;
+}
+
+Task<void> Engine::destage_loop() {
+  while (!closing_) {
+    co_await destage_wake_.wait();
+    destage_wake_.reset();
+    while (!closing_ && destage_wanted()) {
+      const bool pressed = !drain_;
+      do {
+        destaging_ = true;
+        const Status status = co_await destage_round(kRoundBlocks);
+        destaging_ = false;
+        if (!status) fail(status);
+        destage_done_.wake_all();
+      } while (!closing_ && failure_ && pressed && used_percent() > kStopPercent &&
+               journal_->tail().lsn <= journal_->durable_lsn());
+      if (drain_ && journal_->tail().lsn > drain_lsn_) drain_ = false;
+    }
+    if (!failure_) drain_ = false;
+    destage_done_.wake_all();
+  }
+}
+
+Task<Status> Engine::destage_all() {
+  if (!failure_) co_return failure_;
+  const uint64_t target = journal_->durable_lsn();
+  drain_lsn_ = std::max(drain_lsn_, target);
+  while (failure_ && !closing_ && journal_->tail().lsn <= target) {
+    drain_ = true;
+    kick_destage();
+    co_await destage_done_.wait();
+  }
+  if (failure_ && !closing_ && !destaging_) {
+    co_await wait_for_readers();
+    if (!destaging_) release_retired();
+  }
+  co_return failure_;
+}
+
+// A batch has become durable.
+void Engine::on_durable() {
+  ++appends_;
+  metrics_.allocated_bytes.set(uint64_t{places_->used() + places_->reserved()} * kChunkBytes);
+  if (destage_wanted()) kick_destage();
+  if (options_.destage_when_idle && !idle_timer_runs_ && !closing_ && !journal_->empty()) {
+    idle_timer_runs_ = true;
+    scope_.spawn(idle_timer());
+  }
+}
+
+// Runs while the journal holds something: when nothing new came for a while, destage it all.
+Task<void> Engine::idle_timer() {
+  while (!closing_ && failure_ && !journal_->empty()) {
+    const uint64_t before = appends_;
+    co_await reactor_.sleep(options_.idle_after, &cancel_);
+    if (closing_ || appends_ != before) continue;
+    drain_lsn_ = std::max(drain_lsn_, journal_->durable_lsn());
+    drain_ = true;
+    kick_destage();
+  }
+  idle_timer_runs_ = false;
+}
+
+Task<Status> Engine::destage_round(uint64_t most_blocks) {
+  DestageRound round;
+  round.region = journal_->oldest(most_blocks);
+  if (round.region.batches == 0) co_return Status::ok();
+  collect(round);
+  CVOL_CO_TRY(co_await read_live(round));
+  give_places(round);
+  CVOL_CO_TRY(co_await write_live(round));
+  round.buffers.clear();
+  if (round.wrote != 0) {
+    const int64_t synced = co_await chunks_.sync();
+    if (synced < 0) {
+      co_return status_from_errno(static_cast<int>(-synced), "sync file 'chunks' of " + path_);
+    }
+  }
+  TableBatch batch = table_changes(round);
+  CVOL_CO_TRY(co_await commit(std::move(batch), &round.region));
+  finish_round(round);
+  co_await wait_for_readers();  // of places and journal space that are about to be used again
+  journal_->release(round.region);
+  release_retired();
+  metrics_.destage_rounds.add(1);
+  metrics_.destage_chunks.add(round.chunks.size());
+  metrics_.destage_bytes.add(round.wrote * kBlockBytes);
+  co_return Status::ok();
+}
+
+// Which chunks the region touched, and which of its blocks are still the newest.
+void Engine::collect(DestageRound& round) {
+  for (uint64_t i = 0; i < round.region.refs; ++i) {
+    const JournalRef& ref = journal_->ref(i);
+    round.chunks.push_back(ref.key);
+    if (ref.count == 0) continue;
+    const OverlayChunk* entry = overlay_.find(ref.key);
+    if (entry == nullptr) continue;
+    for (uint32_t k = 0; k < ref.count; ++k) {
+      const uint32_t block = ref.first + k;
+      if (((entry->mask >> block) & 1) == 0 || entry->position[block] != ref.position + k) continue;
+      DestageRound::Block live;
+      live.key = ref.key;
+      live.position = ref.position + k;
+      live.block = static_cast<uint8_t>(block);
+      live.checksum = entry->checksum[block];
+      round.live.push_back(live);
+    }
+  }
+  std::sort(round.chunks.begin(), round.chunks.end());
+  round.chunks.erase(std::unique(round.chunks.begin(), round.chunks.end()), round.chunks.end());
+}
+
+// Refs come in journal order, so the live blocks' positions rise (but for one turn of the ring).
+Task<Status> Engine::read_live(DestageRound& round) {
+  io::Scope scope;
+  for (std::size_t first = 0; first < round.live.size();) {
+    const uint64_t start = round.live[first].position;
+    std::size_t count = 1;
+    while (first + count < round.live.size()) {
+      const uint64_t position = round.live[first + count].position;
+      const uint64_t before = round.live[first + count - 1].position;
+      if (position <= before || position - before > kReadGapBlocks ||
+          position - start >= kReadRunBlocks) {
+        break;
+      }
+      ++count;
+    }
+    co_await destage_writes_.acquire();
+    scope.spawn(read_live_run(round, first, count));
+    first += count;
+  }
+  co_await scope.join();
+  co_return round.status;
+}
+
+Task<void> Engine::read_live_run(DestageRound& round, std::size_t first, std::size_t count) {
+  const uint32_t start = round.live[first].position;
+  const uint64_t blocks = round.live[first + count - 1].position - start + 1;
+  Buffer buffer = buffers_.try_take(blocks * kBlockBytes);
+  CVOL_ASSERT(!buffer.empty());  // the pool is larger than a round
+  const iovec iov{buffer.data(), blocks * kBlockBytes};
+  const int64_t got = co_await journal_->readv(&iov, 1, start);
+  if (got != static_cast<int64_t>(iov.iov_len)) {
+    round.status = status_from_errno(got < 0 ? static_cast<int>(-got) : EIO,
+                                     "read the journal of " + path_);
+  }
+  for (std::size_t i = first; i < first + count; ++i) {
+    DestageRound::Block& block = round.live[i];
+    block.data = buffer.data() + (block.position - start) * kBlockBytes;
+    const Replica* replica = find_replica(block.key.replica());
+    if (replica == nullptr) continue;
+    const uint64_t number = block.key.chunk() * kBlocksPerChunk + block.block;
+    if (short_checksum(block_checksum(replica->salt, number, block.data)) == block.checksum)
+      continue;
+    // It goes to its chunk as it is, with the checksum that it should have: reads tell.
+    metrics_.damaged_blocks.add(1);
+    log::error("store", "a block in the journal is damaged",
+               {{"path", path_}, {"volume", replica->record.volume.to_string()},
+                {"block", number}});
+  }
+  round.buffers.push_back(std::move(buffer));
+  destage_writes_.release();
+}
+
+// Chunks without a place get one, in the order of the volume.
+void Engine::give_places(DestageRound& round) {
+  std::vector<ChunkKey> homeless;
+  for (const ChunkKey key : round.chunks) {
+    const OverlayChunk* entry = overlay_.find(key);
+    if (entry == nullptr || map_->find(key) != kNoPlace) continue;
+    if (entry->reserved && (entry->mask != 0 || entry->writers == 0)) homeless.push_back(key);
+  }
+  for (std::size_t at = 0; at < homeless.size();) {
+    const PlaceAllocator::Run run = places_->allocate(
+        static_cast<uint32_t>(homeless.size() - at), /*from_reserved=*/true);
+    CVOL_ASSERT(run.count > 0);
+    for (uint32_t i = 0; i < run.count; ++i, ++at) {
+      OverlayChunk* entry = overlay_.find(homeless[at]);
+      entry->reserved = false;
+      map_->insert(homeless[at], run.first + i).version = entry->version;
+    }
+  }
+}
+
+Task<Status> Engine::write_live(DestageRound& round) {
+  // A chunk may have been zeroed or mapped anew while its blocks were read.
+  std::erase_if(round.live, [this](DestageRound::Block& block) {
+    const OverlayChunk* entry = overlay_.find(block.key);
+    block.place = map_->find(block.key);
+    return entry == nullptr || ((entry->mask >> block.block) & 1) == 0 ||
+           entry->position[block.block] != block.position || block.place == kNoPlace;
+  });
+  std::sort(round.live.begin(), round.live.end(),
+            [](const auto& a, const auto& b) { return a.disk_block() < b.disk_block(); });
+  io::Scope scope;
+  for (std::size_t first = 0; first < round.live.size();) {
+    std::size_t count = 1;
+    while (first + count < round.live.size() && count < kWriteRunBlocks &&
+           round.live[first + count].disk_block() == round.live[first].disk_block() + count) {
+      ++count;
+    }
+    co_await destage_writes_.acquire();
+    scope.spawn(write_live_run(round, first, count));
+    first += count;
+  }
+  co_await scope.join();
+  co_return round.status;
+}
+
+Task<void> Engine::write_live_run(DestageRound& round, std::size_t first, std::size_t count) {
+  std::vector<iovec> iov;
+  for (std::size_t i = first; i < first + count; ++i) {
+    std::byte* data = const_cast<std::byte*>(round.live[i].data);
+    if (!iov.empty() &&
+        static_cast<std::byte*>(iov.back().iov_base) + iov.back().iov_len == data) {
+      iov.back().iov_len += kBlockBytes;
+    } else {
+      iov.push_back({data, kBlockBytes});
+    }
+  }
+  const int64_t wrote =
+      co_await chunks_.writev(iov.data(), static_cast<uint32_t>(iov.size()),
+                              round.live[first].disk_block() * kBlockBytes, false);
+  if (wrote != static_cast<int64_t>(count * kBlockBytes)) {
+    round.status = status_from_errno(wrote < 0 ? static_cast<int>(-wrote) : EIO,
+                                     "write file 'chunks' of " + path_);
+  }
+  round.wrote += count;
+  destage_writes_.release();
+}
+
+// The table after the round: the map as it is, with the blocks that were written.
+TableBatch Engine::table_changes(DestageRound& round) {
+  std::erase_if(round.live, [this](const DestageRound::Block& block) {
+    const OverlayChunk* entry = overlay_.find(block.key);
+    return entry == nullptr || ((entry->mask >> block.block) & 1) == 0 ||
+           entry->position[block.block] != block.position || map_->find(block.key) != block.place;
+  });
+  std::sort(round.live.begin(), round.live.end(),
+            [](const auto& a, const auto& b) { return a.key < b.key; });
+  TableBatch batch;
+  std::size_t at = 0;
+  uint32_t last_replica = UINT32_MAX;
+  for (const ChunkKey key : round.chunks) {
+    const Replica* replica = find_replica(key.replica());
+    if (replica == nullptr || replica->record.removing) continue;
+    if (key.replica() != last_replica) {
+      last_replica = key.replica();
+      batch.put(replica_key(last_replica), encode_replica_record(replica->record));
+    }
+    const uint32_t place = map_->find(key);
+    if (place == kNoPlace) {
+      batch.remove(chunk_key(key.replica(), key.chunk()));
+      continue;
+    }
+    const ChunkSlot& slot = map_->slot(place);
+    ChunkRecord record{slot.version, place, slot.present, slot.checksums};
+    while (at < round.live.size() && round.live[at].key < key) ++at;
+    for (; at < round.live.size() && round.live[at].key == key; ++at) {
+      record.present |= static_cast<uint16_t>(1u << round.live[at].block);
+      record.checksums[round.live[at].block] = round.live[at].checksum;
+      record.version = std::max(record.version, overlay_.find(key)->version);
+    }
+    batch.put(chunk_key(key.replica(), key.chunk()), encode_chunk_record(record));
+  }
+  return batch;
+}
+
+// Memory follows the table. What the foreground changed meanwhile stays as it is.
+void Engine::finish_round(DestageRound& round) {
+  for (const DestageRound::Block& block : round.live) {
+    OverlayChunk* entry = overlay_.find(block.key);
+    const uint16_t bit = static_cast<uint16_t>(1u << block.block);
+    if (entry == nullptr || (entry->mask & bit) == 0 ||
+        entry->position[block.block] != block.position || map_->find(block.key) != block.place) {
+      continue;
+    }
+    ChunkSlot& slot = map_->slot(block.place);
+    slot.present |= bit;
+    slot.checksums[block.block] = block.checksum;
+    slot.version = std::max(slot.version, entry->version);
+    entry->mask &= static_cast<uint16_t>(~bit);
+    settle(block.key);
+  }
+  for (const ChunkKey key : round.chunks) settle(key);
+}
+
+// Places that were taken from their chunks by records before the tail are free for others.
+void Engine::release_retired() {
+  while (!retired_.empty() && retired_.front().lsn < journal_->tail().lsn) {
+    places_->release(retired_.front().place);
+    retired_.pop_front();
+  }
+  metrics_.allocated_bytes.set(uint64_t{places_->used() + places_->reserved()} * kChunkBytes);
+}
+
+Task<void> Engine::close() {
+  closing_ = true;
+  cancel_.cancel();
+  kick_destage();
+  destage_done_.wake_all();
+  co_await scope_.join();
+  if (journal_ != nullptr) co_await journal_->drain();
+  co_await reactor_.blocking([this] {
+    table_.reset();
+    return 0;
+  });
+  journal_.reset();
+  chunks_.close();
+  label_file_.close();
+}
+
+}  // namespace cvol::store

@@ -1,0 +1,440 @@
+// Formatting and opening a disk.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "volumed/base/assert.h"
+#include "volumed/base/bytes.h"
+#include "volumed/base/checksum.h"
+#include "volumed/base/log.h"
+#include "volumed/store/engine.h"
+
+namespace cvol::store {
+namespace {
+
+constexpr uint64_t kDefaultJournalBytes = 4 * kGiB;
+constexpr uint64_t kDefaultMinJournalBytes = 16 * kMiB;
+constexpr char kUnfinished[] = "format-unfinished";
+constexpr uint64_t kZeroStepBytes = 4 * kMiB;
+// Left free on the file system for the chunk table and the rest of the machine.
+constexpr uint64_t kReserveBytes = 256 * kMiB;
+
+struct FreeDeleter {
+  void operator()(std::byte* memory) const { std::free(memory); }
+};
+using AlignedBytes = std::unique_ptr<std::byte, FreeDeleter>;
+
+AlignedBytes aligned_zeroes(std::size_t bytes) {
+  AlignedBytes memory(static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, bytes)));
+  CVOL_ASSERT(memory != nullptr);
+  std::memset(memory.get(), 0, bytes);
+  return memory;
+}
+
+Task<Status> write_block(const io::File& file, const std::byte* data, uint64_t offset,
+                         std::string what) {
+  const iovec iov{const_cast<std::byte*>(data), kBlockBytes};
+  const int64_t wrote = co_await file.writev(&iov, 1, offset, true);
+  if (wrote < 0) co_return status_from_errno(static_cast<int>(-wrote), "write " + what);
+  if (wrote != static_cast<int64_t>(kBlockBytes))
+    co_return Status(Code::kIo, "write " + what + ": the disk took only a part");
+  co_return Status::ok();
+}
+
+// Zeroes [kBlockBytes, bytes): blocks that were written once can be overwritten without the file
+// system having to change its own records.
+Task<Status> zero_file(const io::File& file, uint64_t bytes) {
+  const AlignedBytes zeroes = aligned_zeroes(kZeroStepBytes);
+  for (uint64_t at = kBlockBytes; at < bytes;) {
+    const iovec iov{zeroes.get(), std::min(kZeroStepBytes, bytes - at)};
+    const int64_t wrote = co_await file.writev(&iov, 1, at, false);
+    if (wrote <= 0) {
+      co_return status_from_errno(wrote < 0 ? static_cast<int>(-wrote) : EIO, "zero the journal");
+    }
+    at += static_cast<uint64_t>(wrote);
+  }
+  const int64_t synced = co_await file.sync();
+  co_return synced < 0 ? status_from_errno(static_cast<int>(-synced), "sync the journal")
+                       : Status::ok();
+}
+
+Result<Label> choose_label(io::Reactor& reactor, const std::string& path,
+                           const FormatOptions& options) {
+  Result<uint64_t> free = reactor.free_bytes(path);
+  if (!free) return free.status();
+  const uint64_t usable = *free > kReserveBytes ? *free - kReserveBytes : 0;
+  uint64_t capacity = options.capacity_bytes != 0 ? options.capacity_bytes : usable;
+  Label label;
+  label.disk = Uuid::make(reactor.random());
+  label.journal = Uuid::make(reactor.random());
+  label.journal_bytes = options.journal_bytes;
+  if (label.journal_bytes == 0) {
+    label.journal_bytes =
+        std::clamp(capacity / 20, kDefaultMinJournalBytes, kDefaultJournalBytes);
+  }
+  label.journal_bytes = label.journal_bytes / kBlockBytes * kBlockBytes;
+  if (label.journal_bytes < kMinJournalBytes) {
+    return Status(Code::kInvalidArgument,
+                  fmt::format("a journal of {} is too small; use at least {}",
+                              format_size(label.journal_bytes), format_size(kMinJournalBytes)));
+  }
+  if (options.capacity_bytes == 0)
+    capacity = capacity > label.journal_bytes ? capacity - label.journal_bytes : 0;
+  if (usable < label.journal_bytes || capacity < kMiB) {
+    return Status(Code::kNoSpace,
+                  fmt::format("{} has {} free, too little for a disk with a journal of {}", path,
+                              format_size(*free), format_size(label.journal_bytes)));
+  }
+  label.capacity_chunks = std::min<uint64_t>(capacity / kChunkBytes, UINT32_MAX - 1);
+  return label;
+}
+
+}  // namespace
+
+bool is_disk(io::Reactor& reactor, const std::string& path) {
+  io::OpenOptions read_only;
+  read_only.read_only = true;
+  return reactor.open(path + "/label", read_only).is_ok();
+}
+
+Task<Result<Uuid>> format_disk_with(io::Reactor& reactor, std::string path, FormatOptions options,
+                                    TableOpener opener) {
+  CVOL_CO_TRY(reactor.make_directories(path));
+  if (is_disk(reactor, path))
+    co_return Status(Code::kAlreadyExists, path + " is a cvol disk already");
+  Result<std::vector<std::string>> entries = reactor.list_directory(path);
+  if (!entries) co_return entries.status();
+  std::erase(*entries, "lost+found");
+  // A format that was cut short leaves no label and a marker: what it made is made anew.
+  const bool unfinished =
+      std::find(entries->begin(), entries->end(), kUnfinished) != entries->end();
+  if (!unfinished && !entries->empty()) {
+    co_return Status(Code::kFailedPrecondition,
+                     path + " is not empty; give an empty or a new directory");
+  }
+  for (const char* name : {"journal", "chunks", "table"})
+    CVOL_CO_TRY(reactor.remove_all(path + "/" + name));
+  CVOL_CO_TRY(reactor.remove_all(path + "/" + kUnfinished));
+  Result<Label> label = choose_label(reactor, path, options);
+  if (!label) co_return label.status();
+
+  io::OpenOptions create;
+  create.create = true;
+  Result<io::File> marker = reactor.open(path + "/" + kUnfinished, create);
+  if (!marker) co_return marker.status();
+  Result<io::File> journal = reactor.open(path + "/journal", create);
+  if (!journal) co_return journal.status();
+  CVOL_CO_TRY(journal->allocate(label->journal_bytes));
+  CVOL_CO_TRY(co_await zero_file(*journal, label->journal_bytes));
+  const AlignedBytes block = aligned_zeroes(kBlockBytes);
+  const std::span<std::byte, kBlockBytes> bytes(block.get(), kBlockBytes);
+  encode_journal_header(*label, bytes);
+  CVOL_CO_TRY(co_await write_block(*journal, block.get(), 0, "the journal header"));
+
+  Result<io::File> chunks = reactor.open(path + "/chunks", create);
+  if (!chunks) co_return chunks.status();
+  Result<std::unique_ptr<Table>> table = opener(path + "/table", true);
+  if (!table) co_return table.status();
+  TableMeta meta;
+  meta.disk = label->disk;
+  TableBatch batch;
+  batch.put(meta_key(), encode_table_meta(meta));
+  CVOL_CO_TRY((*table)->commit(batch));
+  table->reset();
+
+  // The label comes last: a directory with a label is a whole disk.
+  Result<io::File> label_file = reactor.open(path + "/label", create);
+  if (!label_file) co_return label_file.status();
+  encode_label(*label, bytes);
+  CVOL_CO_TRY(co_await write_block(*label_file, block.get(), 0, "the disk label"));
+  const int64_t synced = co_await label_file->sync();
+  if (synced < 0) co_return status_from_errno(static_cast<int>(-synced), "sync the disk label");
+  CVOL_CO_TRY(reactor.remove_all(path + "/" + kUnfinished));
+  CVOL_CO_TRY(reactor.sync_directory(path));
+  log::info("store", "formatted a disk",
+            {{"path", path},
+             {"disk", label->disk.to_string()},
+             {"journal", format_size(label->journal_bytes)},
+             {"capacity", format_size(label->capacity_chunks * kChunkBytes)}});
+  co_return label->disk;
+}
+
+Task<Result<Uuid>> format_disk(io::Reactor& reactor, std::string path, FormatOptions options) {
+  co_return co_await format_disk_with(reactor, std::move(path), options, open_rocksdb_table);
+}
+
+Task<Result<std::unique_ptr<DiskEngine>>> open_disk_with(io::Reactor& reactor, std::string path,
+                                                         EngineOptions options,
+                                                         TableOpener opener) {
+  auto engine = std::make_unique<Engine>(reactor, path, options);
+  if (Status status = co_await engine->open(std::move(opener)); !status) {
+    co_await engine->close();
+    co_return status.with_context("open disk " + path);
+  }
+  co_return std::unique_ptr<DiskEngine>(std::move(engine));
+}
+
+Task<Result<std::unique_ptr<DiskEngine>>> open_disk(io::Reactor& reactor, std::string path,
+                                                    EngineOptions options) {
+  co_return co_await open_disk_with(reactor, std::move(path), options, open_rocksdb_table);
+}
+
+Engine::Engine(io::Reactor& reactor, std::string path, EngineOptions options)
+    : reactor_(reactor),
+      path_(std::move(path)),
+      options_(options),
+      buffers_(std::max<uint64_t>(options.buffer_bytes, 64 * kMiB), 32 * kMiB) {}
+
+Engine::~Engine() { CVOL_ASSERT(scope_.running() == 0); }
+
+Task<Status> Engine::open(TableOpener opener) {
+  const io::Nanoseconds started = reactor_.now();
+  CVOL_CO_TRY(co_await open_files(opener));
+  CVOL_CO_TRY(co_await reactor_.blocking([this] { return load_meta(); }));
+  map_ = std::make_unique<ChunkMap>(static_cast<uint32_t>(label_.capacity_chunks));
+  places_ = std::make_unique<PlaceAllocator>(static_cast<uint32_t>(label_.capacity_chunks));
+  CVOL_CO_TRY(co_await reactor_.blocking([this] { return load_chunks(); }));
+  CVOL_CO_TRY(co_await replay());
+  CVOL_CO_TRY(rebuild_allocator());
+
+  // From here on batches carry a generation that no batch on the disk has.
+  meta_.generation += 1;
+  CVOL_CO_TRY(co_await commit(TableBatch{}));
+  journal_->start(meta_.generation);
+  opened_ = true;
+  scope_.spawn(destage_loop());
+  for (ReplicaNumber number = 0; number < replicas_.size(); ++number) {
+    Replica* replica = find_replica(number);
+    if (replica == nullptr || !replica->record.removing) continue;
+    CVOL_CO_TRY(co_await give_back_chunks(number));
+  }
+  on_durable();  // what was replayed is destaged when idle
+  metrics_.capacity_bytes.set(label_.capacity_chunks * kChunkBytes);
+  metrics_.journal_size_bytes.set(label_.journal_bytes);
+  log::info("store", "opened a disk",
+            {{"path", path_},
+             {"disk", label_.disk.to_string()},
+             {"chunks", map_->size()},
+             {"replayed_lsn", journal_->durable_lsn()},
+             {"milliseconds", (reactor_.now() - started) / io::kMillisecond}});
+  co_return Status::ok();
+}
+
+Task<Status> Engine::open_files(TableOpener& opener) {
+  io::OpenOptions exclusive;
+  exclusive.exclusive = true;
+  Result<io::File> label = reactor_.open(path_ + "/label", exclusive);
+  if (!label) {
+    if (label.code() == Code::kNotFound)
+      co_return Status(Code::kNotFound, "there is no cvol disk; format it with cvol disk add");
+    co_return label.status();
+  }
+  label_file_ = std::move(*label);
+  const AlignedBytes block = aligned_zeroes(kBlockBytes);
+  const iovec iov{block.get(), kBlockBytes};
+  int64_t got = co_await label_file_.readv(&iov, 1, 0);
+  if (got < 0) co_return status_from_errno(static_cast<int>(-got), "read the disk label");
+  Result<Label> decoded = decode_label({block.get(), static_cast<std::size_t>(got)});
+  if (!decoded) {
+    if (decoded.code() == Code::kUnsupported) co_return decoded.status();
+    co_return Status(Code::kDamaged,
+                     decoded.message() + "; nothing was changed: restore file 'label' from a "
+                                         "backup, or the disk from a replica");
+  }
+  label_ = *decoded;
+
+  // The lock goes with the files' own descriptions: they stay locked while the kernel still works
+  // on writes of a process that was killed.
+  Result<io::File> journal = reactor_.open(path_ + "/journal", exclusive);
+  if (!journal) co_return journal.status();
+  got = co_await journal->readv(&iov, 1, 0);
+  if (got < 0) co_return status_from_errno(static_cast<int>(-got), "read the journal header");
+  CVOL_CO_TRY(check_journal_header({block.get(), static_cast<std::size_t>(got)}, label_));
+  Result<uint64_t> size = journal->size();
+  if (!size) co_return size.status();
+  if (*size < label_.journal_bytes)
+    co_return Status(Code::kDamaged, "the journal file is shorter than its label says");
+  Result<io::File> chunks = reactor_.open(path_ + "/chunks", exclusive);
+  if (!chunks) co_return chunks.status();
+  chunks_ = std::move(*chunks);
+  Result<std::unique_ptr<Table>> table =
+      co_await reactor_.blocking([this, &opener] { return opener(path_ + "/table", false); });
+  if (!table) co_return table.status();
+  table_ = std::move(*table);
+
+  Journal::Options options;
+  options.label = label_;
+  options.depth = options_.journal_depth;
+  options.batch_blocks = static_cast<uint32_t>(options_.batch_bytes / kBlockBytes);
+  journal_ = std::make_unique<Journal>(
+      reactor_, std::move(*journal), options,
+      [this](uint64_t lsn, const Record& record, const void* checksums, uint32_t position) {
+        apply(lsn, record, checksums, position);
+      },
+      &metrics_);
+  journal_->set_hooks([this] { kick_destage(); }, [this] { on_durable(); },
+                      [this](const Status& why) { fail(why); });
+  co_return Status::ok();
+}
+
+Status Engine::load_meta() {
+  bool found = false;
+  const Status stop(Code::kCancelled, "");
+  Status status = table_->scan([&](std::string_view key, std::string_view value) -> Status {
+    uint32_t number = 0;
+    if (key == meta_key()) {
+      Result<TableMeta> meta = decode_table_meta(value);
+      if (!meta) return meta.status();
+      meta_ = *meta;
+      found = true;
+      return Status::ok();
+    }
+    if (!parse_replica_key(key, &number)) return stop;  // the chunks begin
+    Result<ReplicaRecord> record = decode_replica_record(value);
+    if (!record) return record.status();
+    if (number > kMaxReplicaNumber)
+      return Status(Code::kDamaged, "chunk table: a replica's number is impossible");
+    if (replicas_.size() <= number) replicas_.resize(number + 1);
+    replicas_[number] = std::make_unique<Replica>();
+    replicas_[number]->record = *record;
+    replicas_[number]->salt = checksum_salt(record->volume);
+    return Status::ok();
+  });
+  if (!status && status.code() != Code::kCancelled) return status;
+  if (!found) return Status(Code::kDamaged, "chunk table: its meta record is missing");
+  if (meta_.disk != label_.disk)
+    return Status(Code::kDamaged, "chunk table: it belongs to another disk");
+  return Status::ok();
+}
+
+Status Engine::load_chunks() {
+  Status status = table_->scan(
+      [this](std::string_view key, std::string_view value) { return load_pair(key, value); });
+  return status;
+}
+
+Status Engine::load_pair(std::string_view key, std::string_view value) {
+  uint32_t number = 0;
+  uint64_t chunk = 0;
+  uint64_t point = 0;
+  if (key == meta_key() || parse_replica_key(key, &number)) return Status::ok();
+  if (!parse_chunk_key(key, &number, &chunk, &point))
+    return Status(Code::kUnsupported, "chunk table: a key of an unknown kind; use a newer volumed");
+  if (point != kLivePoint)
+    return Status(Code::kUnsupported, "chunk table: it has snapshots; use a newer volumed");
+  Replica* replica = find_replica(number);
+  if (replica == nullptr || replica->record.removing) return Status::ok();  // being given back
+  Result<ChunkRecord> record = decode_chunk_record(value);
+  if (!record) return record.status();
+  if (record->place >= label_.capacity_chunks || chunk >= kMaxVolumeBytes / kChunkBytes ||
+      map_->owned(record->place)) {
+    return Status(Code::kDamaged,
+                  fmt::format("chunk table: chunk {} of replica {} has an impossible place", chunk,
+                              number));
+  }
+  ChunkSlot& slot = map_->insert(ChunkKey(number, chunk), record->place);
+  slot.version = record->version;
+  slot.present = record->present;
+  slot.checksums = record->checksums;
+  ++replica->allocated_chunks;
+  replica->record.last_seq = std::max(replica->record.last_seq, record->version);
+  return Status::ok();
+}
+
+bool Engine::payload_holds(const DecodedBatch& batch, std::span<const std::byte> payload) const {
+  for (const DecodedRecord& decoded : batch.records) {
+    const Record& record = decoded.record;
+    const Replica* replica = find_replica(record.replica);
+    if (record.type != RecordType::kWrite || replica == nullptr) continue;
+    for (uint32_t i = 0; i < record.count; ++i) {
+      const std::byte* block = payload.data() + (uint64_t{record.payload} + i) * kBlockBytes;
+      const uint64_t expected = load_le<uint64_t>(&decoded.checksums[std::size_t{i} * 8]);
+      if (block_checksum(replica->salt, record.first + i, block) != expected) return false;
+    }
+  }
+  return true;
+}
+
+Task<Status> Engine::replay() {
+  journal_->set_tail({meta_.tail_lsn, meta_.tail_position});
+  const uint32_t ring = journal_->ring_blocks();
+  uint64_t recorded_tail = 0;
+  auto visit = [this, ring, &recorded_tail](const DecodedBatch& batch, std::span<const std::byte>) {
+    recorded_tail = std::max(recorded_tail, batch.header.tail_lsn);
+    const uint64_t payload = batch.header.position + batch.header.header_blocks;
+    for (const DecodedRecord& decoded : batch.records) {
+      const Record& record = decoded.record;
+      const uint32_t position = record.type == RecordType::kWrite
+                                    ? static_cast<uint32_t>((payload + record.payload) % ring)
+                                    : record.payload;
+      apply(batch.header.lsn, record, decoded.checksums.data(), position);
+    }
+    journal_->adopt(batch.header);
+  };
+  Result<ReplayResult> result = co_await replay_journal(
+      journal_->file(), label_, journal_->tail(), meta_.tail_generation, buffers_,
+      [this](const DecodedBatch& batch, std::span<const std::byte> payload) {
+        return payload_holds(batch, payload);
+      },
+      visit);
+  if (!result) co_return result.status();
+  if (!replay_error_) co_return replay_error_;
+  if (recorded_tail > meta_.tail_lsn) {
+    co_return Status(Code::kDamaged,
+                     "the chunk table is older than the journal says; it has lost a commit. The "
+                     "disk is left as it is: restore it from a replica or a backup");
+  }
+  // A batch that was read may still be in the disk's cache only: nothing is served before it is
+  // on stable storage.
+  const int64_t synced = co_await journal_->file().sync();
+  if (synced < 0) co_return status_from_errno(static_cast<int>(-synced), "sync the journal");
+  meta_.generation = std::max(meta_.generation, result->generation);
+  co_return Status::ok();
+}
+
+// Which places are used follows from the map; which are promised, from the overlay.
+Status Engine::rebuild_allocator() {
+  Result<uint64_t> size = chunks_.size();
+  if (!size) return size.status();
+  const uint64_t backed = std::min<uint64_t>(*size / kChunkBytes, label_.capacity_chunks);
+  places_->set_backed(static_cast<uint32_t>(backed));
+  const uint32_t end = std::min<uint32_t>(map_->end_place(), map_->capacity());
+  for (uint32_t place = 0; place < end; ++place) {
+    if (!map_->owned(place)) continue;
+    if (place >= backed)
+      return Status(Code::kDamaged, "file 'chunks' is shorter than the chunk table says");
+    places_->mark_used(place);
+  }
+  // Places that the journal's records took from their chunks stay set aside until destage has
+  // passed those records: replaying them again must not meet the places in other hands.
+  std::map<uint32_t, uint64_t> still_retired;
+  for (const Retired& retired : retired_) {
+    if (!map_->owned(retired.place)) still_retired[retired.place] = retired.lsn;
+  }
+  retired_.clear();
+  for (const auto& [place, lsn] : still_retired) {
+    if (place >= backed) return Status(Code::kDamaged, "file 'chunks' is too short");
+    places_->mark_used(place);
+    retired_.push_back({lsn, place});
+  }
+  std::sort(retired_.begin(), retired_.end(),
+            [](const Retired& a, const Retired& b) { return a.lsn < b.lsn; });
+  Status status = Status::ok();
+  overlay_.for_each([&](OverlayChunk& chunk) {
+    chunk.reserved = map_->find(chunk.key) == kNoPlace;
+    if (!chunk.reserved) return;
+    if (!places_->reserve(1)) status = Status(Code::kNoSpace, "");
+    ++find_replica(chunk.key.replica())->allocated_chunks;
+  });
+  if (!status) {
+    return Status(Code::kDamaged,
+                  "file 'chunks' is too small for what the journal promises to it");
+  }
+  metrics_.allocated_bytes.set(uint64_t{places_->used() + places_->reserved()} * kChunkBytes);
+  return Status::ok();
+}
+
+}  // namespace cvol::store

@@ -1,0 +1,245 @@
+// Reading: plan where every block lies, read, verify, and plan again if it moved meanwhile.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "volumed/base/assert.h"
+#include "volumed/base/checksum.h"
+#include "volumed/base/log.h"
+#include "volumed/store/engine.h"
+
+namespace cvol::store {
+namespace {
+
+constexpr int kMostAttempts = 1000;
+constexpr uint64_t kMostStatusChunks = 65536;  // of one block_status(): 4 GiB
+
+enum class Source : uint8_t { kZero, kJournal, kChunks };
+
+struct BlockPlace {
+  Source source = Source::kZero;
+  uint32_t checksum = 0;
+  uint64_t at = 0;  // ring block, or block of file `chunks`
+
+  bool operator==(const BlockPlace&) const = default;
+};
+
+// Contiguous in memory and on disk.
+struct Segment {
+  Source source;
+  uint64_t at;  // in blocks
+  uint32_t first;
+  uint32_t blocks;
+  int64_t result = 0;
+};
+
+}  // namespace
+
+struct Engine::ReadPlan {
+  ReplicaNumber number = 0;
+  uint64_t salt = 0;
+  uint64_t first_block = 0;
+  std::byte* memory = nullptr;
+  uint32_t blocks = 0;
+  // Small requests need no allocation.
+  static constexpr std::size_t kInline = 16;
+  BlockPlace inline_places[kInline];
+  std::vector<BlockPlace> more_places;
+  std::vector<Segment> segments;
+  Segment only{};  // when there is just one
+  uint32_t segment_count = 0;
+
+  BlockPlace* places() { return blocks <= kInline ? inline_places : more_places.data(); }
+  const BlockPlace* places() const {
+    return blocks <= kInline ? inline_places : more_places.data();
+  }
+  Segment& segment(std::size_t index) { return segment_count == 1 ? only : segments[index]; }
+};
+
+namespace {
+
+// Where blocks [first, first + count) of one chunk lie.
+void locate(const OverlayChunk* entry, const ChunkSlot* slot, uint32_t place, uint32_t first,
+            uint32_t count, BlockPlace* into) {
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint32_t block = first + i;
+    const uint16_t bit = static_cast<uint16_t>(1u << block);
+    if (entry != nullptr && (entry->mask & bit) != 0) {
+      into[i] = {Source::kJournal, entry->checksum[block], entry->position[block]};
+    } else if (slot != nullptr && (slot->present & bit) != 0) {
+      into[i] = {Source::kChunks, slot->checksums[block],
+                 uint64_t{place} * kBlocksPerChunk + block};
+    } else {
+      into[i] = BlockPlace{};
+    }
+  }
+}
+
+}  // namespace
+
+void Engine::plan_read(const Replica& replica, ReplicaNumber number, uint64_t offset,
+                       std::span<std::byte> into, ReadPlan& plan) const {
+  plan.number = number;
+  plan.salt = replica.salt;
+  plan.first_block = offset / kBlockBytes;
+  plan.memory = into.data();
+  plan.blocks = static_cast<uint32_t>(into.size() / kBlockBytes);
+  if (plan.blocks > ReadPlan::kInline) plan.more_places.resize(plan.blocks);
+  BlockPlace* places = plan.places();
+  for (uint32_t done = 0; done < plan.blocks;) {
+    const uint64_t block = plan.first_block + done;
+    const uint32_t inside = static_cast<uint32_t>(block % kBlocksPerChunk);
+    const uint32_t count =
+        std::min<uint32_t>(plan.blocks - done, static_cast<uint32_t>(kBlocksPerChunk) - inside);
+    const ChunkKey key(number, block / kBlocksPerChunk);
+    const uint32_t place = map_->find(key);
+    locate(overlay_.find(key), place == kNoPlace ? nullptr : &map_->slot(place), place, inside,
+           count, places + done);
+    done += count;
+  }
+  plan.segments.clear();
+  plan.segment_count = 0;
+  for (uint32_t i = 0; i < plan.blocks;) {
+    uint32_t count = 1;
+    while (i + count < plan.blocks && places[i + count].source == places[i].source &&
+           (places[i].source == Source::kZero || places[i + count].at == places[i].at + count)) {
+      ++count;
+    }
+    const Segment made{places[i].source, places[i].at, i, count, 0};
+    if (i == 0 && count == plan.blocks) {
+      plan.only = made;
+    } else {
+      plan.segments.push_back(made);
+    }
+    ++plan.segment_count;
+    i += count;
+  }
+}
+
+Task<void> Engine::read_segment(ReadPlan& plan, std::size_t index) {
+  Segment& segment = plan.segment(index);
+  std::byte* memory = plan.memory + uint64_t{segment.first} * kBlockBytes;
+  const std::size_t bytes = segment.blocks * kBlockBytes;
+  if (segment.source == Source::kZero) {
+    std::memset(memory, 0, bytes);
+    co_return;
+  }
+  const iovec iov{memory, bytes};
+  const int64_t got = segment.source == Source::kJournal
+                          ? co_await journal_->readv(&iov, 1, static_cast<uint32_t>(segment.at))
+                          : co_await chunks_.readv(&iov, 1, segment.at * kBlockBytes);
+  segment.result = got == static_cast<int64_t>(bytes) ? 0 : (got < 0 ? got : -EIO);
+}
+
+Task<Status> Engine::execute(ReadPlan& plan) {
+  if (plan.segment_count == 1) {
+    co_await read_segment(plan, 0);
+  } else {
+    io::Scope scope;
+    for (std::size_t i = 0; i < plan.segment_count; ++i) scope.spawn(read_segment(plan, i));
+    co_await scope.join();
+  }
+  for (std::size_t i = 0; i < plan.segment_count; ++i) {
+    const int64_t result = plan.segment(i).result;
+    if (result != 0) co_return status_from_errno(static_cast<int>(-result), "read disk " + path_);
+  }
+  co_return Status::ok();
+}
+
+// Does block `index` of the plan still lie where it lay?
+bool Engine::still_current(ReplicaNumber number, const ReadPlan& plan, std::size_t index) const {
+  const uint64_t block = plan.first_block + index;
+  const ChunkKey key(number, block / kBlocksPerChunk);
+  const uint32_t place = map_->find(key);
+  BlockPlace now;
+  locate(overlay_.find(key), place == kNoPlace ? nullptr : &map_->slot(place), place,
+         static_cast<uint32_t>(block % kBlocksPerChunk), 1, &now);
+  return now == plan.places()[index];
+}
+
+Task<Status> Engine::read(ReplicaNumber number, uint64_t offset, std::span<std::byte> into) {
+  ReadPlan plan;
+  for (int attempt = 0; attempt < kMostAttempts; ++attempt) {
+    Result<Replica*> replica = usable(number, offset, into.size());
+    if (!replica) co_return replica.status();
+    plan_read(**replica, number, offset, into, plan);
+    const uint64_t epoch = reader_enter();
+    Status status = co_await execute(plan);
+    reader_leave(epoch);
+    if (!status) {
+      metrics_.damaged_blocks.add(1);
+      log::error("store", "a read failed",
+                 {{"path", path_}, {"replica", number}, {"offset", offset}, {"why",
+                                                                            status.message()}});
+      co_return status;
+    }
+    bool moved = false;
+    const BlockPlace* places = plan.places();
+    for (uint32_t i = 0; i < plan.blocks && !moved; ++i) {
+      if (places[i].source == Source::kZero) continue;
+      const uint64_t sum = block_checksum(plan.salt, plan.first_block + i,
+                                          plan.memory + uint64_t{i} * kBlockBytes);
+      if (short_checksum(sum) == places[i].checksum) continue;
+      moved = !still_current(number, plan, i);
+      if (moved) break;
+      metrics_.damaged_blocks.add(1);
+      const std::string where =
+          fmt::format("block {} (offset {}) of volume {} on disk {} is damaged: its checksum does "
+                      "not hold in file '{}' at block {}",
+                      plan.first_block + i, (plan.first_block + i) * kBlockBytes,
+                      (*replica)->record.volume.to_string(), path_,
+                      places[i].source == Source::kJournal ? "journal" : "chunks", places[i].at);
+      log::error("store", where);
+      co_return Status(Code::kDamaged, where);
+    }
+    if (!moved) co_return Status::ok();
+  }
+  co_return Status(Code::kInternal, "a block moved all the time while it was read");
+}
+
+std::vector<Extent> Engine::block_status(ReplicaNumber number, uint64_t offset,
+                                         uint64_t length) const {
+  std::vector<Extent> extents;
+  auto add = [&extents](uint64_t bytes, bool hole, bool zero) {
+    if (!extents.empty() && extents.back().hole == hole && extents.back().zero == zero) {
+      extents.back().length += bytes;
+    } else {
+      extents.push_back({bytes, hole, zero});
+    }
+  };
+  const uint64_t end = offset + std::min(length, kMostStatusChunks * kChunkBytes);
+  for (uint64_t at = offset; at < end;) {
+    const uint64_t chunk = at / kChunkBytes;
+    const uint64_t chunk_end = std::min(end, (chunk + 1) * kChunkBytes);
+    const ChunkKey key(number, chunk);
+    const uint32_t place = map_->find(key);
+    const OverlayChunk* entry = overlay_.find(key);
+    if (place == kNoPlace && (entry == nullptr || entry->mask == 0)) {
+      add(chunk_end - at, true, true);
+      at = chunk_end;
+      continue;
+    }
+    const uint16_t data = static_cast<uint16_t>((place == kNoPlace ? 0 : map_->slot(place).present) |
+                                                (entry == nullptr ? 0 : entry->mask));
+    while (at < chunk_end) {
+      const uint64_t block = at / kBlockBytes % kBlocksPerChunk;
+      const uint64_t block_end = std::min(chunk_end, (at / kBlockBytes + 1) * kBlockBytes);
+      add(block_end - at, false, ((data >> block) & 1) == 0);
+      at = block_end;
+    }
+  }
+  return extents;
+}
+
+// Every read that has entered before the call has left. Two generations of readers suffice, since
+// only one caller waits at a time.
+Task<void> Engine::wait_for_readers() {
+  co_await reader_turn_.acquire();
+  const uint64_t old = reader_epoch_++ & 1;
+  while (readers_[old] != 0) co_await reader_gone_.wait();
+  reader_turn_.release();
+}
+
+}  // namespace cvol::store

@@ -1,0 +1,371 @@
+#include "volumed/store/format.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "volumed/base/assert.h"
+#include "volumed/base/bytes.h"
+#include "volumed/base/checksum.h"
+
+namespace cvol::store {
+namespace {
+
+constexpr uint64_t kLabelMagic = 0x4b5349444c4f5643;    // "CVOLDISK"
+constexpr uint64_t kJournalMagic = 0x4c4e524a4c4f5643;  // "CVOLJRNL"
+constexpr uint64_t kBatchMagic = 0x484354424c4f5643;    // "CVOLBTCH"
+constexpr std::size_t kLabelChecksumAt = kBlockBytes - 8;
+
+Status newer(std::string_view what, uint32_t version) {
+  return Status(Code::kUnsupported,
+                fmt::format("{} has format version {}, this volumed knows up to {}; use the newer "
+                            "volumed that wrote it",
+                            what, version, kDiskFormatVersion));
+}
+
+void put_uuid(std::byte* at, const Uuid& uuid) { std::memcpy(at, uuid.bytes.data(), 16); }
+
+Uuid get_uuid(const std::byte* at) {
+  Uuid uuid;
+  std::memcpy(uuid.bytes.data(), at, 16);
+  return uuid;
+}
+
+// Label and journal header share one shape; only the magic differs.
+void encode_block(uint64_t magic, const Label& label, std::span<std::byte, kBlockBytes> into) {
+  std::fill(into.begin(), into.end(), std::byte{0});
+  store_le<uint64_t>(&into[0], magic);
+  store_le<uint32_t>(&into[8], kDiskFormatVersion);
+  put_uuid(&into[16], label.disk);
+  put_uuid(&into[32], label.journal);
+  store_le<uint64_t>(&into[48], label.journal_bytes);
+  store_le<uint64_t>(&into[56], label.capacity_chunks);
+  store_le<uint64_t>(&into[kLabelChecksumAt], plain_checksum(into.first(kLabelChecksumAt)));
+}
+
+Result<Label> decode_block(uint64_t magic, std::string_view what,
+                           std::span<const std::byte> bytes) {
+  if (bytes.size() < kBlockBytes || load_le<uint64_t>(&bytes[0]) != magic)
+    return Status(Code::kDamaged, fmt::format("{}: the magic number is missing", what));
+  const uint32_t version = load_le<uint32_t>(&bytes[8]);
+  if (version > kDiskFormatVersion) return newer(what, version);
+  if (load_le<uint64_t>(&bytes[kLabelChecksumAt]) != plain_checksum(bytes.first(kLabelChecksumAt)))
+    return Status(Code::kDamaged, fmt::format("{}: the checksum does not hold", what));
+  Label label;
+  label.disk = get_uuid(&bytes[16]);
+  label.journal = get_uuid(&bytes[32]);
+  label.journal_bytes = load_le<uint64_t>(&bytes[48]);
+  label.capacity_chunks = load_le<uint64_t>(&bytes[56]);
+  if (label.journal_bytes % kBlockBytes != 0 || label.journal_bytes < kMinJournalBytes ||
+      label.journal_bytes / kBlockBytes > UINT32_MAX || label.capacity_chunks == 0 ||
+      label.capacity_chunks >= UINT32_MAX) {
+    return Status(Code::kDamaged, fmt::format("{}: a size in it is impossible", what));
+  }
+  return label;
+}
+
+}  // namespace
+
+void encode_label(const Label& label, std::span<std::byte, kBlockBytes> into) {
+  encode_block(kLabelMagic, label, into);
+}
+
+Result<Label> decode_label(std::span<const std::byte> bytes) {
+  return decode_block(kLabelMagic, "disk label", bytes);
+}
+
+void encode_journal_header(const Label& label, std::span<std::byte, kBlockBytes> into) {
+  encode_block(kJournalMagic, label, into);
+}
+
+Status check_journal_header(std::span<const std::byte> bytes, const Label& label) {
+  Result<Label> found = decode_block(kJournalMagic, "journal header", bytes);
+  if (!found) return found.status();
+  if (found->disk != label.disk || found->journal != label.journal ||
+      found->journal_bytes != label.journal_bytes) {
+    return Status(Code::kDamaged, "journal header: it belongs to another disk");
+  }
+  return Status::ok();
+}
+
+// --- batches ---
+// Fixed part: 0 magic, 8 checksum, 16 journal uuid, 32 version, 36 header blocks, 40 payload
+// blocks, 44 record count, 48 record bytes, 56 lsn, 64 generation, 72 position, 80 durable lsn,
+// 88 tail lsn, 96..112 reserved (0).
+
+std::size_t record_checksum_bytes(const Record& record) {
+  switch (record.type) {
+    case RecordType::kWrite: return std::size_t{record.count} * 8;
+    case RecordType::kZero: return 0;
+    case RecordType::kMap:
+      return (record.flags & kRecordEmpty) != 0
+                 ? 0
+                 : std::size_t{record.count} * kBlocksPerChunk * 4;
+  }
+  return 0;
+}
+
+void BatchEncoder::add(const Record& record, const void* checksums) {
+  CVOL_ASSERT(fits(record_bytes(record)));
+  std::byte* at = area_.data() + used_;
+  store_le<uint8_t>(at, static_cast<uint8_t>(record.type));
+  store_le<uint8_t>(at + 1, record.flags);
+  store_le<uint16_t>(at + 2, 0);
+  store_le<uint32_t>(at + 4, record.replica);
+  store_le<uint64_t>(at + 8, record.epoch);
+  store_le<uint64_t>(at + 16, record.seq);
+  store_le<uint64_t>(at + 24, record.first);
+  store_le<uint32_t>(at + 32, record.count);
+  store_le<uint32_t>(at + 36, record.payload);
+  const std::size_t sums = record_checksum_bytes(record);
+  if (sums != 0) std::memcpy(at + kRecordFixedBytes, checksums, sums);
+  used_ += kRecordFixedBytes + sums;
+  ++count_;
+}
+
+std::span<std::byte> BatchEncoder::seal(BatchHeader header, const Uuid& journal) {
+  const std::size_t blocks = (used_ + kBlockBytes - 1) / kBlockBytes;
+  CVOL_ASSERT(blocks <= kMaxHeaderBlocks && header.payload_blocks <= kMaxPayloadBlocks);
+  std::span<std::byte> area = area_.first(blocks * kBlockBytes);
+  std::memset(area.data() + used_, 0, area.size() - used_);
+  std::byte* at = area.data();
+  store_le<uint64_t>(at, kBatchMagic);
+  put_uuid(at + 16, journal);
+  store_le<uint32_t>(at + 32, kDiskFormatVersion);
+  store_le<uint32_t>(at + 36, static_cast<uint32_t>(blocks));
+  store_le<uint32_t>(at + 40, header.payload_blocks);
+  store_le<uint32_t>(at + 44, count_);
+  store_le<uint32_t>(at + 48, static_cast<uint32_t>(used_ - kBatchFixedBytes));
+  store_le<uint32_t>(at + 52, 0);
+  store_le<uint64_t>(at + 56, header.lsn);
+  store_le<uint64_t>(at + 64, header.generation);
+  store_le<uint64_t>(at + 72, header.position);
+  store_le<uint64_t>(at + 80, header.durable_lsn);
+  store_le<uint64_t>(at + 88, header.tail_lsn);
+  std::memset(at + 96, 0, 16);
+  store_le<uint64_t>(at + 8, plain_checksum(area.subspan(16)));
+  return area;
+}
+
+Result<BatchHeader> peek_batch(std::span<const std::byte> block, const Uuid& journal) {
+  const Status none(Code::kDamaged, "no journal batch");
+  if (block.size() < kBatchFixedBytes || load_le<uint64_t>(&block[0]) != kBatchMagic) return none;
+  if (get_uuid(&block[16]) != journal) return none;
+  const uint32_t version = load_le<uint32_t>(&block[32]);
+  if (version > kDiskFormatVersion) return newer("journal batch", version);
+  BatchHeader header;
+  header.header_blocks = load_le<uint32_t>(&block[36]);
+  header.payload_blocks = load_le<uint32_t>(&block[40]);
+  header.record_count = load_le<uint32_t>(&block[44]);
+  header.record_bytes = load_le<uint32_t>(&block[48]);
+  header.lsn = load_le<uint64_t>(&block[56]);
+  header.generation = load_le<uint64_t>(&block[64]);
+  header.position = load_le<uint64_t>(&block[72]);
+  header.durable_lsn = load_le<uint64_t>(&block[80]);
+  header.tail_lsn = load_le<uint64_t>(&block[88]);
+  if (header.header_blocks == 0 || header.header_blocks > kMaxHeaderBlocks ||
+      header.payload_blocks > kMaxPayloadBlocks ||
+      header.record_bytes > header.header_blocks * kBlockBytes - kBatchFixedBytes) {
+    return none;
+  }
+  return header;
+}
+
+namespace {
+
+// Bounds of one record against its batch.
+bool record_holds(const Record& record, const BatchHeader& header) {
+  if (record.count == 0 || record.first > UINT64_MAX / kChunkBytes - record.count) return false;
+  switch (record.type) {
+    case RecordType::kWrite:
+      return record.payload <= header.payload_blocks &&
+             record.count <= header.payload_blocks - record.payload;
+    case RecordType::kZero: return record.count <= kGiB / kBlockBytes;
+    case RecordType::kMap: return record.payload <= UINT32_MAX - record.count;
+  }
+  return false;
+}
+
+}  // namespace
+
+Result<DecodedBatch> decode_batch(std::span<const std::byte> area, const Uuid& journal) {
+  Result<BatchHeader> header = peek_batch(area, journal);
+  if (!header) return header.status();
+  const Status damaged(Code::kDamaged, fmt::format("journal batch {} is damaged", header->lsn));
+  if (area.size() != header->header_blocks * kBlockBytes) return damaged;
+  if (load_le<uint64_t>(&area[8]) != plain_checksum(area.subspan(16))) return damaged;
+  DecodedBatch batch{*header, {}};
+  std::span<const std::byte> rest = area.subspan(kBatchFixedBytes, header->record_bytes);
+  while (!rest.empty()) {
+    if (rest.size() < kRecordFixedBytes) return damaged;
+    DecodedRecord decoded;
+    Record& record = decoded.record;
+    record.type = static_cast<RecordType>(load_le<uint8_t>(&rest[0]));
+    record.flags = load_le<uint8_t>(&rest[1]);
+    record.replica = load_le<uint32_t>(&rest[4]);
+    record.epoch = load_le<uint64_t>(&rest[8]);
+    record.seq = load_le<uint64_t>(&rest[16]);
+    record.first = load_le<uint64_t>(&rest[24]);
+    record.count = load_le<uint32_t>(&rest[32]);
+    record.payload = load_le<uint32_t>(&rest[36]);
+    if (!record_holds(record, *header)) return damaged;
+    const std::size_t sums = record_checksum_bytes(record);
+    if (rest.size() - kRecordFixedBytes < sums) return damaged;
+    decoded.checksums = rest.subspan(kRecordFixedBytes, sums);
+    batch.records.push_back(decoded);
+    rest = rest.subspan(kRecordFixedBytes + sums);
+  }
+  if (batch.records.size() != header->record_count) return damaged;
+  return batch;
+}
+
+// --- table ---
+
+namespace {
+
+// Meta and replicas sort before the chunks, so that one scan knows the replicas first.
+constexpr char kMetaKind = 'a';
+constexpr char kReplicaKind = 'b';
+constexpr char kChunkKind = 'c';
+constexpr uint8_t kValueVersion = 1;
+
+template <typename T>
+void append_be(std::string& to, T value) {
+  const T swapped = swap_bytes(value);
+  to.append(reinterpret_cast<const char*>(&swapped), sizeof swapped);
+}
+
+template <typename T>
+void append_le(std::string& to, T value) {
+  to.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+const std::byte* bytes_of(std::string_view text) {
+  return reinterpret_cast<const std::byte*>(text.data());
+}
+
+Status check_value(std::string_view value, std::size_t size, std::string_view what) {
+  if (value.empty()) return Status(Code::kDamaged, fmt::format("{}: it is empty", what));
+  const auto version = static_cast<uint8_t>(value[0]);
+  if (version > kValueVersion) return newer(what, version);
+  if (value.size() != size)
+    return Status(Code::kDamaged, fmt::format("{}: it has {} bytes", what, value.size()));
+  return Status::ok();
+}
+
+constexpr std::size_t kChunkValueBytes = 1 + 8 + 4 + 2 + kBlocksPerChunk * 4;
+constexpr std::size_t kReplicaValueBytes = 1 + 16 + 16 + 8 + 8 + 1;
+constexpr std::size_t kMetaValueBytes = 1 + 16 + 8 + 8 + 8 + 8 + 4;
+
+}  // namespace
+
+std::string meta_key() { return std::string(1, kMetaKind); }
+
+std::string replica_key(uint32_t replica) {
+  std::string key(1, kReplicaKind);
+  append_be(key, replica);
+  return key;
+}
+
+std::string chunk_prefix(uint32_t replica) {
+  std::string key(1, kChunkKind);
+  append_be(key, replica);
+  return key;
+}
+
+std::string chunk_key(uint32_t replica, uint64_t chunk, uint64_t point) {
+  std::string key = chunk_prefix(replica);
+  append_be(key, chunk);
+  append_be(key, ~point);  // newest first
+  return key;
+}
+
+bool parse_replica_key(std::string_view key, uint32_t* replica) {
+  if (key.size() != 5 || key[0] != kReplicaKind) return false;
+  *replica = load_be<uint32_t>(bytes_of(key) + 1);
+  return true;
+}
+
+bool parse_chunk_key(std::string_view key, uint32_t* replica, uint64_t* chunk, uint64_t* point) {
+  if (key.size() != 21 || key[0] != kChunkKind) return false;
+  *replica = load_be<uint32_t>(bytes_of(key) + 1);
+  *chunk = load_be<uint64_t>(bytes_of(key) + 5);
+  *point = ~load_be<uint64_t>(bytes_of(key) + 13);
+  return true;
+}
+
+std::string encode_chunk_record(const ChunkRecord& record) {
+  std::string value;
+  value.reserve(kChunkValueBytes);
+  append_le(value, kValueVersion);
+  append_le(value, record.version);
+  append_le(value, record.place);
+  append_le(value, record.present);
+  for (uint32_t sum : record.checksums) append_le(value, sum);
+  return value;
+}
+
+Result<ChunkRecord> decode_chunk_record(std::string_view value) {
+  CVOL_TRY(check_value(value, kChunkValueBytes, "chunk record"));
+  const std::byte* at = bytes_of(value);
+  ChunkRecord record;
+  record.version = load_le<uint64_t>(at + 1);
+  record.place = load_le<uint32_t>(at + 9);
+  record.present = load_le<uint16_t>(at + 13);
+  for (std::size_t i = 0; i < kBlocksPerChunk; ++i)
+    record.checksums[i] = load_le<uint32_t>(at + 15 + i * 4);
+  return record;
+}
+
+std::string encode_replica_record(const ReplicaRecord& record) {
+  std::string value;
+  append_le(value, kValueVersion);
+  value.append(reinterpret_cast<const char*>(record.volume.bytes.data()), 16);
+  value.append(reinterpret_cast<const char*>(record.replica.bytes.data()), 16);
+  append_le(value, record.size_bytes);
+  append_le(value, record.last_seq);
+  append_le<uint8_t>(value, record.removing ? 1 : 0);
+  return value;
+}
+
+Result<ReplicaRecord> decode_replica_record(std::string_view value) {
+  CVOL_TRY(check_value(value, kReplicaValueBytes, "replica record"));
+  const std::byte* at = bytes_of(value);
+  ReplicaRecord record;
+  record.volume = get_uuid(at + 1);
+  record.replica = get_uuid(at + 17);
+  record.size_bytes = load_le<uint64_t>(at + 33);
+  record.last_seq = load_le<uint64_t>(at + 41);
+  record.removing = load_le<uint8_t>(at + 49) != 0;
+  if (record.size_bytes % kBlockBytes != 0 || record.size_bytes > kMaxVolumeBytes)
+    return Status(Code::kDamaged, "replica record: its size is impossible");
+  return record;
+}
+
+std::string encode_table_meta(const TableMeta& meta) {
+  std::string value;
+  append_le(value, kValueVersion);
+  value.append(reinterpret_cast<const char*>(meta.disk.bytes.data()), 16);
+  append_le(value, meta.generation);
+  append_le(value, meta.tail_lsn);
+  append_le(value, meta.tail_position);
+  append_le(value, meta.tail_generation);
+  append_le(value, meta.next_replica);
+  return value;
+}
+
+Result<TableMeta> decode_table_meta(std::string_view value) {
+  CVOL_TRY(check_value(value, kMetaValueBytes, "table meta record"));
+  const std::byte* at = bytes_of(value);
+  TableMeta meta;
+  meta.disk = get_uuid(at + 1);
+  meta.generation = load_le<uint64_t>(at + 17);
+  meta.tail_lsn = load_le<uint64_t>(at + 25);
+  meta.tail_position = load_le<uint64_t>(at + 33);
+  meta.tail_generation = load_le<uint64_t>(at + 41);
+  meta.next_replica = load_le<uint32_t>(at + 49);
+  return meta;
+}
+
+}  // namespace cvol::store
