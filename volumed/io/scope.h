@@ -32,6 +32,15 @@ class WaitList {
   std::deque<std::coroutine_handle<>> waiting_;
 };
 
+// Lets everything else that is ready run first.
+struct Yield {
+  Reactor* reactor;
+  bool await_ready() const noexcept { return false; }
+  void await_suspend(std::coroutine_handle<> handle) const { reactor->schedule(handle); }
+  void await_resume() const noexcept {}
+};
+inline Yield yield(Reactor& reactor) { return Yield{&reactor}; }
+
 class Scope {
  public:
   Scope() = default;

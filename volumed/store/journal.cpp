@@ -113,17 +113,8 @@ void Journal::push(JournalEntry* entry) {
   }
 }
 
-namespace {
-struct Yield {
-  io::Reactor* reactor;
-  bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> handle) { reactor->schedule(handle); }
-  void await_resume() const noexcept {}
-};
-}  // namespace
-
 Task<void> Journal::run_pump() {
-  co_await Yield{&reactor_};
+  co_await io::yield(reactor_);
   pump_scheduled_ = false;
   pump();
 }

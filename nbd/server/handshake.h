@@ -1,0 +1,49 @@
+// The server's side of the fixed newstyle handshake, up to the choice of an export.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nbd/protocol/protocol.h"
+#include "nbd/server/server.h"
+#include "volumed/io/reactor.h"
+
+namespace cvol::nbd {
+
+struct HandshakeOutcome {
+  std::shared_ptr<Export> target;
+  Agreement agreement;
+  ExportName name;
+};
+
+class Handshake {
+ public:
+  // Both outlive run().
+  Handshake(io::Reactor& reactor, io::Stream& stream, ExportDirectory& directory)
+      : reactor_(reactor), stream_(stream), directory_(directory) {}
+
+  // kCancelled: the client went away in order. Any other error is the reason to log.
+  Task<Result<HandshakeOutcome>> run();
+
+ private:
+  enum class Next { kMoreOptions, kTransmission, kAbort };
+
+  Task<Status> receive(void* into, std::size_t bytes);
+  Task<Status> send(std::string text);
+  Task<Result<Next>> serve_option(OptionHeader header, std::vector<std::byte> data);
+  Task<Result<Next>> export_name(std::vector<std::byte> data);
+  Task<Result<Next>> go(OptionHeader header, std::vector<std::byte> data);
+  Task<Status> list(OptionHeader header, bool empty);
+  Task<Status> meta_context(OptionHeader header, std::vector<std::byte> data);
+  Task<Result<std::shared_ptr<Export>>> open(std::string volume);
+
+  io::Reactor& reactor_;
+  io::Stream& stream_;
+  ExportDirectory& directory_;
+  bool no_zeroes_ = false;
+  std::string context_export_;  // the export that base:allocation was set for
+  HandshakeOutcome outcome_;
+};
+
+}  // namespace cvol::nbd

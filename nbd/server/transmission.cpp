@@ -1,0 +1,287 @@
+#include "nbd/server/transmission.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "volumed/base/assert.h"
+#include "volumed/base/log.h"
+#include "volumed/base/units.h"
+
+namespace cvol::nbd {
+namespace {
+
+constexpr std::size_t kMostVectors = 512;             // of one send
+constexpr std::size_t kMostSendBytes = 4 * kMiB;
+
+}  // namespace
+
+Transmission::Transmission(ShardState& shard, io::Stream stream, std::shared_ptr<Export> target,
+                           Agreement agreement, ExportName name, uint32_t most_requests)
+    : shard_(shard),
+      stream_(std::move(stream)),
+      export_(std::move(target)),
+      agreement_(agreement),
+      name_(std::move(name)),
+      places_(most_requests) {}
+
+Task<void> Transmission::run() {
+  bool admitted = true;
+  if (!name_.session.empty()) {
+    admitted = co_await shard_.enter_session(name_.session, name_.generation, this);
+    if (!admitted) log_end("a newer connection of its session is there");
+  }
+  if (admitted) co_await receive_requests();
+  co_await requests_.join();
+  co_await sender_.join();
+  stream_.shutdown();
+  if (!name_.session.empty()) shard_.leave_session(name_.session, this);
+}
+
+void Transmission::log_end(const std::string& why) {
+  log::warning("nbd", "closing a connection", {{"volume", export_->name}, {"why", why}});
+}
+
+Task<bool> Transmission::fill(std::size_t bytes) {
+  if (scratch_end_ - scratch_begin_ >= bytes) co_return true;
+  std::memmove(scratch_.data(), scratch_.data() + scratch_begin_, scratch_end_ - scratch_begin_);
+  scratch_end_ -= scratch_begin_;
+  scratch_begin_ = 0;
+  while (scratch_end_ < bytes) {
+    const int64_t got =
+        co_await stream_.recv(scratch_.data() + scratch_end_, scratch_.size() - scratch_end_);
+    if (got <= 0) {
+      if (scratch_end_ != 0) log_end("the stream ended within a request");
+      co_return false;
+    }
+    scratch_end_ += static_cast<std::size_t>(got);
+  }
+  co_return true;
+}
+
+// Fills `buffer`, from scratch first; asks for the next header along with the last part.
+Task<bool> Transmission::receive_payload(Buffer& buffer, uint64_t bytes) {
+  const std::size_t here = std::min<std::size_t>(bytes, scratch_end_ - scratch_begin_);
+  std::memcpy(buffer.data(), scratch_.data() + scratch_begin_, here);
+  scratch_begin_ += here;
+  uint64_t have = here;
+  if (have == bytes) co_return true;
+  scratch_begin_ = scratch_end_ = 0;
+  while (have < bytes) {
+    const iovec iov[2] = {{buffer.data() + have, bytes - have},
+                          {scratch_.data(), agreement_.request_bytes()}};
+    const int64_t got = co_await stream_.recvv(iov, 2);
+    if (got <= 0) {
+      log_end("the stream ended within a payload");
+      co_return false;
+    }
+    const uint64_t part = std::min<uint64_t>(static_cast<uint64_t>(got), bytes - have);
+    have += part;
+    scratch_end_ = static_cast<uint64_t>(got) - part;
+  }
+  co_return true;
+}
+
+Task<void> Transmission::receive_requests() {
+  while (!broken_) {
+    if (!co_await fill(agreement_.request_bytes())) co_return;
+    Result<Request> request = parse_request(
+        {scratch_.data() + scratch_begin_, agreement_.request_bytes()}, agreement_);
+    if (!request) {
+      log_end(request.message());
+      co_return;
+    }
+    scratch_begin_ += agreement_.request_bytes();
+    Result<uint64_t> bytes = payload_bytes(*request, agreement_);
+    if (!bytes) {
+      log_end(bytes.message());
+      co_return;
+    }
+    if (request->command() == Command::kDisconnect && *bytes == 0) co_return;
+    co_await places_.acquire();
+    Buffer payload;
+    if (*bytes != 0) {
+      payload = co_await shard_.take(*bytes);
+      if (!co_await receive_payload(payload, *bytes)) {
+        places_.release();
+        co_return;
+      }
+    }
+    requests_.spawn(serve(*request, std::move(payload)));
+  }
+}
+
+Task<void> Transmission::serve(Request request, Buffer payload) {
+  const io::Nanoseconds started = shard_.reactor().now();
+  const WireError wrong =
+      check_request(request, agreement_, export_->device->size(), export_->read_only);
+  if (wrong != WireError::kNone) {
+    log::debug("nbd", "refused a request",
+               {{"volume", export_->name},
+                {"type", request.type},
+                {"offset", request.offset},
+                {"length", request.length}});
+    reply({encode_done(request, agreement_, wrong), {}, 0, {}});
+  } else if (request.command() == Command::kRead) {
+    co_await serve_read(request);
+  } else if (request.command() == Command::kBlockStatus) {
+    co_await serve_block_status(request);
+  } else {
+    const Status status = co_await serve_change(request, payload);
+    payload.reset();
+    count(request, status, started);
+    reply({encode_done(request, agreement_, wire_error(status.code())), {}, 0, {}});
+  }
+  places_.release();
+}
+
+Task<Status> Transmission::serve_change(const Request& request, const Buffer& payload) {
+  BlockDevice& device = *export_->device;
+  const bool fua = request.has(kCommandFua);
+  switch (request.command()) {
+    case Command::kWrite:
+      co_return co_await device.write(request.offset, payload.first(request.length), fua);
+    case Command::kTrim: co_return co_await device.trim(request.offset, request.length, fua);
+    case Command::kWriteZeroes:
+      co_return co_await device.write_zeroes(request.offset, request.length,
+                                             request.has(kCommandNoHole), fua);
+    case Command::kFlush: co_return co_await device.flush();
+    case Command::kCache: co_return Status::ok();  // a hint; there is nothing to be gained
+    default: co_return Status(Code::kInvalidArgument, "no such command");
+  }
+}
+
+Task<void> Transmission::serve_read(Request request) {
+  const io::Nanoseconds started = shard_.reactor().now();
+  Buffer data = co_await shard_.take(request.length);
+  const Status status = co_await export_->device->read(request.offset, data.first(request.length));
+  count(request, status, started);
+  if (status) {
+    reply({encode_read(request, agreement_), std::move(data),
+           static_cast<uint32_t>(request.length), {}});
+  } else {
+    reply({encode_done(request, agreement_, wire_error(status.code())), {}, 0, {}});
+  }
+}
+
+Task<void> Transmission::serve_block_status(Request request) {
+  Result<std::vector<Extent>> extents =
+      co_await export_->device->block_status(request.offset, request.length);
+  if (!extents || extents->empty()) {
+    const Code code = extents ? Code::kInternal : extents.code();
+    reply({encode_done(request, agreement_, wire_error(code)), {}, 0, {}});
+    co_return;
+  }
+  Reply made;
+  made.header = encode_block_status(request, agreement_, *extents, made.payload);
+  reply(std::move(made));
+}
+
+void Transmission::count(const Request& request, const Status& status, io::Nanoseconds started) {
+  if (export_->metrics == nullptr) return;
+  VolumeMetrics& metrics = *export_->metrics;
+  const int64_t took = shard_.reactor().now() - started;
+  if (!status) metrics.errors.add(1);
+  switch (request.command()) {
+    case Command::kRead:
+      metrics.read_operations.add(1);
+      metrics.read_bytes.add(request.length);
+      metrics.read_latency.record(took);
+      break;
+    case Command::kWrite:
+      metrics.write_operations.add(1);
+      metrics.write_bytes.add(request.length);
+      metrics.write_latency.record(took);
+      break;
+    case Command::kFlush: metrics.flush_operations.add(1); break;
+    case Command::kTrim:
+    case Command::kWriteZeroes: metrics.trim_operations.add(1); break;
+    default: break;
+  }
+}
+
+void Transmission::reply(Reply made) {
+  if (broken_) return;
+  queue_.push_back(std::move(made));
+  if (!sender_runs_) {
+    sender_runs_ = true;
+    sender_.spawn(send_replies());
+  }
+}
+
+// Sends what is queued, everything that is ready in one call.
+Task<void> Transmission::send_replies() {
+  co_await io::yield(shard_.reactor());  // what else becomes ready in this turn goes along
+  std::vector<iovec> iov;
+  while (!queue_.empty() && !broken_) {
+    sending_.swap(queue_);
+    std::size_t next = 0;
+    while (next < sending_.size() && !broken_) {
+      iov.clear();
+      std::size_t bytes = 0;
+      for (; next < sending_.size() && iov.size() + 2 < kMostVectors && bytes < kMostSendBytes;
+           ++next) {
+        Reply& one = sending_[next];
+        iov.push_back({one.header.bytes.data(), one.header.size});
+        if (one.data_bytes != 0) iov.push_back({one.data.data(), one.data_bytes});
+        if (!one.payload.empty()) iov.push_back({one.payload.data(), one.payload.size()});
+        bytes += one.header.size + one.data_bytes + one.payload.size();
+      }
+      const int64_t sent =
+          co_await stream_.sendv(iov.data(), static_cast<uint32_t>(iov.size()));
+      if (sent != static_cast<int64_t>(bytes)) {
+        broken_ = true;
+        stream_.shutdown();
+      }
+    }
+    sending_.clear();
+  }
+  if (broken_) queue_.clear();
+  sender_runs_ = false;
+}
+
+// --- ShardState ---
+
+ShardState::ShardState(io::Reactor& reactor, uint64_t buffer_bytes)
+    : reactor_(reactor), pool_(buffer_bytes, std::min<uint64_t>(buffer_bytes, 32 * kMiB)) {
+  pool_.set_on_return(
+      [](void* state) { static_cast<ShardState*>(state)->pool_waiters_.wake_one(); }, this);
+}
+
+Task<Buffer> ShardState::take(std::size_t bytes) {
+  Buffer buffer = pool_.try_take(bytes);
+  while (buffer.empty()) {
+    co_await pool_waiters_.wait();
+    buffer = pool_.try_take(bytes);
+  }
+  pool_waiters_.wake_one();  // there may be room for one more
+  co_return buffer;
+}
+
+Task<bool> ShardState::enter_session(std::string name, uint64_t generation,
+                                     Transmission* connection) {
+  Session& session = sessions_[name];
+  session.members[connection] = generation;
+  if (generation < session.generation) co_return false;
+  session.generation = generation;
+  for (;;) {
+    bool older = false;
+    for (const auto& [member, of] : sessions_[name].members) {
+      if (of >= generation) continue;
+      older = true;
+      member->shutdown();
+    }
+    if (!older) break;
+    co_await session_waiters_.wait();
+  }
+  co_return sessions_[name].generation == generation;
+}
+
+void ShardState::leave_session(const std::string& name, Transmission* connection) {
+  Session& session = sessions_[name];
+  session.members.erase(connection);
+  session_waiters_.wake_all();
+}
+
+}  // namespace cvol::nbd

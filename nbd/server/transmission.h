@@ -1,0 +1,74 @@
+// Transmission: one connection after the handshake. Reads requests, runs them on the device, many
+// at once, and sends replies as they come ready, out of order.
+//
+// Payloads go from the socket to aligned buffers that the device takes as they are: while a payload
+// is received, the same call also takes the next request's header, so that a stream of writes costs
+// one receive each. Runs on the shard that owns the device.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nbd/protocol/protocol.h"
+#include "nbd/server/server.h"
+#include "nbd/server/shard_state.h"
+#include "volumed/io/scope.h"
+
+namespace cvol::nbd {
+
+class Transmission {
+ public:
+  Transmission(ShardState& shard, io::Stream stream, std::shared_ptr<Export> target,
+               Agreement agreement, ExportName name, uint32_t most_requests);
+
+  // Returns when the connection has ended and everything admitted is done.
+  Task<void> run();
+  // Ends the connection: no further request is admitted.
+  void shutdown() { stream_.shutdown(); }
+
+ private:
+  struct Reply {
+    ReplyHeader header;
+    Buffer data;
+    uint32_t data_bytes = 0;
+    std::string payload;  // of BLOCK_STATUS
+  };
+
+  Task<void> receive_requests();
+  // Makes at least `bytes` available in scratch_; false at the end of the stream.
+  Task<bool> fill(std::size_t bytes);
+  Task<bool> receive_payload(Buffer& buffer, uint64_t bytes);
+  Task<void> serve(Request request, Buffer payload);
+  Task<void> serve_read(Request request);
+  Task<Status> serve_change(const Request& request, const Buffer& payload);
+  Task<void> serve_block_status(Request request);
+  void finish(const Request& request, Status status, io::Nanoseconds started);
+  void reply(Reply made);
+  Task<void> send_replies();
+  void count(const Request& request, const Status& status, io::Nanoseconds started);
+  void log_end(const std::string& why);
+
+  ShardState& shard_;
+  io::Stream stream_;
+  std::shared_ptr<Export> export_;
+  Agreement agreement_;
+  ExportName name_;
+  io::Semaphore places_;  // requests that may be under way
+
+  static constexpr std::size_t kScratchBytes = 4096;
+  std::array<std::byte, kScratchBytes> scratch_;
+  std::size_t scratch_begin_ = 0;
+  std::size_t scratch_end_ = 0;
+
+  std::vector<Reply> queue_;
+  std::vector<Reply> sending_;
+  bool sender_runs_ = false;
+  bool broken_ = false;  // the stream takes no more
+  io::Scope requests_;
+  io::Scope sender_;
+};
+
+}  // namespace cvol::nbd
