@@ -18,13 +18,13 @@ class RangeLockTest : public testing::Test {
       RangeLock::Write guard(*lock, begin, end);
       co_await guard;
       *log += name;
-      co_await reactor->sleep(io::kMillisecond);
+      co_await reactor->sleep(io::kMillisecond + (name - 'a') * io::kMicrosecond);
       *log += static_cast<char>(name + ('A' - 'a'));
     } else {
       RangeLock::Read guard(*lock, begin, end);
       co_await guard;
       *log += name;
-      co_await reactor->sleep(io::kMillisecond);
+      co_await reactor->sleep(io::kMillisecond + (name - 'a') * io::kMicrosecond);
       *log += static_cast<char>(name + ('A' - 'a'));
     }
   }
@@ -63,7 +63,7 @@ TEST_F(RangeLockTest, DoesNotLetALaterWriterOvertakeOneThatWaits) {
   start('b', true, 5, 15);   // waits for a
   start('c', true, 12, 20);  // waits for b though a does not touch it
   start('d', true, 30, 40);  // waits for nobody
-  EXPECT_EQ(finish(), "adADbBcC");
+  EXPECT_EQ(finish(), "adAbDBcC");
 }
 
 TEST_F(RangeLockTest, WaitsForAllBlockers) {
