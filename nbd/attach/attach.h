@@ -35,9 +35,9 @@ struct AttachOptions {
 };
 
 struct Device {
-  std::string volume;   // name
-  std::string path;     // "/dev/nbd0", "/dev/loop3"
-  std::string method;   // "kernel", "fuse"
+  std::string volume;  // name
+  std::string path;    // "/dev/nbd0", "/dev/loop3"
+  std::string method;  // "kernel", "fuse"
   uint64_t size_bytes = 0;
 };
 

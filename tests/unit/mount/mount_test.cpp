@@ -1,0 +1,57 @@
+#include "volumed/mount/mount.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "volumed/mount/program.h"
+
+namespace cvol::mount {
+namespace {
+
+TEST(Mount, OnlyTwoFileSystemsAreKnown) {
+  EXPECT_TRUE(validate_file_system("ext4").is_ok());
+  EXPECT_TRUE(validate_file_system("xfs").is_ok());
+  for (const char* type : {"", "ext3", "EXT4", "xfs -f", "../xfs"}) {
+    EXPECT_EQ(validate_file_system(type).code(), Code::kInvalidArgument) << type;
+  }
+}
+
+TEST(Mount, ProbeFindsWhatAFileHolds) {
+  std::string path = testing::TempDir() + "probe-" + std::to_string(::getpid());
+  { std::ofstream(path) << std::string(4 << 20, '\0'); }
+  auto nothing = probe(path);
+  ASSERT_TRUE(nothing.is_ok()) << nothing.message();
+  EXPECT_EQ(*nothing, "");
+  ASSERT_TRUE(run_program({"mkfs.ext4", "-q", path}, "e2fsprogs").is_ok());
+  EXPECT_EQ(*probe(path), "ext4");
+  ::unlink(path.c_str());
+  EXPECT_EQ(probe(path).code(), Code::kNotFound);
+}
+
+TEST(Mount, AFileIsNoDevice) {
+  std::string path = testing::TempDir() + "nodevice-" + std::to_string(::getpid());
+  { std::ofstream(path) << "x"; }
+  EXPECT_FALSE(make_file_system(path, "ext4").is_ok());
+  EXPECT_FALSE(mount_device(path, path + ".d", "ext4", false).is_ok());
+  ::unlink(path.c_str());
+  ::rmdir((path + ".d").c_str());
+}
+
+TEST(Mount, WhatIsNotMountedIsUnmountedAlready) {
+  EXPECT_TRUE(unmount(testing::TempDir()).is_ok());
+  EXPECT_TRUE(unmount("/nowhere/at/all").is_ok());
+  EXPECT_FALSE(is_mounted(testing::TempDir() + "x", nullptr));
+}
+
+TEST(Mount, AMissingOrFailingProgramIsExplained) {
+  Status missing = run_program({"no-such-program"}, "some-package");
+  EXPECT_EQ(missing.code(), Code::kUnsupported);
+  EXPECT_NE(missing.message().find("some-package"), std::string::npos);
+  Status failing = run_program({"ls", "/nowhere"}, "coreutils");
+  EXPECT_EQ(failing.code(), Code::kIo);
+  EXPECT_NE(failing.message().find("/nowhere"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace cvol::mount

@@ -1,0 +1,32 @@
+# Helpers of the guest scripts.
+failures=0
+
+say() { echo "[$(cut -d' ' -f1 /proc/uptime)] $*"; }
+
+# check TEXT COMMAND...: one line PASS or FAIL.
+check() {
+  text=$1
+  shift
+  if "$@" > /tmp/check.out 2>&1; then
+    say "PASS $text"
+  else
+    say "FAIL $text ($*)"
+    tail -20 /tmp/check.out
+    failures=$((failures + 1))
+  fi
+}
+
+# wait_for SECONDS COMMAND...
+wait_for() {
+  left=$(($1 * 10))
+  shift
+  while ! "$@" > /dev/null 2>&1; do
+    left=$((left - 1))
+    [ $left -gt 0 ] || return 1
+    sleep 0.1
+  done
+}
+
+# The kernel reports lost I/O of a block device in these words.
+no_io_errors() { ! dmesg | grep -E 'I/O error|Buffer I/O|blk_update_request|Remounting filesystem read-only|metadata I/O|Shutting down filesystem|EXT4-fs error'; }
+is_mounted() { grep -q " $1 .* rw" /proc/self/mountinfo; }

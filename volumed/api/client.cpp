@@ -1,0 +1,98 @@
+#include "volumed/api/client.h"
+
+#include <cvol/v1/cvol.grpc.pb.h>
+
+#include "volumed/api/channel.h"
+#include "volumed/api/grpc_status.h"
+
+namespace cvol::api {
+namespace {
+
+class GrpcClient final : public ApiClient {
+ public:
+  GrpcClient(std::string address, std::shared_ptr<grpc::Channel> channel)
+      : address_(std::move(address)), stub_(v1::Cvol::NewStub(std::move(channel))) {}
+
+  Result<v1::GetStatusResponse> get_status() override {
+    return call<v1::GetStatusResponse>(&v1::Cvol::Stub::GetStatus, v1::GetStatusRequest());
+  }
+  Result<v1::ListNodesResponse> list_nodes() override {
+    return call<v1::ListNodesResponse>(&v1::Cvol::Stub::ListNodes, v1::ListNodesRequest());
+  }
+  Result<v1::ListDisksResponse> list_disks() override {
+    return call<v1::ListDisksResponse>(&v1::Cvol::Stub::ListDisks, v1::ListDisksRequest());
+  }
+  Result<v1::AddDiskResponse> add_disk(const v1::AddDiskRequest& request) override {
+    return call<v1::AddDiskResponse>(&v1::Cvol::Stub::AddDisk, request);
+  }
+  Result<v1::CreateVolumeResponse> create_volume(const v1::CreateVolumeRequest& request) override {
+    return call<v1::CreateVolumeResponse>(&v1::Cvol::Stub::CreateVolume, request);
+  }
+  Result<v1::ListVolumesResponse> list_volumes() override {
+    return call<v1::ListVolumesResponse>(&v1::Cvol::Stub::ListVolumes, v1::ListVolumesRequest());
+  }
+  Result<v1::GetVolumeResponse> get_volume(const v1::GetVolumeRequest& request) override {
+    return call<v1::GetVolumeResponse>(&v1::Cvol::Stub::GetVolume, request);
+  }
+  Result<v1::ResizeVolumeResponse> resize_volume(const v1::ResizeVolumeRequest& request) override {
+    return call<v1::ResizeVolumeResponse>(&v1::Cvol::Stub::ResizeVolume, request);
+  }
+  Result<v1::RemoveVolumeResponse> remove_volume(const v1::RemoveVolumeRequest& request) override {
+    return call<v1::RemoveVolumeResponse>(&v1::Cvol::Stub::RemoveVolume, request);
+  }
+  Result<v1::AttachVolumeResponse> attach_volume(const v1::AttachVolumeRequest& request) override {
+    return call<v1::AttachVolumeResponse>(&v1::Cvol::Stub::AttachVolume, request);
+  }
+  Result<v1::DetachVolumeResponse> detach_volume(const v1::DetachVolumeRequest& request) override {
+    return call<v1::DetachVolumeResponse>(&v1::Cvol::Stub::DetachVolume, request);
+  }
+  Result<v1::MountVolumeResponse> mount_volume(const v1::MountVolumeRequest& request) override {
+    return call<v1::MountVolumeResponse>(&v1::Cvol::Stub::MountVolume, request);
+  }
+  Result<v1::UnmountVolumeResponse> unmount_volume(
+      const v1::UnmountVolumeRequest& request) override {
+    return call<v1::UnmountVolumeResponse>(&v1::Cvol::Stub::UnmountVolume, request);
+  }
+
+  Status watch_events(const v1::WatchEventsRequest& request,
+                      const std::function<void(const v1::Event&)>& each) override {
+    grpc::ClientContext context;
+    auto stream = stub_->WatchEvents(&context, request);
+    for (v1::Event event; stream->Read(&event);) each(event);
+    return checked(stream->Finish());
+  }
+
+ private:
+  template <typename Response, typename Request>
+  using Method = grpc::Status (v1::Cvol::Stub::*)(grpc::ClientContext*, const Request&, Response*);
+
+  template <typename Response, typename Request>
+  Result<Response> call(Method<Response, Request> method, const Request& request) {
+    grpc::ClientContext context;
+    Response response;
+    CVOL_TRY(checked((stub_.get()->*method)(&context, request, &response)));
+    return response;
+  }
+
+  // A daemon that cannot be reached is the error that users meet most.
+  Status checked(const grpc::Status& status) const {
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE) return from_grpc(status);
+    return Status(Code::kUnavailable,
+                  "cannot reach volumed at " + address_ + " (" + status.error_message() +
+                      "); start it ('systemctl start volumed'), or say where it is with --api or "
+                      "CVOL_API");
+  }
+
+  std::string address_;
+  std::unique_ptr<v1::Cvol::Stub> stub_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<ApiClient>> ApiClient::open(const std::string& address) {
+  auto channel = make_channel(address);
+  if (!channel) return channel.status();
+  return std::unique_ptr<ApiClient>(std::make_unique<GrpcClient>(address, std::move(*channel)));
+}
+
+}  // namespace cvol::api

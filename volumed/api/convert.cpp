@@ -1,0 +1,125 @@
+#include "volumed/api/convert.h"
+
+#include <google/protobuf/util/time_util.h>
+
+namespace cvol::api {
+namespace {
+
+using google::protobuf::util::TimeUtil;
+
+google::protobuf::Timestamp to_timestamp(std::chrono::system_clock::time_point time) {
+  return TimeUtil::NanosecondsToTimestamp(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count());
+}
+
+const char* state_name(volume::VolumeState state) {
+  switch (state) {
+    case volume::VolumeState::kAvailable: return "available";
+    case volume::VolumeState::kAttached: return "attached";
+    case volume::VolumeState::kMounted: return "mounted";
+    case volume::VolumeState::kDamaged: return "damaged";
+  }
+  return "damaged";
+}
+
+void add_copies(const volume::VolumeView& view, const volume::NodeView& node, v1::Volume& volume) {
+  const v1::VolumeRecord& record = view.record;
+  for (const v1::MemberRecord& member : record.members()) {
+    v1::Replica& copy = *volume.add_copies();
+    copy.set_id(member.replica_id());
+    copy.set_node(member.node_id() == node.id ? node.name : member.node_id());
+    copy.set_disk(member.disk_id());
+    copy.set_primary(member.replica_id() == record.primary());
+    for (const v1::InSyncRecord& in_sync : record.in_sync()) {
+      if (in_sync.replica_id() == member.replica_id()) copy.set_in_sync(true);
+    }
+    if (member.node_id() == node.id) copy.set_allocated_bytes(view.allocated_bytes);
+  }
+}
+
+}  // namespace
+
+const char* version() { return CVOL_VERSION; }
+
+v1::Volume to_proto(const volume::VolumeView& view, const volume::NodeView& node) {
+  const v1::VolumeRecord& record = view.record;
+  v1::Volume volume;
+  volume.set_name(record.name());
+  volume.set_id(record.id());
+  volume.set_size_bytes(record.size_bytes());
+  volume.set_allocated_bytes(view.allocated_bytes);
+  volume.set_replicas(record.replicas());
+  volume.set_fs(record.fs());
+  volume.set_state(state_name(view.state));
+  volume.set_problem(view.problem);
+  *volume.mutable_created() = record.created();
+  *volume.mutable_labels() = record.labels();
+  if (record.session().node_id() == node.id) volume.set_node(node.name);
+  volume.set_device(view.device);
+  volume.set_attach_method(view.attach_method);
+  volume.set_mountpoint(view.mountpoint);
+  for (const std::string& id : record.mount().caller_ids()) volume.add_mount_ids(id);
+  volume.set_connections(view.connections);
+  volume.set_epoch(record.epoch());
+  volume.set_generation(record.session().generation());
+  volume.set_formatted(record.format_state() == v1::FORMAT_STATE_DONE);
+  add_copies(view, node, volume);
+  return volume;
+}
+
+v1::Disk to_proto(const volume::DiskView& view, const std::string& node) {
+  v1::Disk disk;
+  disk.set_id(view.id);
+  disk.set_node(node);
+  disk.set_path(view.path);
+  disk.set_state(view.problem.empty() ? "ok" : view.metrics != nullptr ? "failed" : "missing");
+  disk.set_problem(view.problem);
+  disk.set_capacity_bytes(view.info.capacity_bytes);
+  disk.set_allocated_bytes(view.info.allocated_bytes);
+  disk.set_journal_bytes(view.info.journal_bytes);
+  disk.set_journal_used_bytes(view.info.journal_used_bytes);
+  disk.set_replicas(view.info.replicas);
+  return disk;
+}
+
+v1::Event to_proto(const volume::Event& event) {
+  v1::Event message;
+  message.set_sequence(event.sequence);
+  *message.mutable_time() = to_timestamp(event.time);
+  message.set_kind(event.kind);
+  message.set_subject(event.subject);
+  message.set_message(event.message);
+  return message;
+}
+
+void fill_status(volume::VolumeManager& manager, v1::GetStatusResponse& status) {
+  const volume::NodeView node = manager.node();
+  status.set_version(version());
+  status.set_cluster(manager.options().cluster);
+  v1::Node& self = *status.mutable_node();
+  self.set_id(node.id);
+  self.set_name(node.name);
+  self.set_self(true);
+  self.set_alive(true);
+  self.set_version(version());
+  *self.mutable_started() = to_timestamp(node.started);
+  for (const volume::DiskView& disk : manager.disks()) {
+    *status.add_disks() = to_proto(disk, node.name);
+    self.set_capacity_bytes(self.capacity_bytes() + disk.info.capacity_bytes);
+    self.set_allocated_bytes(self.allocated_bytes() + disk.info.allocated_bytes);
+  }
+  self.set_disks(static_cast<uint64_t>(status.disks_size()));
+  for (const volume::VolumeView& view : manager.volumes()) {
+    status.set_volumes(status.volumes() + 1);
+    if (view.state == volume::VolumeState::kMounted) status.set_mounted(status.mounted() + 1);
+    if (!view.device.empty() || view.connections > 0) status.set_attached(status.attached() + 1);
+  }
+  self.set_volumes(status.volumes());
+  status.set_attach_method(manager.options().no_attach_because.empty()
+                               ? manager.options().attach_method
+                               : "none");
+  status.set_metadata(manager.options().metadata);
+  for (const std::string& problem : manager.problems()) status.add_problems(problem);
+}
+
+}  // namespace cvol::api

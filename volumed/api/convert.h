@@ -1,0 +1,18 @@
+// The manager's views as API messages.
+#pragma once
+
+#include <cvol/v1/cvol.pb.h>
+
+#include "volumed/volume/volume_manager.h"
+
+namespace cvol::api {
+
+v1::Volume to_proto(const volume::VolumeView& view, const volume::NodeView& node);
+v1::Disk to_proto(const volume::DiskView& view, const std::string& node);
+v1::Event to_proto(const volume::Event& event);
+void fill_status(volume::VolumeManager& manager, v1::GetStatusResponse& status);
+
+// "0.1.0".
+const char* version();
+
+}  // namespace cvol::api

@@ -1,0 +1,211 @@
+#include "volumed/api/service.h"
+
+#include <cvol/v1/cvol.grpc.pb.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/server_builder.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+
+#include "volumed/api/convert.h"
+#include "volumed/api/grpc_status.h"
+#include "volumed/base/units.h"
+
+namespace cvol::api {
+namespace {
+
+using volume::VolumeManager;
+using volume::VolumeView;
+
+constexpr uint64_t kDefaultVolumeBytes = 10 * kGiB;
+constexpr int kMostThreads = 64;
+constexpr int kMostRequestBytes = 1024 * 1024;
+
+// Who uses the mount: as given, or named after the target.
+std::string caller_of(const std::string& caller_id, const std::string& target) {
+  if (!caller_id.empty()) return caller_id;
+  return target.empty() ? "cli" : "cli:" + target;
+}
+
+class Service final : public v1::Cvol::Service {
+ public:
+  explicit Service(VolumeManager& manager) : manager_(manager) {}
+
+  grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*,
+                         v1::GetStatusResponse* response) override {
+    fill_status(manager_, *response);
+    return grpc::Status::OK;
+  }
+
+  grpc::Status ListNodes(grpc::ServerContext*, const v1::ListNodesRequest*,
+                         v1::ListNodesResponse* response) override {
+    v1::GetStatusResponse status;
+    fill_status(manager_, status);
+    *response->add_nodes() = status.node();
+    return grpc::Status::OK;
+  }
+
+  grpc::Status ListDisks(grpc::ServerContext*, const v1::ListDisksRequest*,
+                         v1::ListDisksResponse* response) override {
+    for (const auto& disk : manager_.disks())
+      *response->add_disks() = to_proto(disk, manager_.node().name);
+    return grpc::Status::OK;
+  }
+
+  grpc::Status AddDisk(grpc::ServerContext*, const v1::AddDiskRequest* request,
+                       v1::AddDiskResponse* response) override {
+    store::FormatOptions format;
+    format.capacity_bytes = request->capacity_bytes();
+    format.journal_bytes = request->journal_bytes();
+    auto disk = manager_.add_disk(request->path(), format);
+    if (!disk) return to_grpc(disk.status());
+    *response->mutable_disk() = to_proto(*disk, manager_.node().name);
+    return grpc::Status::OK;
+  }
+
+  grpc::Status CreateVolume(grpc::ServerContext*, const v1::CreateVolumeRequest* request,
+                            v1::CreateVolumeResponse* response) override {
+    volume::CreateRequest create;
+    create.name = request->name();
+    create.size_bytes = request->size_bytes() == 0 ? kDefaultVolumeBytes : request->size_bytes();
+    create.replicas = request->replicas() == 0 ? 1 : request->replicas();
+    create.fs = request->fs().empty() ? "ext4" : request->fs();
+    create.labels.insert(request->labels().begin(), request->labels().end());
+    return answer(manager_.create(std::move(create)), response);
+  }
+
+  grpc::Status ListVolumes(grpc::ServerContext*, const v1::ListVolumesRequest*,
+                           v1::ListVolumesResponse* response) override {
+    for (const VolumeView& view : manager_.volumes())
+      *response->add_volumes() = to_proto(view, manager_.node());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status GetVolume(grpc::ServerContext*, const v1::GetVolumeRequest* request,
+                         v1::GetVolumeResponse* response) override {
+    return answer(manager_.get(request->name()), response);
+  }
+
+  grpc::Status ResizeVolume(grpc::ServerContext*, const v1::ResizeVolumeRequest* request,
+                            v1::ResizeVolumeResponse* response) override {
+    return answer(manager_.resize(request->name(), request->size_bytes()), response);
+  }
+
+  grpc::Status RemoveVolume(grpc::ServerContext*, const v1::RemoveVolumeRequest* request,
+                            v1::RemoveVolumeResponse*) override {
+    return to_grpc(manager_.remove(request->name(), request->force()));
+  }
+
+  grpc::Status AttachVolume(grpc::ServerContext*, const v1::AttachVolumeRequest* request,
+                            v1::AttachVolumeResponse* response) override {
+    return answer(manager_.attach(request->name()), response);
+  }
+
+  grpc::Status DetachVolume(grpc::ServerContext*, const v1::DetachVolumeRequest* request,
+                            v1::DetachVolumeResponse* response) override {
+    return answer(manager_.detach(request->name()), response);
+  }
+
+  grpc::Status MountVolume(grpc::ServerContext*, const v1::MountVolumeRequest* request,
+                           v1::MountVolumeResponse* response) override {
+    auto view = manager_.mount(request->name(), caller_of(request->caller_id(), request->target()),
+                               request->target());
+    if (view) response->set_mountpoint(request->target().empty() ? view->mountpoint
+                                                                 : request->target());
+    return answer(std::move(view), response);
+  }
+
+  grpc::Status UnmountVolume(grpc::ServerContext*, const v1::UnmountVolumeRequest* request,
+                             v1::UnmountVolumeResponse* response) override {
+    return answer(manager_.unmount(request->name(),
+                                   caller_of(request->caller_id(), request->target())),
+                  response);
+  }
+
+  grpc::Status WatchEvents(grpc::ServerContext* context, const v1::WatchEventsRequest* request,
+                           grpc::ServerWriter<v1::Event>* writer) override {
+    volume::EventLog& log = manager_.events();
+    uint64_t seen = request->after();
+    while (!context->IsCancelled()) {
+      for (const volume::Event& event : log.after(seen)) {
+        if (!writer->Write(to_proto(event))) return grpc::Status::CANCELLED;
+        seen = event.sequence;
+      }
+      if (!request->follow() || log.closed()) break;
+      // Wakes now and then to see a client go, only while one is there.
+      log.wait_after(seen, std::chrono::seconds(1));
+    }
+    return grpc::Status::OK;
+  }
+
+ private:
+  template <typename Response>
+  grpc::Status answer(Result<VolumeView> view, Response* response) {
+    if (!view) return to_grpc(view.status());
+    *response->mutable_volume() = to_proto(*view, manager_.node());
+    return grpc::Status::OK;
+  }
+
+  VolumeManager& manager_;
+};
+
+Result<std::string> grpc_address(const std::string& address) {
+  if (address.starts_with("unix:/")) return address;
+  if (address.starts_with("tcp:")) return address.substr(4);
+  return Status(Code::kInvalidArgument, "'" + address + "' is no address to listen on; write it "
+                                        "like unix:/run/cvol/api.sock or tcp:127.0.0.1:9481");
+}
+
+class GrpcServer final : public ApiServer {
+ public:
+  explicit GrpcServer(VolumeManager& manager) : service_(manager) {}
+  ~GrpcServer() override {
+    if (server_) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+    server_.reset();
+  }
+
+  Status listen(const std::vector<std::string>& addresses) {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    builder.SetResourceQuota(grpc::ResourceQuota("api").SetMaxThreads(kMostThreads));
+    builder.SetMaxReceiveMessageSize(kMostRequestBytes);
+    // Waiting threads have nothing to look for: let them sleep.
+    builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::CQ_TIMEOUT_MSEC, 3'600'000);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    for (const std::string& address : addresses) {
+      auto target = grpc_address(address);
+      if (!target) return target.status();
+      builder.AddListeningPort(*target, grpc::InsecureServerCredentials());
+    }
+    builder.RegisterService(&service_);
+    server_ = builder.BuildAndStart();
+    if (!server_)
+      return Status(Code::kUnavailable, "cannot serve the API on " + addresses.front() +
+                                            (addresses.size() > 1 ? " and others" : "") +
+                                            "; is the address in use, or its folder missing?");
+    for (const std::string& address : addresses) {
+      if (address.starts_with("unix:")) ::chmod(address.c_str() + 5, 0600);
+    }
+    server_->GetHealthCheckService()->SetServingStatus(true);
+    return Status::ok();
+  }
+
+ private:
+  Service service_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<ApiServer>> ApiServer::start(VolumeManager& manager,
+                                                    const std::vector<std::string>& addresses) {
+  auto server = std::make_unique<GrpcServer>(manager);
+  CVOL_TRY(server->listen(addresses));
+  return std::unique_ptr<ApiServer>(std::move(server));
+}
+
+}  // namespace cvol::api

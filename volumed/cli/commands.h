@@ -1,0 +1,62 @@
+// What each command of cvol does, given its arguments. Prints to `out`.
+#pragma once
+
+#include <cstdint>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "volumed/api/client.h"
+
+namespace cvol::cli {
+
+// Exit codes, as --help lists them.
+enum Exit : int {
+  kExitOk = 0,
+  kExitFailed = 1,
+  kExitUsage = 2,
+  kExitNotFound = 3,
+  kExitUnreachable = 4,
+  kExitWrongState = 5,
+};
+
+Exit exit_of(Code code);
+
+struct Settings {
+  std::string api;
+  bool json = false;
+
+  std::string name;
+  std::vector<std::string> names;
+  std::string size;
+  uint32_t replicas = 1;
+  std::string fs = "ext4";
+  std::vector<std::string> labels;  // KEY=VALUE
+  bool force = false;
+  std::string path;
+  std::string capacity;
+  std::string journal_size;
+  std::string target;
+  std::string caller;
+  bool follow = false;
+};
+
+// Each returns what went wrong, if anything.
+using Command = Status (*)(api::ApiClient&, const Settings&, std::ostream&);
+
+Status show_status(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status list_nodes(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status list_disks(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status list_volumes(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status resize_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status remove_volumes(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status attach_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status detach_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status mount_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status unmount_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status show_events(api::ApiClient& api, const Settings& settings, std::ostream& out);
+
+}  // namespace cvol::cli

@@ -1,0 +1,144 @@
+// cvol: the command line. Nouns, then verbs; everything goes through the API.
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "volumed/api/address.h"
+#include "volumed/cli/commands.h"
+#include "volumed/cli/completion.h"
+
+namespace cvol::cli {
+namespace {
+
+constexpr const char* kFooter =
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 volumed cannot be reached,\n"
+    "5 refused in the present state (in use, exists already, busy).\n"
+    "\n"
+    "volumed is looked for at --api, else at $CVOL_API, else at unix:/run/cvol/api.sock.";
+
+struct Chosen {
+  Command run = nullptr;
+};
+
+CLI::App* add_command(CLI::App& parent, const char* name, const char* help, Command run,
+                      Chosen& chosen) {
+  CLI::App* command = parent.add_subcommand(name, help);
+  command->callback([&chosen, run] { chosen.run = run; });
+  return command;
+}
+
+void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
+  CLI::App* volume = app.add_subcommand("volume", "Volumes: create, use, remove");
+  volume->require_subcommand(1);
+  const auto add = [&](const char* name, const char* help, Command run) {
+    return add_command(*volume, name, help, run, chosen);
+  };
+  const auto with_name = [&](CLI::App* command) {
+    command->add_option("NAME", settings.name, "Name of the volume")->required();
+    return command;
+  };
+  CLI::App* create = with_name(add("create", "Create a volume; space is taken as it is written",
+                                   create_volume));
+  create->add_option("-s,--size", settings.size, "Size, like 10GiB or 1.5TiB")
+      ->default_val("10GiB");
+  create->add_option("--fs", settings.fs, "File system made at the first mount: ext4 or xfs")
+      ->default_val("ext4");
+  create->add_option("--replicas", settings.replicas, "Copies")->default_val(1);
+  create->add_option("-l,--label", settings.labels, "KEY=VALUE; may be given several times")
+      ->allow_extra_args(false);
+  add("ls", "List volumes", list_volumes);
+  with_name(add("inspect", "Show one volume", inspect_volume));
+  CLI::App* resize = with_name(add("resize", "Grow a volume and its file system", resize_volume));
+  resize->add_option("SIZE", settings.size, "New size, like 20GiB")->required();
+  with_name(add("attach", "Make a volume a block device of this host", attach_volume));
+  with_name(add("detach", "Take the block device away", detach_volume));
+  CLI::App* mount = with_name(add("mount", "Mount a volume, and say where", mount_volume));
+  CLI::App* unmount = with_name(add("unmount", "Undo a mount", unmount_volume));
+  for (CLI::App* command : {mount, unmount}) {
+    command->add_option("TARGET", settings.target,
+                        "Folder that shows the volume's files; without it, a place of cvol's own");
+    command->add_option("--caller", settings.caller,
+                        "Who uses it; the volume stays mounted until all have unmounted");
+  }
+  CLI::App* remove = add("rm", "Remove volumes and their data", remove_volumes);
+  remove->add_option("NAMES", settings.names, "Names of the volumes")->required();
+  remove->add_flag("-f,--force", settings.force, "Also unmount, detach and disconnect first");
+}
+
+void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
+  add_command(app, "status", "Show this node at a glance", show_status, chosen);
+  CLI::App* node = app.add_subcommand("node", "Nodes of the cluster");
+  node->require_subcommand(1);
+  add_command(*node, "ls", "List nodes", list_nodes, chosen);
+  CLI::App* disk = app.add_subcommand("disk", "Disks of the pool");
+  disk->require_subcommand(1);
+  CLI::App* add = add_command(*disk, "add", "Give an empty folder to the pool", add_disk, chosen);
+  add->add_option("PATH", settings.path, "Folder on a local file system")->required();
+  add->add_option("--capacity", settings.capacity, "Most to use; default: what is free there");
+  add->add_option("--journal-size", settings.journal_size, "Size of the write-ahead journal");
+  add_command(*disk, "ls", "List disks", list_disks, chosen);
+  add_volume_commands(app, settings, chosen);
+  CLI::App* events = add_command(app, "events", "Show what happened lately", show_events, chosen);
+  events->add_flag("-f,--follow", settings.follow, "Go on with what happens next");
+}
+
+std::vector<std::string> volume_names(const Settings& settings) {
+  std::vector<std::string> names;
+  auto client = api::ApiClient::open(api::api_address(settings.api));
+  if (!client) return names;
+  auto volumes = (*client)->list_volumes();
+  if (!volumes) return names;
+  for (const v1::Volume& volume : volumes->volumes()) names.push_back(volume.name());
+  return names;
+}
+
+int fail(const Status& status) {
+  std::cerr << "cvol: " << status.message() << "\n";
+  return exit_of(status.code());
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("cvol: replicated block storage for containers", "cvol");
+  app.footer(kFooter);
+  app.fallthrough();
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("cvol ") + CVOL_VERSION);
+  Settings settings;
+  Chosen chosen;
+  std::string output = "table";
+  app.add_option("--api", settings.api, "Address of volumed: unix:/path or tcp:HOST:PORT");
+  app.add_option("-o,--output", output, "table or json")
+      ->check(CLI::IsMember({"table", "json"}));
+  add_commands(app, settings, chosen);
+  std::string shell;
+  CLI::App* completion = app.add_subcommand("completion", "Print a script for shell completion");
+  completion->add_option("SHELL", shell, "bash, zsh or fish")
+      ->required()
+      ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  if (argc >= 2 && std::string(argv[1]) == "__complete") {
+    std::vector<std::string> words(argv + 2, argv + argc);
+    if (!words.empty() && words.front() == "--") words.erase(words.begin());
+    for (const auto& text : complete(app, words, [&] { return volume_names(settings); }))
+      std::cout << text << "\n";
+    return kExitOk;
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error, std::cout, std::cerr);
+    return code == 0 ? kExitOk : kExitUsage;
+  }
+  if (completion->parsed()) {
+    std::cout << completion_script(shell);
+    return kExitOk;
+  }
+  settings.json = output == "json";
+  auto client = api::ApiClient::open(api::api_address(settings.api));
+  if (!client) return fail(client.status());
+  const Status status = chosen.run(**client, settings, std::cout);
+  return status.is_ok() ? kExitOk : fail(status);
+}
+
+}  // namespace
+}  // namespace cvol::cli
+
+int main(int argc, char** argv) { return cvol::cli::run(argc, argv); }

@@ -1,0 +1,228 @@
+#include "volumed/daemon/config.h"
+
+#include <unistd.h>
+
+#include <toml++/toml.h>
+
+#include <algorithm>
+#include <sstream>
+
+namespace cvol::daemon {
+namespace {
+
+Status set_size(uint64_t& into, const std::string& text, uint64_t least, uint64_t most) {
+  auto size = parse_size(text);
+  if (!size) return size.status();
+  if (*size != 0 && (*size < least || *size > most))
+    return Status(Code::kInvalidArgument, text + " is not between " + format_size(least) +
+                                              " and " + format_size(most));
+  into = *size;
+  return Status::ok();
+}
+
+Status set_path(std::string& into, const std::string& text) {
+  if (text.empty() || text[0] != '/')
+    return Status(Code::kInvalidArgument, "'" + text + "' is no absolute path");
+  into = text;
+  while (into.size() > 1 && into.back() == '/') into.pop_back();
+  return Status::ok();
+}
+
+Status set_choice(std::string& into, const std::string& text,
+                  std::initializer_list<const char*> choices) {
+  std::string all;
+  for (const char* choice : choices) {
+    if (text == choice) {
+      into = text;
+      return Status::ok();
+    }
+    all += (all.empty() ? "" : ", ") + std::string(choice);
+  }
+  return Status(Code::kInvalidArgument, "'" + text + "' is none of " + all);
+}
+
+// "HOST:PORT" with or without "tcp:", or "unix:/path".
+Result<std::string> parse_address(const std::string& text) {
+  if (text.starts_with("unix:/")) return text;
+  const std::string address = text.starts_with("tcp:") ? text : "tcp:" + text;
+  const auto colon = address.rfind(':');
+  const std::string port = address.substr(colon + 1);
+  const bool digits = !port.empty() && port.size() <= 5 &&
+                      std::all_of(port.begin(), port.end(), [](char c) {
+                        return c >= '0' && c <= '9';
+                      });
+  if (colon < 5 || !digits || std::stoi(port) > 65535)
+    return Status(Code::kInvalidArgument,
+                  "'" + text + "' is no address; write it like 127.0.0.1:9481 or unix:/path");
+  return address;
+}
+
+Status add_address(std::vector<std::string>& into, const std::string& text) {
+  auto address = parse_address(text);
+  if (!address) return address.status();
+  into.push_back(*address);
+  return Status::ok();
+}
+
+Status set_http(Config& config, const std::string& text) {
+  if (text == "off") {
+    config.http = text;
+    return Status::ok();
+  }
+  auto address = parse_address(text);
+  if (!address) return address.status();
+  config.http = *address;
+  return Status::ok();
+}
+
+Status set_metadata(Config& config, const std::string& text) {
+  if (text.starts_with("etcd:"))
+    return Status(Code::kUnsupported, "metadata in etcd is not served by this version; use "
+                                      "rocksdb:PATH");
+  if (!text.starts_with("rocksdb:/"))
+    return Status(Code::kInvalidArgument,
+                  "'" + text + "' is no metadata store; write it like rocksdb:/var/lib/cvol/meta");
+  config.metadata = text;
+  return Status::ok();
+}
+
+Status set_switch(Config& config, const std::string& text) {
+  if (text != "true" && text != "false")
+    return Status(Code::kInvalidArgument, "'" + text + "' is neither true nor false");
+  config.insecure = text == "true";
+  return Status::ok();
+}
+
+bool is_loopback(const std::string& address) {
+  return address.starts_with("unix:") || address.starts_with("tcp:127.") ||
+         address.starts_with("tcp:[::1]:") || address.starts_with("tcp:localhost:");
+}
+
+Status bad_key(std::string_view name, const Status& why) {
+  return Status(why.code(), std::string(name) + ": " + why.message());
+}
+
+Result<std::string> text_of(const toml::node& value) {
+  if (const auto* text = value.as_string()) return text->get();
+  if (const auto* number = value.as_integer()) return std::to_string(number->get());
+  if (const auto* flag = value.as_boolean()) return std::string(flag->get() ? "true" : "false");
+  return Status(Code::kInvalidArgument, "the value is no text, number, true or false");
+}
+
+Status apply_value(const ConfigKey& key, const toml::node& value, Config& config) {
+  auto text = text_of(value);
+  if (!text) return bad_key(key.name, text.status());
+  Status status = key.set(config, *text);
+  return status.is_ok() ? status : bad_key(key.name, status);
+}
+
+Status apply_node(const ConfigKey& key, const toml::node& node, Config& config) {
+  const auto* array = node.as_array();
+  if (array == nullptr) return apply_value(key, node, config);
+  if (!key.repeated)
+    return bad_key(key.name, Status(Code::kInvalidArgument, "takes one value, not a list"));
+  for (const toml::node& value : *array) CVOL_TRY(apply_value(key, value, config));
+  return Status::ok();
+}
+
+}  // namespace
+
+const std::vector<ConfigKey>& config_keys() {
+  static const std::vector<ConfigKey> keys = {
+      {"data-dir", "PATH", "Where everything is kept (/var/lib/cvol)", false,
+       [](Config& c, const std::string& t) { return set_path(c.data_dir, t); }},
+      {"run-dir", "PATH", "Where the sockets are (/run/cvol)", false,
+       [](Config& c, const std::string& t) { return set_path(c.run_dir, t); }},
+      {"node-name", "NAME", "Name of this node (the host's)", false,
+       [](Config& c, const std::string& t) {
+         c.node_name = t;
+         return validate_name(t, "node");
+       }},
+      {"cluster", "NAME", "Name of the cluster (default)", false,
+       [](Config& c, const std::string& t) {
+         c.cluster = t;
+         return validate_name(t, "cluster");
+       }},
+      {"listen", "ADDRESS", "Serve the API here too, like 127.0.0.1:9481", true,
+       [](Config& c, const std::string& t) { return add_address(c.listen, t); }},
+      {"nbd-listen", "ADDRESS", "Serve NBD here too, like 127.0.0.1:10809", true,
+       [](Config& c, const std::string& t) { return add_address(c.nbd_listen, t); }},
+      {"http", "ADDRESS", "Metrics and health (127.0.0.1:9480), or off", false, set_http},
+      {"metadata", "STORE", "Metadata store (rocksdb:DATA_DIR/meta)", false, set_metadata},
+      {"journal-size", "SIZE", "Journal of the first disk, when it is formatted", false,
+       [](Config& c, const std::string& t) {
+         return set_size(c.journal_size, t, 16 * kMiB, 64 * kGiB);
+       }},
+      {"disk-capacity", "SIZE", "Most that the first disk takes, when it is formatted", false,
+       [](Config& c, const std::string& t) {
+         return set_size(c.disk_capacity, t, 64 * kMiB, kMaxVolumeBytes);
+       }},
+      {"buffer-size", "SIZE", "Bound of data in memory, per shard (256MiB)", false,
+       [](Config& c, const std::string& t) {
+         return set_size(c.buffer_size, t, 16 * kMiB, 64 * kGiB);
+       }},
+      {"log-level", "LEVEL", "trace, debug, info, warning or error (info)", false,
+       [](Config& c, const std::string& t) {
+         return set_choice(c.log_level, t, {"trace", "debug", "info", "warning", "error"});
+       }},
+      {"attach-method", "METHOD", "auto, kernel, fuse or none (auto)", false,
+       [](Config& c, const std::string& t) {
+         return set_choice(c.attach_method, t, {"auto", "kernel", "fuse", "none"});
+       }},
+      {"docker-plugin-dir", "PATH", "Where dockerd looks for plugins (/run/docker/plugins), or off",
+       false,
+       [](Config& c, const std::string& t) {
+         if (t != "off") return set_path(c.docker_plugin_dir, t);
+         c.docker_plugin_dir = t;
+         return Status::ok();
+       }},
+      {"insecure", "", "Allow to listen beyond this host without certificates", false, set_switch},
+  };
+  return keys;
+}
+
+Status parse_config(std::string_view text, Config& config) {
+  toml::table table;
+  try {
+    table = toml::parse(text);
+  } catch (const toml::parse_error& error) {
+    std::ostringstream where;
+    where << "line " << error.source().begin.line << ": " << error.description();
+    return Status(Code::kInvalidArgument, where.str());
+  }
+  for (const auto& [name, node] : table) {
+    const auto& keys = config_keys();
+    const auto key = std::find_if(keys.begin(), keys.end(), [&](const ConfigKey& known) {
+      return name.str() == known.name;
+    });
+    if (key == keys.end())
+      return Status(Code::kInvalidArgument, "there is no key '" + std::string(name.str()) +
+                                                "'; 'volumed --help' lists those there are");
+    CVOL_TRY(apply_node(*key, node, config));
+  }
+  return Status::ok();
+}
+
+Status finish_config(Config& config) {
+  std::vector<std::string> addresses = config.listen;
+  addresses.insert(addresses.end(), config.nbd_listen.begin(), config.nbd_listen.end());
+  if (config.http != "off") addresses.push_back(config.http);
+  for (const std::string& address : addresses) {
+    if (!config.insecure && !is_loopback(address))
+      return Status(Code::kInvalidArgument,
+                    "refusing to listen on " + address +
+                        ": whoever reaches it could read and change every volume. Use a loopback "
+                        "address, or --insecure on a network that you trust");
+  }
+  if (config.node_name.empty()) {
+    char name[256] = {};
+    if (::gethostname(name, sizeof name - 1) != 0)
+      return status_from_errno(errno, "find the host's name");
+    config.node_name = name;
+    CVOL_TRY(validate_name(config.node_name, "node").with_context("set --node-name"));
+  }
+  if (config.metadata.empty()) config.metadata = "rocksdb:" + config.data_dir + "/meta";
+  return Status::ok();
+}
+
+}  // namespace cvol::daemon

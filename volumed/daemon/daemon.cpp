@@ -1,0 +1,153 @@
+#include "volumed/daemon/daemon.h"
+
+#include <unistd.h>
+
+#include "volumed/api/http_server.h"
+#include "volumed/api/metrics_text.h"
+#include "volumed/api/service.h"
+#include "volumed/base/log.h"
+#include "volumed/daemon/docker.h"
+#include "volumed/daemon/host.h"
+#include "volumed/meta/rocksdb_store.h"
+#include "volumed/volume/volume_manager.h"
+
+namespace cvol::daemon {
+namespace {
+
+api::HttpResponse ready(volume::VolumeManager& manager) {
+  std::string text;
+  bool any = false;
+  for (const auto& disk : manager.disks()) any = any || disk.problem.empty();
+  for (const std::string& problem : manager.problems()) text += problem + "\n";
+  if (!any) return {503, "text/plain; charset=utf-8", "no disk works\n" + text};
+  return {200, "text/plain; charset=utf-8", text.empty() ? "ready\n" : "ready, but:\n" + text};
+}
+
+api::HttpResponse serve_http(volume::VolumeManager& manager, const api::HttpRequest& request) {
+  if (request.method != "GET" && request.method != "HEAD")
+    return {405, "text/plain; charset=utf-8", "only GET is served here\n"};
+  const std::string path = request.target.substr(0, request.target.find('?'));
+  if (path == "/metrics") return {200, api::kMetricsContentType, api::metrics_text(manager)};
+  if (path == "/healthz") return {200, "text/plain; charset=utf-8", "ok\n"};
+  if (path == "/readyz") return ready(manager);
+  return {404, "text/plain; charset=utf-8", "served here: /metrics, /healthz, /readyz\n"};
+}
+
+std::string why_no_attach(const Config& config) {
+  if (config.attach_method == "none") return "attach-method is none";
+  if (::geteuid() != 0) return "volumed does not run as root; use its NBD socket instead";
+  return "";
+}
+
+class RealDaemon final : public Daemon {
+ public:
+  explicit RealDaemon(Config config) : config_(std::move(config)) {}
+  ~RealDaemon() override;
+
+  Status start();
+
+ private:
+  Status open_folders();
+  Status start_manager();
+  Status start_fronts();
+
+  Config config_;
+  std::unique_ptr<FolderLock> data_lock_;
+  std::unique_ptr<FolderLock> run_lock_;
+  std::unique_ptr<volume::VolumeManager> manager_;
+  std::unique_ptr<api::ApiServer> api_;
+  std::unique_ptr<api::HttpServer> http_;
+  std::unique_ptr<DockerFront> docker_;
+};
+
+RealDaemon::~RealDaemon() {
+  docker_.reset();
+  http_.reset();
+  if (manager_) manager_->events().close();  // ends followers
+  api_.reset();
+  manager_.reset();
+}
+
+Status RealDaemon::start() {
+  CVOL_TRY(open_folders());
+  CVOL_TRY(start_manager());
+  return start_fronts();
+}
+
+Status RealDaemon::open_folders() {
+  // Users of a mount pass through the data directory, and see nothing else in it.
+  CVOL_TRY(make_folder(config_.data_dir, 0711));
+  CVOL_TRY(make_folder(config_.run_dir, 0755));
+  auto data = FolderLock::take(config_.data_dir);
+  if (!data) return data.status();
+  data_lock_ = std::make_unique<FolderLock>(std::move(*data));
+  if (config_.run_dir != config_.data_dir) {
+    auto run = FolderLock::take(config_.run_dir);
+    if (!run) return run.status();
+    run_lock_ = std::make_unique<FolderLock>(std::move(*run));
+  }
+  CVOL_TRY(make_folder(config_.data_dir + "/mounts", 0711));
+  return make_folder(config_.data_dir + "/disks", 0700);
+}
+
+Status RealDaemon::start_manager() {
+  const std::string path = config_.metadata.substr(std::string("rocksdb:").size());
+  CVOL_TRY(make_folder(path, 0700));
+  auto store = meta::open_rocksdb_store(path);
+  if (!store) return store.status();
+  volume::ManagerOptions options;
+  options.data_dir = config_.data_dir;
+  options.run_dir = config_.run_dir;
+  options.node_name = config_.node_name;
+  options.cluster = config_.cluster;
+  options.metadata = config_.metadata;
+  options.nbd_addresses = config_.nbd_listen;
+  options.first_disk.capacity_bytes = config_.disk_capacity;
+  options.first_disk.journal_bytes = config_.journal_size;
+  options.engine.buffer_bytes = config_.buffer_size;
+  options.nbd.buffer_bytes = config_.buffer_size;
+  options.attach_method = config_.attach_method;
+  options.no_attach_because = why_no_attach(config_);
+  options.boot_id = read_boot_id();
+  auto manager = volume::VolumeManager::start(std::move(options), std::move(*store));
+  if (!manager) return manager.status();
+  manager_ = std::move(*manager);
+  return Status::ok();
+}
+
+Status RealDaemon::start_fronts() {
+  std::vector<std::string> addresses = {"unix:" + config_.run_dir + "/api.sock"};
+  addresses.insert(addresses.end(), config_.listen.begin(), config_.listen.end());
+  auto api = api::ApiServer::start(*manager_, addresses);
+  if (!api) return api.status();
+  api_ = std::move(*api);
+  if (config_.http != "off") {
+    auto http = api::HttpServer::start(config_.http, [this](const api::HttpRequest& request) {
+      return serve_http(*manager_, request);
+    });
+    if (!http)
+      return http.status().with_context("serve metrics (choose another address with --http, or "
+                                        "--http off)");
+    http_ = std::move(*http);
+  }
+  if (::geteuid() == 0 && config_.docker_plugin_dir != "off") {
+    auto docker = DockerFront::start(config_.docker_plugin_dir, addresses.front());
+    if (docker) {
+      docker_ = std::move(*docker);
+    } else {
+      // Everything else works without it.
+      log::error("daemon", "the Docker plugin is not served", {{"error", docker.message()}});
+    }
+  }
+  return Status::ok();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Daemon>> Daemon::start(Config config) {
+  auto daemon = std::make_unique<RealDaemon>(std::move(config));
+  CVOL_TRY(daemon->start());
+  return std::unique_ptr<Daemon>(std::move(daemon));
+}
+
+}  // namespace cvol::daemon

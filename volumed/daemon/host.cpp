@@ -1,0 +1,133 @@
+#include "volumed/daemon/host.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "volumed/base/log.h"
+
+namespace cvol::daemon {
+namespace {
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+int stop_event = -1;
+volatile sig_atomic_t stop_signal = 0;
+
+extern "C" void on_stop_signal(int number) {
+  const int saved = errno;
+  stop_signal = number;
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = ::write(stop_event, &one, sizeof one);
+  errno = saved;
+}
+
+}  // namespace
+
+FolderLock::FolderLock(FolderLock&& other) noexcept : file_(std::exchange(other.file_, -1)) {}
+
+FolderLock::~FolderLock() {
+  if (file_ >= 0) ::close(file_);
+}
+
+Result<FolderLock> FolderLock::take(const std::string& folder) {
+  const std::string path = folder + "/volumed.lock";
+  FolderLock lock;
+  lock.file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (lock.file_ < 0) return status_from_errno(errno, "open " + path);
+  if (::flock(lock.file_, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return status_from_errno(errno, "lock " + path);
+    char pid[16] = {};
+    const ssize_t got = ::pread(lock.file_, pid, sizeof pid - 1, 0);
+    std::string holder = got > 0 ? pid : "?";
+    while (!holder.empty() && holder.back() == '\n') holder.pop_back();
+    return Status(Code::kBusy, "another volumed (pid " + holder + ") uses " + folder +
+                                   "; stop it, or give this one a folder of its own (--data-dir, "
+                                   "--run-dir)");
+  }
+  const std::string pid = std::to_string(::getpid()) + "\n";
+  if (::ftruncate(lock.file_, 0) != 0 ||
+      ::pwrite(lock.file_, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
+    return status_from_errno(errno, "write " + path);
+  return lock;
+}
+
+Status make_folder(const std::string& path, unsigned mode) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) return status_from_errno(error.value(), "create " + path);
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && info.st_uid == ::geteuid()) ::chmod(path.c_str(), mode);
+  return Status::ok();
+}
+
+void harden_process() {
+  ::umask(0077);
+  ::signal(SIGPIPE, SIG_IGN);
+  if (::geteuid() != 0) return;
+  // Memory for our own writes must not wait for writes to our own devices.
+  if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
+    log::debug("daemon", "PR_SET_IO_FLUSHER is refused", {{"errno", errno}});
+  std::ofstream score("/proc/self/oom_score_adj");
+  score << "-900" << std::flush;
+  if (!score) log::debug("daemon", "oom_score_adj is refused");
+}
+
+void lock_memory() {
+  if (::geteuid() != 0) return;
+  // What is mapped now, as it is touched; not what comes: buffers have bounds of their own.
+  if (::mlockall(MCL_CURRENT | MCL_ONFAULT) != 0)
+    log::debug("daemon", "mlockall is refused", {{"errno", errno}});
+}
+
+Status catch_stop_signals() {
+  stop_event = ::eventfd(0, EFD_CLOEXEC);
+  if (stop_event < 0) return status_from_errno(errno, "eventfd");
+  // A handler, not a mask: programs that we start get their signals.
+  struct sigaction action {};
+  action.sa_handler = on_stop_signal;
+  action.sa_flags = SA_RESTART;
+  if (::sigaction(SIGTERM, &action, nullptr) != 0 || ::sigaction(SIGINT, &action, nullptr) != 0)
+    return status_from_errno(errno, "sigaction");
+  return Status::ok();
+}
+
+int wait_for_stop() {
+  uint64_t count = 0;
+  while (stop_signal == 0) {
+    if (::read(stop_event, &count, sizeof count) < 0 && errno != EINTR) break;
+  }
+  return stop_signal;
+}
+
+void end_process_after(int milliseconds) {
+  std::thread([milliseconds] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+    log::warning("daemon", "not everything ended in time; leaving. No data depends on it");
+    ::_exit(0);
+  }).detach();
+}
+
+void notify_systemd(const std::string& state) { ::sd_notify(0, state.c_str()); }
+
+std::string read_boot_id() {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(file, id);
+  return id;
+}
+
+}  // namespace cvol::daemon

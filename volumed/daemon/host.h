@@ -1,0 +1,43 @@
+// What volumed asks of the host: locks, signals, memory, systemd.
+#pragma once
+
+#include <string>
+
+#include "volumed/base/result.h"
+
+namespace cvol::daemon {
+
+// An exclusive lock on a folder, held while the object lives; the file in it holds our pid.
+class FolderLock {
+ public:
+  FolderLock() = default;
+  FolderLock(FolderLock&& other) noexcept;
+  FolderLock& operator=(FolderLock&&) = delete;
+  ~FolderLock();
+  // kBusy, naming the pid, if another volumed holds it.
+  static Result<FolderLock> take(const std::string& folder);
+
+ private:
+  int file_ = -1;
+};
+
+Status make_folder(const std::string& path, unsigned mode);
+
+// Makes the process fit to serve devices of its own host; what is refused is logged and left.
+// Before any thread is started.
+void harden_process();
+// Keeps what is in memory now in memory. After start.
+void lock_memory();
+
+// SIGTERM and SIGINT from now on wait in wait_for_stop(), and wake it.
+Status catch_stop_signals();
+// Returns the signal's number.
+int wait_for_stop();
+
+// Ends the process with code 0 after `milliseconds`, whatever hangs.
+void end_process_after(int milliseconds);
+
+void notify_systemd(const std::string& state);
+std::string read_boot_id();
+
+}  // namespace cvol::daemon

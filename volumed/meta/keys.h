@@ -1,0 +1,28 @@
+// Keys of the metadata store: /cvol/v1/CLUSTER/...
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace cvol::meta {
+
+class Keys {
+ public:
+  explicit Keys(std::string_view cluster) : root_("/cvol/v1/" + std::string(cluster) + "/") {}
+
+  const std::string& root() const { return root_; }
+  std::string cluster() const { return root_ + "cluster"; }
+  std::string nodes() const { return root_ + "nodes/"; }
+  std::string node(std::string_view id) const { return nodes() + std::string(id); }
+  std::string alive(std::string_view id) const { return root_ + "alive/" + std::string(id); }
+  std::string disks() const { return root_ + "disks/"; }
+  std::string disk(std::string_view id) const { return disks() + std::string(id); }
+  std::string volumes() const { return root_ + "volumes/"; }
+  std::string volume(std::string_view id) const { return volumes() + std::string(id); }
+  std::string name(std::string_view name) const { return root_ + "names/" + std::string(name); }
+
+ private:
+  std::string root_;
+};
+
+}  // namespace cvol::meta

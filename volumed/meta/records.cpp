@@ -1,0 +1,62 @@
+#include "volumed/meta/records.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include "volumed/base/units.h"
+
+namespace cvol::meta {
+namespace {
+
+constexpr std::size_t kMostBytes = kMiB;
+
+const google::protobuf::FieldDescriptor* version_field(const google::protobuf::Message& record) {
+  const auto* field = record.GetDescriptor()->FindFieldByName("format_version");
+  CVOL_ASSERT(field != nullptr);
+  return field;
+}
+
+uint32_t version_of(const google::protobuf::Message& record) {
+  return record.GetReflection()->GetUInt32(record, version_field(record));
+}
+
+Status damaged(std::string_view key, std::string_view why) {
+  return Status(Code::kDamaged, "record " + std::string(key) + ": " + std::string(why));
+}
+
+}  // namespace
+
+std::string encode_record(google::protobuf::Message& record) {
+  record.GetReflection()->SetUInt32(&record, version_field(record), kRecordVersion);
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  std::string text;
+  const auto status = google::protobuf::util::MessageToJsonString(record, &text, options);
+  CVOL_ASSERT(status.ok());
+  return text;
+}
+
+Status parse_record(std::string_view key, std::string_view text,
+                    google::protobuf::Message& record) {
+  if (text.size() > kMostBytes) return damaged(key, "larger than 1MiB");
+  const google::protobuf::StringPiece piece(text.data(), text.size());
+  google::protobuf::util::JsonParseOptions options;
+  // A newer record may have fields that are unknown here: look at its version first.
+  options.ignore_unknown_fields = true;
+  auto status = google::protobuf::util::JsonStringToMessage(piece, &record, options);
+  const uint32_t version = version_of(record);
+  if (version > kRecordVersion)
+    return Status(Code::kUnsupported, "record " + std::string(key) + " has format version " +
+                                          std::to_string(version) +
+                                          ", this volumed knows up to " +
+                                          std::to_string(kRecordVersion) +
+                                          "; start a newer volumed");
+  if (!status.ok()) return damaged(key, status.ToString());
+  if (version == 0) return damaged(key, "it has no format version");
+  record.Clear();
+  options.ignore_unknown_fields = false;
+  status = google::protobuf::util::JsonStringToMessage(piece, &record, options);
+  if (!status.ok()) return damaged(key, status.ToString());
+  return Status::ok();
+}
+
+}  // namespace cvol::meta

@@ -1,0 +1,160 @@
+#include "volumed/mount/mount.h"
+
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "volumed/base/log.h"
+#include "volumed/mount/mountinfo.h"
+#include "volumed/mount/program.h"
+
+namespace cvol::mount {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMostUsersNamed = 3;
+
+// The path as the mount table has it; unchanged if it does not exist.
+std::string real_path(const std::string& path) {
+  std::error_code error;
+  fs::path real = fs::canonical(path, error);
+  if (!error) return real;
+  return path;  // a dead file system cannot be looked at; its path was resolved when it was mounted
+}
+
+bool find_mount(const std::string& target, MountEntry& into) {
+  std::string path = real_path(target);
+  bool found = false;
+  for (MountEntry& entry : read_mountinfo()) {
+    if (entry.target != path) continue;
+    into = std::move(entry);  // the last one is on top
+    found = true;
+  }
+  return found;
+}
+
+std::string device_number(const std::string& device) {
+  struct stat attributes;
+  if (stat(device.c_str(), &attributes) != 0 || !S_ISBLK(attributes.st_mode)) return "";
+  return std::to_string(major(attributes.st_rdev)) + ":" +
+         std::to_string(minor(attributes.st_rdev));
+}
+
+Status prepare_target(const std::string& target) {
+  std::error_code error;
+  fs::create_directories(target, error);
+  if (error) return Status(Code::kIo, "create " + target + ": " + error.message());
+  bool empty = fs::is_empty(target, error);
+  if (error) return Status(Code::kIo, "look into " + target + ": " + error.message());
+  if (empty) return Status::ok();
+  return Status(Code::kFailedPrecondition,
+                target + " is not empty; mount the volume at an empty directory");
+}
+
+// Images expect the root of a fresh volume to be empty (initdb insists). e2fsck makes the directory
+// again when it has something to put there; rmdir then leaves it alone.
+void remove_lost_and_found(const std::string& target) {
+  std::string path = target + "/lost+found";
+  if (rmdir(path.c_str()) != 0 && errno != ENOENT && errno != ENOTEMPTY) {
+    log::debug("mount", "lost+found stays", {{"path", path}, {"reason", std::strerror(errno)}});
+  }
+}
+
+bool is_below(const std::string& path, const std::string& target) {
+  return path == target || path.rfind(target + "/", 0) == 0;
+}
+
+bool process_uses(const fs::path& process, const std::string& target) {
+  std::error_code error;
+  for (const char* link : {"cwd", "root", "exe"}) {
+    fs::path to = fs::read_symlink(process / link, error);
+    if (!error && is_below(to, target)) return true;
+  }
+  for (const auto& entry : fs::directory_iterator(process / "fd", error)) {
+    std::error_code ignored;
+    if (is_below(fs::read_symlink(entry.path(), ignored), target)) return true;
+  }
+  return false;
+}
+
+// "postgres (1234), bash (99)"; empty when nobody is found (another mount namespace).
+std::string users_of(const std::string& target) {
+  std::string text;
+  std::size_t named = 0;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator("/proc", error)) {
+    std::string pid = entry.path().filename();
+    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (!process_uses(entry.path(), target)) continue;
+    std::ifstream file(entry.path() / "comm");
+    std::string name;
+    std::getline(file, name);
+    text += (named == 0 ? "" : ", ") + name + " (" + pid + ")";
+    if (++named == kMostUsersNamed) break;
+  }
+  return text;
+}
+
+Status mount_failed(int error, const std::string& device, const std::string& target,
+                    const std::string& type) {
+  Status status = status_from_errno(error, "mount " + device + " at " + target);
+  std::string advice;
+  if (error == EUCLEAN || error == EINVAL || error == EIO) {
+    std::string check = type == "xfs" ? "xfs_repair -n " : "e2fsck -fn ";
+    advice = "; see the kernel log, check with " + check + device;
+  }
+  if (error == ENODEV) advice = "; this kernel has no " + type + ", load the module";
+  return Status(status.code(), status.message() + advice);
+}
+
+}  // namespace
+
+Status mount_device(const std::string& device, const std::string& target, const std::string& type,
+                    bool read_only) {
+  CVOL_TRY(validate_file_system(type));
+  if (MountEntry entry; find_mount(target, entry)) {
+    if (entry.device_number == device_number(device)) return Status::ok();
+    return Status(Code::kFailedPrecondition,
+                  target + " already has " + entry.source + " mounted on it");
+  }
+  CVOL_TRY(prepare_target(target));
+  unsigned long flags = MS_NOATIME;
+  if (read_only) flags |= MS_RDONLY;
+  const char* data = type == "ext4" ? "errors=remount-ro" : nullptr;
+  if (::mount(device.c_str(), target.c_str(), type.c_str(), flags, data) != 0) {
+    return mount_failed(errno, device, target, type);
+  }
+  if (type == "ext4" && !read_only) remove_lost_and_found(target);
+  return Status::ok();
+}
+
+Status unmount(const std::string& target) {
+  std::string path = real_path(target);
+  if (umount2(path.c_str(), 0) == 0 || errno == EINVAL || errno == ENOENT) return Status::ok();
+  if (errno != EBUSY) return status_from_errno(errno, "unmount " + target);
+  std::string users = users_of(path);
+  return Status(Code::kBusy, target + " is in use" + (users.empty() ? "" : " by " + users));
+}
+
+bool is_mounted(const std::string& target, std::string* device) {
+  MountEntry entry;
+  if (!find_mount(target, entry)) return false;
+  if (device != nullptr) *device = entry.source;
+  return true;
+}
+
+Status grow_file_system(const std::string& device, const std::string& target,
+                        const std::string& type) {
+  CVOL_TRY(validate_file_system(type));
+  if (type == "xfs") return run_program({"xfs_growfs", real_path(target)}, "xfsprogs");
+  return run_program({"resize2fs", device}, "e2fsprogs");
+}
+
+}  // namespace cvol::mount

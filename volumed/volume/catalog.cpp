@@ -1,0 +1,140 @@
+#include "volumed/volume/catalog.h"
+
+#include <google/protobuf/util/time_util.h>
+
+#include "volumed/base/log.h"
+#include "volumed/base/uuid.h"
+
+namespace cvol::volume {
+namespace {
+
+using google::protobuf::util::TimeUtil;
+
+std::string make_id() {
+  Random random = Random::from_system();
+  return Uuid::make(random).to_string();
+}
+
+}  // namespace
+
+Status Catalog::put_new(const std::string& key, google::protobuf::Message& record) {
+  auto done = store_.commit({{{key, 0}}, {{key, meta::encode_record(record), 0}}});
+  if (!done) return done.status();
+  if (!done->applied) return Status(Code::kAlreadyExists, "record " + key + " exists");
+  return Status::ok();
+}
+
+Result<v1::NodeRecord> Catalog::find_node(const std::string& id, const std::string& name) {
+  auto entries = store_.list(keys_.nodes());
+  if (!entries) return entries.status();
+  for (const meta::Entry& entry : *entries) {
+    auto node = meta::parse_record<v1::NodeRecord>(entry.key, entry.value);
+    if (!node) return node.status();
+    if (id.empty() ? node->name() == name : node->id() == id) return node;
+    if (node->name() == name)
+      return Status(Code::kAlreadyExists, "node name '" + name + "' belongs to another node, " +
+                                              node->id() + "; choose another --node-name");
+  }
+  return v1::NodeRecord();
+}
+
+Result<v1::NodeRecord> Catalog::register_node(const std::string& id, const std::string& name,
+                                              const std::string& boot_id) {
+  auto cluster = store_.get(keys_.cluster());
+  if (!cluster) return cluster.status();
+  if (*cluster) {
+    CVOL_TRY(meta::parse_record<v1::ClusterRecord>((*cluster)->key, (*cluster)->value).status());
+  } else {
+    v1::ClusterRecord record;
+    record.set_id(make_id());
+    record.set_name(cluster_);
+    *record.mutable_created() = TimeUtil::GetCurrentTime();
+    CVOL_TRY(put_new(keys_.cluster(), record));
+  }
+  auto node = find_node(id, name);
+  if (!node) return node.status();
+  if (node->id().empty()) {
+    node->set_id(id.empty() ? make_id() : id);
+    *node->mutable_created() = TimeUtil::GetCurrentTime();
+  }
+  node->set_name(name);
+  node->set_boot_id(boot_id);
+  auto done = store_.commit({{}, {{keys_.node(node->id()), meta::encode_record(*node), 0}}});
+  if (!done) return done.status();
+  return node;
+}
+
+Result<std::vector<VolumeEntry>> Catalog::load_volumes(std::vector<std::string>& problems) {
+  auto entries = store_.list(keys_.volumes());
+  if (!entries) return entries.status();
+  std::vector<VolumeEntry> volumes;
+  for (const meta::Entry& entry : *entries) {
+    auto record = meta::parse_record<v1::VolumeRecord>(entry.key, entry.value);
+    if (record.code() == Code::kUnsupported) return record.status();
+    if (!record) {
+      problems.push_back(record.message());
+      continue;
+    }
+    volumes.push_back({std::move(*record), entry.revision});
+  }
+  return volumes;
+}
+
+Status Catalog::insert_volume(VolumeEntry& entry) {
+  const std::string key = keys_.volume(entry.record.id());
+  const std::string name_key = keys_.name(entry.record.name());
+  v1::NameRecord name;
+  name.set_volume_id(entry.record.id());
+  auto done = store_.commit({{{key, 0}, {name_key, 0}},
+                             {{key, meta::encode_record(entry.record), 0},
+                              {name_key, meta::encode_record(name), 0}}});
+  if (!done) return done.status();
+  if (!done->applied)
+    return Status(Code::kAlreadyExists,
+                  "the name '" + entry.record.name() + "' is taken; choose another");
+  entry.revision = done->revision;
+  return Status::ok();
+}
+
+Status Catalog::update_volume(VolumeEntry& entry, v1::VolumeRecord next) {
+  const std::string key = keys_.volume(entry.record.id());
+  auto done =
+      store_.commit({{{key, entry.revision}}, {{key, meta::encode_record(next), 0}}});
+  if (!done) return done.status();
+  if (!done->applied)
+    return Status(Code::kBusy,
+                  "the record of volume '" + entry.record.name() + "' changed meanwhile; try again");
+  entry.record = std::move(next);
+  entry.revision = done->revision;
+  return Status::ok();
+}
+
+Status Catalog::erase_volume(const VolumeEntry& entry) {
+  const std::string key = keys_.volume(entry.record.id());
+  auto done = store_.commit(
+      {{{key, entry.revision}}, {{key, {}, 0}, {keys_.name(entry.record.name()), {}, 0}}});
+  if (!done) return done.status();
+  if (!done->applied)
+    return Status(Code::kBusy,
+                  "the record of volume '" + entry.record.name() + "' changed meanwhile; try again");
+  return Status::ok();
+}
+
+Result<std::vector<v1::DiskRecord>> Catalog::load_disks() {
+  auto entries = store_.list(keys_.disks());
+  if (!entries) return entries.status();
+  std::vector<v1::DiskRecord> disks;
+  for (const meta::Entry& entry : *entries) {
+    auto record = meta::parse_record<v1::DiskRecord>(entry.key, entry.value);
+    if (!record) return record.status();
+    disks.push_back(std::move(*record));
+  }
+  return disks;
+}
+
+Status Catalog::put_disk(v1::DiskRecord record) {
+  if (!record.has_created()) *record.mutable_created() = TimeUtil::GetCurrentTime();
+  return store_.commit({{}, {{keys_.disk(record.id()), meta::encode_record(record), 0}}}).status();
+}
+
+}  // namespace cvol::volume

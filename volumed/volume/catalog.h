@@ -1,0 +1,53 @@
+// Catalog: the records of volumes, disks and this node in the metadata store.
+//
+// Threading: any thread; calls block. Nothing is cached here.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "volumed/meta/keys.h"
+#include "volumed/meta/metadata_store.h"
+#include "volumed/meta/records.h"
+
+namespace cvol::volume {
+
+// A record as it was last read or written.
+struct VolumeEntry {
+  v1::VolumeRecord record;
+  meta::Revision revision = 0;
+};
+
+class Catalog {
+ public:
+  Catalog(meta::MetadataStore& store, std::string cluster)
+      : store_(store), cluster_(std::move(cluster)), keys_(cluster_) {}
+
+  // Finds or makes the records of the cluster and of the node `id`, or, if that is empty, of the
+  // node with this name; brings its boot id up to date.
+  Result<v1::NodeRecord> register_node(const std::string& id, const std::string& name,
+                                       const std::string& boot_id);
+  const std::string& cluster() const { return cluster_; }
+
+  // Damaged records are left out and described in `problems`; a newer format is an error.
+  Result<std::vector<VolumeEntry>> load_volumes(std::vector<std::string>& problems);
+  // kAlreadyExists if the name is taken.
+  Status insert_volume(VolumeEntry& entry);
+  // Writes `next` in place of entry's record. kBusy if somebody else changed it since.
+  Status update_volume(VolumeEntry& entry, v1::VolumeRecord next);
+  // With its name.
+  Status erase_volume(const VolumeEntry& entry);
+
+  Result<std::vector<v1::DiskRecord>> load_disks();
+  Status put_disk(v1::DiskRecord record);
+
+ private:
+  Status put_new(const std::string& key, google::protobuf::Message& record);
+  Result<v1::NodeRecord> find_node(const std::string& id, const std::string& name);
+
+  meta::MetadataStore& store_;
+  std::string cluster_;
+  meta::Keys keys_;
+};
+
+}  // namespace cvol::volume

@@ -1,0 +1,88 @@
+// DiskSet: the shards of this node and the disks that they own.
+//
+// Each disk belongs to one shard; there are as many shards as disks, up to the count of cores.
+// Threading: the control plane's threads; never a shard's own. Calls block. Disks are added, and
+// closed all together, but never taken out: a Disk* stays valid until close_all().
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "volumed/io/shard.h"
+#include "volumed/store/disk_engine.h"
+#include "volumed/volume/bounce_pool.h"
+
+namespace cvol::volume {
+
+// Where disks come from: the store, or a fake one in tests.
+struct DiskMaker {
+  std::function<Task<Result<Uuid>>(io::Reactor&, std::string, store::FormatOptions)> format;
+  std::function<Task<Result<std::unique_ptr<store::DiskEngine>>>(io::Reactor&, std::string,
+                                                                 store::EngineOptions)>
+      open;
+  std::function<bool(io::Reactor&, const std::string&)> is_disk;
+
+  static DiskMaker real();
+};
+
+struct Disk {
+  std::string id;    // UUID
+  std::string path;
+  io::Shard* shard = nullptr;
+  BouncePool* bounce = nullptr;
+  std::unique_ptr<store::DiskEngine> engine;  // null: not open, see problem
+  std::string problem;
+
+  // Runs `call(engine)`, which returns a Task<T>, on the disk's shard. The engine must be open.
+  template <typename T, typename Call>
+  T run(Call call) {
+    CVOL_ASSERT(engine != nullptr);
+    return shard->run<T>([this, &call] { return call(*engine); });
+  }
+  // The same for a plain function.
+  template <typename Call>
+  auto invoke(Call call) {
+    CVOL_ASSERT(engine != nullptr);
+    return shard->invoke([this, &call] { return call(*engine); });
+  }
+};
+
+class DiskSet {
+ public:
+  DiskSet(DiskMaker maker, store::EngineOptions options);
+  ~DiskSet();
+
+  // Starts the first shard, which also serves NBD.
+  Status start();
+  io::Shard& first_shard() { return *homes_.front().shard; }
+
+  // Opens a disk that is known by this id; what goes wrong is kept as its problem.
+  Disk& open_known(const std::string& id, const std::string& path);
+  // Opens the disk at `path`, formatting it first if it is empty. Idempotent.
+  Result<Disk*> add(const std::string& path, store::FormatOptions format);
+
+  Disk* find(const std::string& id);
+  std::vector<Disk*> all();
+  // Closes all engines and stops the shards. No operation may be under way.
+  void close_all();
+
+ private:
+  struct Home {
+    std::unique_ptr<io::Shard> shard;
+    std::unique_ptr<BouncePool> bounce;
+  };
+  Result<Home*> home_for_next();
+  Result<std::unique_ptr<store::DiskEngine>> open_on(Home& home, const std::string& path);
+
+  DiskMaker maker_;
+  store::EngineOptions options_;
+  std::mutex adding_;  // one at a time
+  std::mutex mutex_;   // guards disks_
+  std::vector<std::unique_ptr<Disk>> disks_;
+  std::vector<Home> homes_;  // guarded by adding_; reserved, so that elements do not move
+};
+
+}  // namespace cvol::volume

@@ -1,0 +1,42 @@
+// Hosted: one volume as the manager holds it in memory. Private to the manager's files.
+#pragma once
+
+#include "volumed/volume/volume_manager.h"
+
+namespace cvol::volume {
+
+struct VolumeManager::Hosted {
+  // Order of locking: operation, opening, record_lock, the manager's mutex_.
+  std::mutex operation;    // one create, resize, mount, ... at a time
+  std::mutex opening;      // making and counting the export; guards open_export, removing
+  std::mutex record_lock;  // one change of the record at a time
+
+  std::string name;                             // set once, as id
+  std::string id;
+  VolumeEntry entry;                            // changed under record_lock and mutex_
+  std::string problem;                          // mutex_
+  bool mounted = false;                         // mutex_
+  Disk* disk = nullptr;                         // of our replica; set once
+  store::ReplicaNumber replica = 0;             // set once
+  bool removing = false;
+  std::weak_ptr<nbd::Export> open_export;
+  std::shared_ptr<VolumeMetrics> metrics;       // mutex_
+};
+
+template <typename Change>
+Status VolumeManager::update(Hosted& hosted, Change change) {
+  std::lock_guard changing(hosted.record_lock);
+  VolumeEntry entry;
+  {
+    std::lock_guard lock(mutex_);
+    entry = hosted.entry;
+  }
+  v1::VolumeRecord next = entry.record;
+  change(next);
+  CVOL_TRY(catalog_.update_volume(entry, std::move(next)));
+  std::lock_guard lock(mutex_);
+  hosted.entry = std::move(entry);
+  return Status::ok();
+}
+
+}  // namespace cvol::volume

@@ -1,0 +1,214 @@
+// Devices and exports: who opens a volume, and who holds its attachment.
+#include <chrono>
+#include <thread>
+
+#include "volumed/base/log.h"
+#include "volumed/volume/hosted.h"
+
+namespace cvol::volume {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kCloseTime = 3s;  // for requests under way when a volume is removed by force
+
+Task<bool> disconnect_all(nbd::Server* server, std::string name) {
+  co_await server->disconnect(std::move(name));
+  co_return true;
+}
+
+std::string new_session() {
+  Random random = Random::from_system();
+  return Uuid::make(random).to_string();
+}
+
+}  // namespace
+
+void VolumeManager::open(std::string name,
+                         std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) {
+  auto shared = std::make_shared<decltype(done)>(std::move(done));
+  const bool taken =
+      opener_->post([this, name, shared] { (*shared)(open_now(name)); });
+  if (!taken) (*shared)(Status(Code::kUnavailable, "volumed is stopping"));
+}
+
+void VolumeManager::list(std::function<void(std::vector<std::string>)> done) {
+  std::vector<std::string> names;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, hosted] : volumes_) {
+      if (hosted->entry.record.state() == "ready") names.push_back(name);
+    }
+  }
+  done(std::move(names));
+}
+
+Result<std::shared_ptr<nbd::Export>> VolumeManager::open_now(const std::string& name) {
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  Hosted& volume = **hosted;
+  if (record_of(volume).state() != "ready")
+    return Status(Code::kNotFound, "there is no volume '" + name + "'");
+  {
+    std::lock_guard lock(mutex_);
+    if (!volume.problem.empty())
+      return Status(Code::kDamaged, "volume '" + name + "' is damaged: " + volume.problem);
+  }
+  std::lock_guard opening(volume.opening);
+  if (volume.removing)
+    return Status(Code::kNotFound, "volume '" + name + "' is being removed");
+  if (auto shown = volume.open_export.lock()) return shown;
+  CVOL_TRY(ensure_session(volume));
+  return make_export(volume);
+}
+
+// The caller holds hosted.opening.
+Result<std::shared_ptr<nbd::Export>> VolumeManager::make_export(Hosted& hosted) {
+  const v1::VolumeRecord record = record_of(hosted);
+  Disk& disk = *hosted.disk;
+  const auto info = disk.invoke(
+      [&](store::DiskEngine& engine) { return engine.replica(hosted.replica); });
+  if (!info) return info.status();
+  std::shared_ptr<VolumeMetrics> metrics;
+  {
+    std::lock_guard lock(mutex_);
+    if (!hosted.metrics) hosted.metrics = std::make_shared<VolumeMetrics>();
+    metrics = hosted.metrics;
+  }
+  LocalPrimary::Parts parts;
+  parts.reactor = &disk.shard->reactor();
+  parts.engine = disk.engine.get();
+  parts.bounce = disk.bounce;
+  parts.metrics = std::move(metrics);
+  parts.replica = hosted.replica;
+  parts.epoch = record.epoch();
+  parts.last_seq = info->last_seq;
+  parts.size = record.size_bytes();
+  auto made = std::make_unique<nbd::Export>();
+  made->name = hosted.name;
+  made->device = std::make_shared<LocalPrimary>(std::move(parts));
+  made->reactor = &disk.shard->reactor();
+  // The last connection to go gives the attachment back, if no device holds it.
+  auto closed = [this, opener = std::weak_ptr<Worker>(opener_), name = hosted.name](
+                    nbd::Export* gone) {
+    delete gone;
+    if (auto worker = opener.lock()) {
+      worker->post([this, name] {
+        if (HostedPtr volume = find(name)) drop_session_if_unused(*volume);
+      });
+    }
+  };
+  std::shared_ptr<nbd::Export> shown(made.release(), std::move(closed));
+  hosted.open_export = shown;
+  return shown;
+}
+
+Status VolumeManager::ensure_session(Hosted& hosted) {
+  if (!record_of(hosted).session().id().empty()) return Status::ok();
+  return update(hosted, [&](v1::VolumeRecord& next) {
+    v1::SessionRecord& session = *next.mutable_session();
+    session.set_id(new_session());
+    session.set_node_id(node_.id);
+    session.set_generation(session.generation() + 1);
+    next.set_epoch(next.epoch() + 1);
+  });
+}
+
+void VolumeManager::drop_session_if_unused(Hosted& hosted) {
+  if (stopped_) return;  // the next process finds out what is left
+  for (const attach::Device& device : devices()) {
+    if (device.volume == hosted.name) return;
+  }
+  std::lock_guard opening(hosted.opening);
+  const v1::VolumeRecord record = record_of(hosted);
+  if (record.session().id().empty() || !hosted.open_export.expired()) return;
+  if (record.mount().caller_ids_size() > 0) return;
+  const Status dropped = update(hosted, [](v1::VolumeRecord& next) {
+    next.mutable_session()->clear_id();
+    next.mutable_session()->clear_node_id();
+    next.set_epoch(next.epoch() + 1);
+  });
+  if (!dropped.is_ok())
+    log::warning("volume", "cannot note that a volume is no longer attached",
+                 {{"volume", hosted.name}, {"error", dropped.message()}});
+}
+
+// Ends connections and waits until nothing holds the export. The caller holds hosted.operation and
+// has set hosted.removing.
+bool VolumeManager::close_exports(Hosted& hosted) {
+  const auto until = std::chrono::steady_clock::now() + kCloseTime;
+  if (!hosted.open_export.expired() && server_) {
+    disk_set_.first_shard().run<bool>(
+        [&] { return disconnect_all(server_.get(), hosted.name); });
+  }
+  while (!hosted.open_export.expired()) {
+    if (std::chrono::steady_clock::now() > until) return false;
+    std::this_thread::sleep_for(5ms);
+  }
+  return true;
+}
+
+std::vector<attach::Device> VolumeManager::devices() {
+  return attacher_ ? attacher_->list() : std::vector<attach::Device>();
+}
+
+// The caller holds hosted.operation.
+Result<attach::Device> VolumeManager::attach_device(Hosted& hosted) {
+  if (!attacher_)
+    return Status(Code::kUnsupported,
+                  "volumes cannot be attached or mounted here: " + options_.no_attach_because);
+  {
+    std::lock_guard lock(mutex_);
+    if (!hosted.problem.empty())
+      return Status(Code::kDamaged,
+                    "volume '" + hosted.name + "' is damaged: " + hosted.problem);
+  }
+  const bool was_attached = !view_of(hosted, devices()).device.empty();
+  {
+    std::lock_guard opening(hosted.opening);
+    CVOL_TRY(ensure_session(hosted));
+  }
+  auto device = attacher_->attach(hosted.name, record_of(hosted).size_bytes());
+  if (!device) {
+    drop_session_if_unused(hosted);
+    return device.status().with_context("attach volume '" + hosted.name + "'");
+  }
+  if (!was_attached)
+    events_.add("volume_attached", hosted.name, "attached volume as " + device->path);
+  return device;
+}
+
+// The caller holds hosted.operation.
+Status VolumeManager::detach_device(Hosted& hosted) {
+  if (view_of(hosted, devices()).device.empty()) return Status::ok();
+  CVOL_TRY(attacher_->detach(hosted.name).with_context("detach volume '" + hosted.name + "'"));
+  drop_session_if_unused(hosted);
+  events_.add("volume_detached", hosted.name, "detached volume");
+  return Status::ok();
+}
+
+Result<VolumeView> VolumeManager::attach(const std::string& name) {
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  std::lock_guard operation((*hosted)->operation);
+  if (find(name) != *hosted)
+    return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
+  if (auto device = attach_device(**hosted); !device) return device.status();
+  return view_after(**hosted);
+}
+
+Result<VolumeView> VolumeManager::detach(const std::string& name) {
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  Hosted& volume = **hosted;
+  std::lock_guard operation(volume.operation);
+  if (find(name) != *hosted)
+    return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
+  if (volume.mounted)
+    return Status(Code::kFailedPrecondition,
+                  "volume '" + name + "' is mounted; unmount it first ('cvol volume unmount " +
+                      name + "')");
+  CVOL_TRY(detach_device(volume));
+  return view_after(volume);
+}
+
+}  // namespace cvol::volume

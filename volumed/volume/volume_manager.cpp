@@ -1,0 +1,474 @@
+#include "volumed/volume/volume_manager.h"
+
+#include <google/protobuf/util/time_util.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "volumed/base/log.h"
+#include "volumed/base/units.h"
+#include "volumed/mount/mount.h"
+#include "volumed/volume/hosted.h"
+
+namespace cvol::volume {
+namespace {
+
+using google::protobuf::util::TimeUtil;
+
+constexpr std::size_t kMostLabels = 64;
+constexpr std::size_t kMostLabelBytes = 1024;
+
+Status not_found(const std::string& name) {
+  return Status(Code::kNotFound,
+                "there is no volume '" + name + "'; 'cvol volume ls' shows those there are");
+}
+
+Status validate(const CreateRequest& request) {
+  CVOL_TRY(validate_name(request.name, "volume"));
+  CVOL_TRY(validate_volume_size(request.size_bytes));
+  if (request.replicas != 1)
+    return Status(Code::kInvalidArgument,
+                  std::to_string(request.replicas) +
+                      " replicas are not possible on a single node; create it with 1");
+  CVOL_TRY(mount::validate_file_system(request.fs));
+  if (request.labels.size() > kMostLabels)
+    return Status(Code::kInvalidArgument, "a volume has at most 64 labels");
+  for (const auto& [key, value] : request.labels) {
+    if (key.empty() || key.size() > kMostLabelBytes || value.size() > kMostLabelBytes)
+      return Status(Code::kInvalidArgument,
+                    "label keys have 1 to 1024 bytes, their values up to 1024");
+  }
+  return Status::ok();
+}
+
+std::string new_id() {
+  Random random = Random::from_system();
+  return Uuid::make(random).to_string();
+}
+
+v1::VolumeRecord new_record(const CreateRequest& request, const std::string& node_id,
+                            const std::string& disk_id) {
+  v1::VolumeRecord record;
+  record.set_id(new_id());
+  record.set_name(request.name);
+  *record.mutable_created() = TimeUtil::GetCurrentTime();
+  record.set_size_bytes(request.size_bytes);
+  record.set_replicas(request.replicas);
+  record.set_durability("durable");
+  record.set_min_in_sync(1);
+  record.set_fs(request.fs);
+  for (const auto& [key, value] : request.labels) (*record.mutable_labels())[key] = value;
+  v1::MemberRecord& member = *record.add_members();
+  member.set_replica_id(new_id());
+  member.set_node_id(node_id);
+  member.set_disk_id(disk_id);
+  member.set_wanted("present");
+  record.set_epoch(1);
+  record.set_primary(member.replica_id());
+  record.add_in_sync()->set_replica_id(member.replica_id());
+  record.set_state("creating");
+  return record;
+}
+
+bool same_labels(const v1::VolumeRecord& record, const CreateRequest& request) {
+  if (record.labels().size() != request.labels.size()) return false;
+  for (const auto& [key, value] : request.labels) {
+    const auto found = record.labels().find(key);
+    if (found == record.labels().end() || found->second != value) return false;
+  }
+  return true;
+}
+
+Task<Status> create_on(store::DiskEngine& engine, Uuid volume, Uuid replica, uint64_t size,
+                       store::ReplicaNumber* number) {
+  auto info = co_await engine.create_replica(volume, replica, size);
+  if (!info) co_return info.status();
+  *number = info->number;
+  co_return Status::ok();
+}
+
+}  // namespace
+
+VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::MetadataStore> store)
+    : options_(std::move(options)),
+      store_(std::move(store)),
+      catalog_(*store_, options_.cluster),
+      disk_set_(options_.disks, options_.engine),
+      file_systems_(options_.file_systems ? std::move(options_.file_systems)
+                                          : FileSystems::real()),
+      opener_(std::make_shared<Worker>()) {
+  node_.started = std::chrono::system_clock::now();
+}
+
+VolumeManager::~VolumeManager() { stop(); }
+
+Result<std::unique_ptr<VolumeManager>> VolumeManager::start(
+    ManagerOptions options, std::unique_ptr<meta::MetadataStore> store) {
+  std::unique_ptr<VolumeManager> manager(
+      new VolumeManager(std::move(options), std::move(store)));
+  CVOL_TRY(manager->open_node());
+  CVOL_TRY(manager->disk_set_.start());
+  CVOL_TRY(manager->open_disks());
+  CVOL_TRY(manager->load_volumes());
+  CVOL_TRY(manager->serve_nbd());
+  CVOL_TRY(manager->open_attacher());
+  manager->settle_attachments();
+  return manager;
+}
+
+VolumeManager::HostedPtr VolumeManager::find(const std::string& name) {
+  std::lock_guard lock(mutex_);
+  const auto found = volumes_.find(name);
+  return found == volumes_.end() ? nullptr : found->second;
+}
+
+Result<VolumeManager::HostedPtr> VolumeManager::require(const std::string& name) {
+  CVOL_TRY(validate_name(name, "volume"));
+  HostedPtr hosted = find(name);
+  if (!hosted) return not_found(name);
+  return hosted;
+}
+
+v1::VolumeRecord VolumeManager::record_of(Hosted& hosted) {
+  std::lock_guard lock(mutex_);
+  return hosted.entry.record;
+}
+
+void VolumeManager::forget(const std::string& name) {
+  std::lock_guard lock(mutex_);
+  volumes_.erase(name);
+}
+
+Result<Disk*> VolumeManager::choose_disk() {
+  Disk* best = nullptr;
+  uint64_t most_free = 0;
+  for (Disk* disk : disk_set_.all()) {
+    if (disk->engine == nullptr) continue;
+    const store::DiskInfo info = disk->invoke([](auto& engine) { return engine.info(); });
+    if (info.failed) continue;
+    const uint64_t free = info.capacity_bytes - std::min(info.capacity_bytes,
+                                                         info.allocated_bytes);
+    if (best == nullptr || free > most_free) {
+      best = disk;
+      most_free = free;
+    }
+  }
+  if (best == nullptr)
+    return Status(Code::kFailedPrecondition,
+                  "no disk of this node works; 'cvol disk ls' says why, 'cvol disk add PATH' adds "
+                  "one");
+  return best;
+}
+
+Result<VolumeView> VolumeManager::existing(Hosted& hosted, const CreateRequest& request) {
+  const v1::VolumeRecord record = record_of(hosted);
+  const char* other = nullptr;
+  if (record.size_bytes() != request.size_bytes) other = "another size";
+  if (record.fs() != request.fs) other = "another file system";
+  if (record.replicas() != request.replicas) other = "another number of replicas";
+  if (!same_labels(record, request)) other = "other labels";
+  if (other != nullptr)
+    return Status(Code::kAlreadyExists, "volume '" + request.name + "' exists with " + other +
+                                            " (" + format_size(record.size_bytes()) + ", " +
+                                            record.fs() + "); choose another name, or remove it");
+  return view_after(hosted);
+}
+
+Result<VolumeView> VolumeManager::create(CreateRequest request) {
+  CVOL_TRY(validate(request));
+  while (true) {
+    auto hosted = std::make_shared<Hosted>();
+    std::lock_guard operation(hosted->operation);
+    HostedPtr other;
+    {
+      std::lock_guard lock(mutex_);
+      auto [at, inserted] = volumes_.emplace(request.name, hosted);
+      if (!inserted) other = at->second;
+    }
+    if (other) {  // wait until it is there, or gone again
+      std::lock_guard waited(other->operation);
+      if (find(request.name) != other) continue;
+      return existing(*other, request);
+    }
+    hosted->name = request.name;
+    Status made = Status::ok();
+    if (auto disk = choose_disk(); !disk) {
+      made = disk.status();
+    } else {
+      hosted->disk = *disk;
+      {
+        std::lock_guard lock(mutex_);
+        hosted->entry.record = new_record(request, node_.id, (*disk)->id);
+        hosted->id = hosted->entry.record.id();
+      }
+      made = make_replica(*hosted);
+    }
+    if (!made.is_ok()) {
+      forget(request.name);
+      return made.with_context("create volume '" + request.name + "'");
+    }
+    events_.add("volume_created", request.name,
+                "created volume of " + format_size(request.size_bytes));
+    return view_after(*hosted);
+  }
+}
+
+// Record "creating", replica, record "ready": a crash in between is rolled back at start.
+Status VolumeManager::make_replica(Hosted& hosted) {
+  VolumeEntry entry = hosted.entry;
+  CVOL_TRY(catalog_.insert_volume(entry));
+  {
+    std::lock_guard lock(mutex_);
+    hosted.entry = entry;
+  }
+  const auto volume = Uuid::parse(entry.record.id());
+  const auto replica = Uuid::parse(entry.record.primary());
+  CVOL_ASSERT(volume && replica);
+  store::ReplicaNumber number = 0;
+  Status made = hosted.disk->run<Status>([&](store::DiskEngine& engine) {
+    return create_on(engine, *volume, *replica, entry.record.size_bytes(), &number);
+  });
+  if (!made.is_ok()) {
+    if (Status erased = catalog_.erase_volume(entry); !erased.is_ok())
+      log::warning("volume", "the record of a volume that could not be made stays until a restart",
+                   {{"volume", hosted.name}, {"error", erased.message()}});
+    return made;
+  }
+  {
+    std::lock_guard opening(hosted.opening);
+    hosted.replica = number;
+  }
+  return update(hosted, [&](v1::VolumeRecord& next) {
+    next.mutable_members(0)->set_replica_number(number);
+    next.set_state("ready");
+  });
+}
+
+std::vector<VolumeView> VolumeManager::volumes() {
+  std::vector<HostedPtr> all;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, hosted] : volumes_) {
+      if (hosted->entry.record.state() == "ready") all.push_back(hosted);
+    }
+  }
+  // One question per disk, not per volume.
+  std::map<std::pair<Disk*, store::ReplicaNumber>, uint64_t> allocated;
+  for (Disk* disk : disk_set_.all()) {
+    if (disk->engine == nullptr) continue;
+    for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); }))
+      allocated[{disk, info.number}] = info.allocated_bytes;
+  }
+  const std::vector<attach::Device> attached = devices();
+  std::vector<VolumeView> views;
+  for (const HostedPtr& hosted : all) {
+    views.push_back(view_of(*hosted, attached));
+    if (hosted->disk != nullptr)
+      views.back().allocated_bytes = allocated[{hosted->disk, hosted->replica}];
+  }
+  return views;
+}
+
+Result<VolumeView> VolumeManager::get(const std::string& name) {
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  if (record_of(**hosted).state() != "ready") return not_found(name);
+  return view_after(**hosted);
+}
+
+Result<VolumeView> VolumeManager::view_after(Hosted& hosted) {
+  VolumeView view = view_of(hosted, devices());
+  if (hosted.disk != nullptr && hosted.disk->engine != nullptr) {
+    const auto info = hosted.disk->invoke(
+        [&](store::DiskEngine& engine) { return engine.replica(hosted.replica); });
+    if (info.is_ok()) view.allocated_bytes = info->allocated_bytes;
+  }
+  return view;
+}
+
+VolumeView VolumeManager::view_of(Hosted& hosted, const std::vector<attach::Device>& attached) {
+  VolumeView view;
+  view.connections = server_ ? server_->connections(hosted.name) : 0;
+  for (const attach::Device& device : attached) {
+    if (device.volume != hosted.name) continue;
+    view.device = device.path;
+    view.attach_method = device.method;
+  }
+  std::lock_guard lock(mutex_);
+  view.record = hosted.entry.record;
+  view.problem = hosted.problem;
+  view.metrics = hosted.metrics;
+  if (hosted.mounted) view.mountpoint = data_path(hosted.name);
+  if (!view.problem.empty()) {
+    view.state = VolumeState::kDamaged;
+  } else if (hosted.mounted) {
+    view.state = VolumeState::kMounted;
+  } else if (!view.device.empty() || view.connections > 0) {
+    view.state = VolumeState::kAttached;
+  }
+  return view;
+}
+
+Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_bytes) {
+  CVOL_TRY(validate_volume_size(size_bytes));
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  Hosted& volume = **hosted;
+  std::lock_guard operation(volume.operation);
+  if (find(name) != *hosted) return not_found(name);
+  const uint64_t old = record_of(volume).size_bytes();
+  if (size_bytes < old)
+    return Status(Code::kInvalidArgument,
+                  "volume '" + name + "' has " + format_size(old) +
+                      "; volumes only grow: create a smaller one and copy");
+  if (volume.disk == nullptr || volume.disk->engine == nullptr || !volume.problem.empty())
+    return Status(Code::kFailedPrecondition, "volume '" + name + "' is damaged: " + volume.problem);
+  // The replica first: one that is larger than its record does no harm after a crash.
+  CVOL_TRY(volume.disk->run<Status>([&](store::DiskEngine& engine) {
+    return engine.resize_replica(volume.replica, size_bytes);
+  }));
+  CVOL_TRY(update(volume, [&](v1::VolumeRecord& next) { next.set_size_bytes(size_bytes); }));
+  {
+    std::lock_guard opening(volume.opening);
+    if (auto shown = volume.open_export.lock()) {
+      auto& device = static_cast<LocalPrimary&>(*shown->device);
+      volume.disk->shard->invoke([&] { device.grow(size_bytes); });
+    }
+  }
+  for (const attach::Device& device : devices()) {
+    if (device.volume != name) continue;
+    CVOL_TRY(attacher_->resize(name, size_bytes));
+    if (volume.mounted)
+      CVOL_TRY(file_systems_->grow(device.path, mount_path(name), record_of(volume).fs()));
+  }
+  if (size_bytes > old)
+    events_.add("volume_resized", name,
+                "grew volume from " + format_size(old) + " to " + format_size(size_bytes));
+  return view_after(volume);
+}
+
+Status VolumeManager::remove(const std::string& name, bool force) {
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  Hosted& volume = **hosted;
+  std::lock_guard operation(volume.operation);
+  if (find(name) != *hosted) return not_found(name);
+  CVOL_TRY(release_for_removal(volume, force));
+  // From here on nobody opens it. Record "removing", replica, record: finished at start if a crash
+  // comes in between.
+  Status gone = update(volume, [](v1::VolumeRecord& next) { next.set_state("removing"); });
+  if (gone.is_ok()) gone = remove_replica(volume);
+  if (gone.is_ok()) gone = catalog_.erase_volume(volume.entry);
+  if (!gone.is_ok()) {
+    log::warning("volume", "a removal is not finished", {{"volume", name}});
+    return gone.with_context("remove volume '" + name + "' (try again, or restart volumed)");
+  }
+  forget(name);
+  ::rmdir(mount_path(name).c_str());
+  events_.add("volume_removed", name, "removed volume");
+  return Status::ok();
+}
+
+Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
+  const v1::VolumeRecord record = record_of(hosted);
+  const std::string& name = hosted.name;
+  if (!force && (hosted.disk == nullptr || hosted.disk->engine == nullptr))
+    return Status(Code::kFailedPrecondition,
+                  "volume '" + name + "' is damaged: " + hosted.problem +
+                      ". With --force its record is removed, and what is left of it on the disk "
+                      "stays there");
+  if (!force && record.mount().caller_ids_size() > 0)
+    return Status(Code::kFailedPrecondition,
+                  "volume '" + name + "' is mounted for " + record.mount().caller_ids(0) +
+                      (record.mount().caller_ids_size() > 1 ? " and others" : "") +
+                      "; unmount it first ('cvol volume unmount'), or remove it with --force");
+  for (const std::string& caller : std::vector<std::string>(
+           record.mount().caller_ids().begin(), record.mount().caller_ids().end()))
+    CVOL_TRY(remove_caller(hosted, caller));
+  const bool was_mounted = hosted.mounted;
+  CVOL_TRY(unmount_file_system(hosted));
+  const VolumeView view = view_of(hosted, devices());
+  if (!view.device.empty()) {
+    if (!force && !was_mounted)
+      return Status(Code::kFailedPrecondition,
+                    "volume '" + name + "' is attached as " + view.device +
+                        "; detach it first ('cvol volume detach " + name +
+                        "'), or remove it with --force");
+    CVOL_TRY(detach_device(hosted));
+  }
+  {
+    std::lock_guard opening(hosted.opening);
+    if (!force && !hosted.open_export.expired() && view.device.empty())
+      return Status(Code::kFailedPrecondition,
+                    "volume '" + name + "' is in use by an NBD client; disconnect it, or remove "
+                    "the volume with --force");
+    hosted.removing = true;
+  }
+  if (close_exports(hosted)) return Status::ok();
+  std::lock_guard opening(hosted.opening);
+  hosted.removing = false;
+  return Status(Code::kBusy,
+                "requests to volume '" + name + "' are still under way; try again");
+}
+
+Status VolumeManager::remove_replica(Hosted& hosted) {
+  if (hosted.disk == nullptr || hosted.disk->engine == nullptr) return Status::ok();
+  Status gone = hosted.disk->run<Status>(
+      [&](store::DiskEngine& engine) { return engine.remove_replica(hosted.replica); });
+  return gone.code() == Code::kNotFound ? Status::ok() : gone;
+}
+
+Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatOptions format) {
+  if (path.empty() || path[0] != '/' || path.size() > 4000)
+    return Status(Code::kInvalidArgument, "'" + path + "' is no absolute path");
+  std::error_code ignored;
+  const std::string clean = std::filesystem::weakly_canonical(path, ignored).string();
+  auto disk = disk_set_.add(clean.empty() ? path : clean, format);
+  if (!disk) return disk.status().with_context("add disk " + path);
+  v1::DiskRecord record;
+  record.set_id((*disk)->id);
+  record.set_node_id(node_.id);
+  record.set_path((*disk)->path);
+  CVOL_TRY(catalog_.put_disk(record));
+  events_.add("disk_added", (*disk)->path, "added disk " + (*disk)->id);
+  for (DiskView& view : disks()) {
+    if (view.id == (*disk)->id) return std::move(view);
+  }
+  return Status(Code::kInternal, "the disk is gone again");
+}
+
+std::vector<DiskView> VolumeManager::disks() {
+  std::vector<DiskView> views;
+  for (Disk* disk : disk_set_.all()) {
+    DiskView view;
+    view.id = disk->id;
+    view.path = disk->path;
+    view.problem = disk->problem;
+    if (disk->engine != nullptr) {
+      view.info = disk->invoke([](auto& engine) { return engine.info(); });
+      view.metrics = &disk->engine->metrics();
+      if (view.info.failed) view.problem = view.info.failure;
+    }
+    views.push_back(std::move(view));
+  }
+  return views;
+}
+
+std::vector<std::string> VolumeManager::problems() {
+  std::vector<std::string> all;
+  {
+    std::lock_guard lock(mutex_);
+    all = problems_;
+    for (const auto& [name, hosted] : volumes_) {
+      if (!hosted->problem.empty())
+        all.push_back("volume '" + name + "' is damaged: " + hosted->problem);
+    }
+  }
+  for (const DiskView& disk : disks()) {
+    if (!disk.problem.empty()) all.push_back("disk " + disk.path + ": " + disk.problem);
+  }
+  return all;
+}
+
+}  // namespace cvol::volume

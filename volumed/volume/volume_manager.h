@@ -1,0 +1,195 @@
+// VolumeManager: the volumes of this node, from record to mount.
+//
+// It owns the metadata store, the shards with their disks, the NBD server, the attacher and the
+// mounts, keeps them in step, and brings them back in step at start (volume_reconcile.cpp).
+//
+// Threading: any thread but a shard's; calls block. One volume's operations are serialised; those
+// of different volumes run side by side. open() and list() of ExportDirectory do not block.
+// Durability: what a call changed is on stable storage when it returns.
+// Idle volumes: a record in memory and nothing else; a device is made when somebody opens it.
+#pragma once
+
+#include <cvol/v1/records.pb.h>
+
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "nbd/attach/attach.h"
+#include "nbd/server/server.h"
+#include "volumed/meta/metadata_store.h"
+#include "volumed/volume/catalog.h"
+#include "volumed/volume/disk_set.h"
+#include "volumed/volume/event_log.h"
+#include "volumed/volume/file_systems.h"
+#include "volumed/volume/local_primary.h"
+#include "volumed/volume/worker.h"
+
+namespace cvol::volume {
+
+struct ManagerOptions {
+  std::string data_dir;
+  std::string run_dir;
+  std::string node_name;
+  std::string cluster = "default";
+  std::string metadata;                       // "rocksdb:PATH", for displays
+  std::vector<std::string> nbd_addresses;     // besides RUN_DIR/nbd.sock
+  store::FormatOptions first_disk;
+  store::EngineOptions engine;
+  nbd::ServerOptions nbd;
+  std::string attach_method = "auto";         // "auto", "kernel", "fuse", "none"
+  std::string no_attach_because;              // not empty: why there is no attaching and mounting
+  std::string holder_binary;
+  std::string boot_id;                        // of the host
+  DiskMaker disks = DiskMaker::real();
+  std::unique_ptr<FileSystems> file_systems;  // null: the real ones
+  // null: the real one. A test's attacher.
+  std::function<Result<std::unique_ptr<attach::Attacher>>(attach::AttachOptions)> make_attacher;
+};
+
+struct CreateRequest {
+  std::string name;
+  uint64_t size_bytes = 0;
+  uint32_t replicas = 1;
+  std::string fs = "ext4";
+  std::map<std::string, std::string> labels;
+};
+
+enum class VolumeState { kAvailable, kAttached, kMounted, kDamaged };
+
+struct VolumeView {
+  v1::VolumeRecord record;
+  VolumeState state = VolumeState::kAvailable;
+  std::string problem;
+  uint64_t allocated_bytes = 0;
+  std::string device;         // empty: none
+  std::string attach_method;  // "kernel", "fuse"
+  std::string mountpoint;     // empty: not mounted
+  uint64_t connections = 0;
+  std::shared_ptr<const VolumeMetrics> metrics;  // null: never opened since the start
+};
+
+struct DiskView {
+  std::string id;
+  std::string path;
+  std::string problem;         // empty: it works
+  store::DiskInfo info;        // if it is open
+  const store::EngineMetrics* metrics = nullptr;  // valid as long as the manager; null: not open
+};
+
+struct NodeView {
+  std::string id;
+  std::string name;
+  std::chrono::system_clock::time_point started;
+};
+
+class VolumeManager final : public nbd::ExportDirectory {
+ public:
+  // Opens everything, serves NBD, and takes up again what a process before it left.
+  static Result<std::unique_ptr<VolumeManager>> start(ManagerOptions options,
+                                                      std::unique_ptr<meta::MetadataStore> store);
+  ~VolumeManager() override;
+  // Ends NBD connections and closes the disks; attached devices and mounts stay, and wait for the
+  // next process. Idempotent.
+  void stop();
+
+  Result<VolumeView> create(CreateRequest request);
+  std::vector<VolumeView> volumes();
+  Result<VolumeView> get(const std::string& name);
+  Result<VolumeView> resize(const std::string& name, uint64_t size_bytes);
+  Status remove(const std::string& name, bool force);
+  Result<VolumeView> attach(const std::string& name);
+  Result<VolumeView> detach(const std::string& name);
+  // `target` empty: none. Returns the volume; the path for the caller is `target` or mountpoint.
+  Result<VolumeView> mount(const std::string& name, const std::string& caller_id,
+                           const std::string& target);
+  Result<VolumeView> unmount(const std::string& name, const std::string& caller_id);
+
+  Result<DiskView> add_disk(const std::string& path, store::FormatOptions format);
+  std::vector<DiskView> disks();
+  NodeView node() const { return node_; }
+  const ManagerOptions& options() const { return options_; }
+  std::vector<std::string> problems();
+  EventLog& events() { return events_; }
+
+  // nbd::ExportDirectory; on the server's shard.
+  void open(std::string name,
+            std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) override;
+  void list(std::function<void(std::vector<std::string>)> done) override;
+
+ private:
+  struct Hosted;
+  using HostedPtr = std::shared_ptr<Hosted>;
+
+  explicit VolumeManager(ManagerOptions options, std::unique_ptr<meta::MetadataStore> store);
+
+  // Start (volume_reconcile.cpp).
+  Status open_node();
+  Status open_disks();
+  Status load_volumes();
+  void settle_volume(VolumeEntry entry);
+  bool drop_unfinished(const VolumeEntry& entry);
+  std::string find_replica(Hosted& hosted);
+  void report_unknown_replicas();
+  Status serve_nbd();
+  Status open_attacher();
+  void settle_attachments();
+  void settle_mounts(Hosted& hosted, bool device_lives);
+
+  // Records.
+  HostedPtr find(const std::string& name);
+  Result<HostedPtr> require(const std::string& name);
+  v1::VolumeRecord record_of(Hosted& hosted);
+  // Changes the record by compare-and-swap; a changed session or replica set raises the epoch.
+  template <typename Change>
+  Status update(Hosted& hosted, Change change);
+  void forget(const std::string& name);
+  VolumeView view_of(Hosted& hosted, const std::vector<attach::Device>& devices);
+  Result<VolumeView> view_after(Hosted& hosted);
+  Status make_replica(Hosted& hosted);
+  Result<VolumeView> existing(Hosted& hosted, const CreateRequest& request);
+  Result<Disk*> choose_disk();
+  Status remove_replica(Hosted& hosted);
+  Status release_for_removal(Hosted& hosted, bool force);
+
+  // Devices and exports (volume_exports.cpp).
+  Result<std::shared_ptr<nbd::Export>> open_now(const std::string& name);
+  Result<std::shared_ptr<nbd::Export>> make_export(Hosted& hosted);
+  Status ensure_session(Hosted& hosted);
+  void drop_session_if_unused(Hosted& hosted);
+  bool close_exports(Hosted& hosted);
+  std::vector<attach::Device> devices();
+  Result<attach::Device> attach_device(Hosted& hosted);
+  Status detach_device(Hosted& hosted);
+
+  // Mounts (volume_mounts.cpp).
+  std::string mount_path(const std::string& name) const;
+  std::string data_path(const std::string& name) const { return mount_path(name) + "/data"; }
+  Status mount_file_system(Hosted& hosted);
+  Status prepare_file_system(Hosted& hosted, const std::string& device);
+  Status add_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
+  Status remove_caller(Hosted& hosted, const std::string& caller_id);
+  Status unmount_file_system(Hosted& hosted);
+
+  ManagerOptions options_;
+  std::unique_ptr<meta::MetadataStore> store_;
+  Catalog catalog_;
+  DiskSet disk_set_;
+  EventLog events_;
+  NodeView node_;
+  std::unique_ptr<FileSystems> file_systems_;
+  std::unique_ptr<attach::Attacher> attacher_;  // null: see no_attach_because
+  std::unique_ptr<nbd::Server> server_;         // made, used and destroyed on the first shard
+  std::shared_ptr<Worker> opener_;
+  std::atomic<bool> stopped_{false};
+
+  std::mutex mutex_;  // guards volumes_, problems_, and what Hosted says
+  std::map<std::string, HostedPtr> volumes_;  // by name
+  std::vector<std::string> problems_;
+};
+
+}  // namespace cvol::volume

@@ -1,0 +1,299 @@
+// Start and stop: what a process before this one left is finished, taken up again, or reported.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "volumed/base/log.h"
+#include "volumed/volume/hosted.h"
+
+namespace cvol::volume {
+namespace {
+
+Task<bool> stop_server(nbd::Server* server) {
+  co_await server->stop();
+  co_return true;
+}
+
+std::string read_small_file(const std::string& path) {
+  std::ifstream file(path);
+  std::string text;
+  std::getline(file, text);
+  return text;
+}
+
+Status write_node_id(const std::string& path, const std::string& id) {
+  const std::string fresh = path + ".new";
+  const int file = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (file < 0) return status_from_errno(errno, "create " + fresh);
+  const std::string text = id + "\n";
+  const bool written = ::write(file, text.data(), text.size()) ==
+                           static_cast<ssize_t>(text.size()) &&
+                       ::fsync(file) == 0;
+  const int error = errno;
+  ::close(file);
+  if (!written) return status_from_errno(error, "write " + fresh);
+  if (::rename(fresh.c_str(), path.c_str()) != 0)
+    return status_from_errno(errno, "rename " + fresh);
+  return Status::ok();
+}
+
+}  // namespace
+
+Status VolumeManager::open_node() {
+  const std::string path = options_.data_dir + "/node-id";
+  const std::string id = read_small_file(path);
+  if (!id.empty())
+    CVOL_TRY(Uuid::parse(id).status().with_context(path + " is damaged"));
+  auto node = catalog_.register_node(id, options_.node_name, options_.boot_id);
+  if (!node) return node.status();
+  if (id.empty()) CVOL_TRY(write_node_id(path, node->id()));
+  node_.id = node->id();
+  node_.name = node->name();
+  return Status::ok();
+}
+
+Status VolumeManager::open_disks() {
+  auto records = catalog_.load_disks();
+  if (!records) return records.status();
+  bool any = false;
+  for (const v1::DiskRecord& record : *records) {
+    if (record.node_id() != node_.id) continue;
+    disk_set_.open_known(record.id(), record.path());
+    any = true;
+  }
+  if (any) return Status::ok();
+  // The first start: one disk in the data directory.
+  return add_disk(options_.data_dir + "/disks/default", options_.first_disk).status();
+}
+
+Status VolumeManager::load_volumes() {
+  auto entries = catalog_.load_volumes(problems_);
+  if (!entries) return entries.status();
+  for (const std::string& problem : problems_)
+    log::error("volume", "a volume's record is damaged", {{"problem", problem}});
+  for (VolumeEntry& entry : *entries) settle_volume(std::move(entry));
+  report_unknown_replicas();
+  return Status::ok();
+}
+
+void VolumeManager::settle_volume(VolumeEntry entry) {
+  auto hosted = std::make_shared<Hosted>();
+  hosted->name = entry.record.name();
+  hosted->id = entry.record.id();
+  hosted->entry = std::move(entry);
+  hosted->problem = find_replica(*hosted);
+  if (hosted->entry.record.state() != "ready" && drop_unfinished(hosted->entry)) return;
+  if (!hosted->problem.empty())
+    log::error("volume", "a volume is damaged",
+               {{"volume", hosted->name}, {"problem", hosted->problem}});
+  volumes_[hosted->name] = std::move(hosted);
+}
+
+// Finds our replica by its id; returns what is wrong, or nothing.
+std::string VolumeManager::find_replica(Hosted& hosted) {
+  for (const v1::MemberRecord& member : hosted.entry.record.members()) {
+    if (member.node_id() != node_.id) continue;
+    Disk* disk = disk_set_.find(member.disk_id());
+    if (disk == nullptr)
+      return "its disk " + member.disk_id() + " is not known here; add it with 'cvol disk add'";
+    hosted.disk = disk;
+    if (disk->engine == nullptr) return "its disk " + disk->path + " does not work: " + disk->problem;
+    for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); })) {
+      if (info.replica.to_string() != member.replica_id()) continue;
+      hosted.replica = info.number;
+      if (info.size_bytes < hosted.entry.record.size_bytes())
+        return "its replica on disk " + disk->path + " is smaller than the volume";
+      return "";
+    }
+    hosted.disk = nullptr;
+    return "its replica is not on disk " + disk->path +
+           "; put the right disk back, or remove the volume with --force";
+  }
+  return "it has no replica on this node";
+}
+
+// A creation or a removal that a crash cut in two. Neither holds data that anybody was promised.
+bool VolumeManager::drop_unfinished(const VolumeEntry& entry) {
+  const v1::VolumeRecord& record = entry.record;
+  for (const v1::MemberRecord& member : record.members()) {
+    Disk* disk = disk_set_.find(member.disk_id());
+    if (disk == nullptr || disk->engine == nullptr) return false;
+    for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); })) {
+      if (info.replica.to_string() != member.replica_id()) continue;
+      const Status removed = disk->run<Status>(
+          [&](store::DiskEngine& engine) { return engine.remove_replica(info.number); });
+      if (!removed.is_ok()) {
+        log::error("volume", "cannot remove the replica of an unfinished volume",
+                   {{"volume", record.name()}, {"error", removed.message()}});
+        return false;
+      }
+    }
+  }
+  if (Status erased = catalog_.erase_volume(entry); !erased.is_ok()) {
+    log::error("volume", "cannot remove the record of an unfinished volume",
+               {{"volume", record.name()}, {"error", erased.message()}});
+    return false;
+  }
+  log::info("volume", record.state() == "creating" ? "undid a creation that a crash had cut short"
+                                                   : "finished a removal that a crash had cut short",
+            {{"volume", record.name()}});
+  return true;
+}
+
+// Replicas that no record speaks of hold somebody's data (metadata from a copy, a disk from
+// elsewhere): they are reported, and never removed here.
+void VolumeManager::report_unknown_replicas() {
+  std::set<std::string> known;
+  for (const auto& [name, hosted] : volumes_) {
+    for (const auto& member : hosted->entry.record.members()) known.insert(member.replica_id());
+  }
+  for (Disk* disk : disk_set_.all()) {
+    if (disk->engine == nullptr) continue;
+    for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); })) {
+      if (known.contains(info.replica.to_string())) continue;
+      problems_.push_back("disk " + disk->path + " holds a replica of volume " +
+                          info.volume.to_string() +
+                          " that no record knows; it is kept. Restore the metadata that knows it");
+      log::warning("volume", "a replica has no record",
+                   {{"disk", disk->path}, {"volume_id", info.volume.to_string()}});
+    }
+  }
+}
+
+Status VolumeManager::serve_nbd() {
+  io::Shard& shard = disk_set_.first_shard();
+  const std::string path = options_.run_dir + "/nbd.sock";
+  ::unlink(path.c_str());  // the run directory is locked: nobody listens there
+  std::vector<std::string> addresses = {"unix:" + path};
+  addresses.insert(addresses.end(), options_.nbd_addresses.begin(), options_.nbd_addresses.end());
+  return shard.invoke([&] {
+    server_ = nbd::Server::make(shard.reactor(), *this, options_.nbd);
+    for (const std::string& address : addresses)
+      CVOL_TRY(server_->listen(address).with_context("serve NBD on " + address));
+    ::chmod(path.c_str(), 0600);
+    return Status::ok();
+  });
+}
+
+Status VolumeManager::open_attacher() {
+  if (!options_.no_attach_because.empty()) return Status::ok();
+  attach::AttachOptions options;
+  if (options_.attach_method == "kernel") options.method = attach::Method::kKernel;
+  if (options_.attach_method == "fuse") options.method = attach::Method::kFuse;
+  options.run_dir = options_.run_dir + "/attach";
+  options.state_dir = options_.data_dir + "/attach";
+  options.nbd_socket = options_.run_dir + "/nbd.sock";
+  options.holder_binary = options_.holder_binary;
+  options.serve = [this](const std::string& volume, int descriptor) {
+    auto shown = open_now(volume);
+    if (!shown) {
+      ::close(descriptor);
+      return shown.status();
+    }
+    server_->serve_connected(descriptor, std::move(*shown));
+    return Status::ok();
+  };
+  for (const std::string& folder :
+       {options.run_dir, options.state_dir, options_.data_dir + "/mounts"}) {
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error) return status_from_errno(error.value(), "create " + folder);
+  }
+  auto made = options_.make_attacher ? options_.make_attacher(std::move(options))
+                                     : attach::Attacher::open(std::move(options));
+  if (!made) {
+    options_.no_attach_because = made.message();
+    problems_.push_back("volumes cannot be attached: " + made.message());
+    log::error("volume", "volumes cannot be attached", {{"error", made.message()}});
+    return Status::ok();
+  }
+  attacher_ = std::move(*made);
+  return Status::ok();
+}
+
+// Devices that live are served again; records follow what is really there.
+void VolumeManager::settle_attachments() {
+  std::set<std::string> living;
+  if (attacher_) {
+    auto found = attacher_->reconcile();
+    if (!found) {
+      problems_.push_back("attached devices could not be taken up again: " + found.message());
+      log::error("volume", "attached devices could not be taken up again",
+                 {{"error", found.message()}});
+    } else {
+      for (const attach::Device& device : *found) living.insert(device.volume);
+    }
+  }
+  std::vector<HostedPtr> all;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, hosted] : volumes_) all.push_back(hosted);
+  }
+  for (const HostedPtr& hosted : all) {
+    std::lock_guard operation(hosted->operation);
+    settle_mounts(*hosted, living.contains(hosted->name));
+    drop_session_if_unused(*hosted);
+  }
+}
+
+void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
+  const v1::VolumeRecord record = record_of(hosted);
+  const bool expected = record.mount().caller_ids_size() > 0;
+  if (!attacher_) return;
+  if (!expected && !device_lives && record.session().id().empty()) return;
+  const std::string path = mount_path(hosted.name);
+  const bool mounted = file_systems_->is_mounted(path, nullptr);
+  const bool same_boot = record.mount().boot_id() == options_.boot_id;
+  if (mounted && device_lives && expected && same_boot) {
+    std::lock_guard lock(mutex_);
+    hosted.mounted = true;
+    return;
+  }
+  if (device_lives) {  // served again; it must not stay without its attachment
+    std::lock_guard opening(hosted.opening);
+    if (Status kept = ensure_session(hosted); !kept.is_ok())
+      log::error("volume", "cannot note an attachment", {{"error", kept.message()}});
+  }
+  // The mount is gone (reboot), its device is dead, or nobody was told of it.
+  for (const auto& [caller, target] : record.mount().targets())
+    (void)file_systems_->unmount_lazily(target).is_ok();
+  if (mounted) {
+    Status gone = device_lives ? file_systems_->unmount(path) : file_systems_->unmount_lazily(path);
+    if (!gone.is_ok()) (void)file_systems_->unmount_lazily(path).is_ok();
+  }
+  if (!expected) {
+    if (mounted) (void)detach_device(hosted).is_ok();
+    return;
+  }
+  log::warning("volume", "the mount of a volume did not survive; its users are forgotten",
+               {{"volume", hosted.name}, {"users", record.mount().caller_ids_size()},
+                {"reboot", !same_boot}});
+  const Status forgotten = update(hosted, [](v1::VolumeRecord& next) { next.clear_mount(); });
+  if (!forgotten.is_ok())
+    log::error("volume", "cannot forget a lost mount", {{"error", forgotten.message()}});
+  if (device_lives) (void)detach_device(hosted).is_ok();
+}
+
+void VolumeManager::stop() {
+  if (stopped_.exchange(true)) return;
+  events_.close();
+  if (server_) {
+    io::Shard& shard = disk_set_.first_shard();
+    shard.run<bool>([&] { return stop_server(server_.get()); });
+    opener_->stop();
+    shard.invoke([&] { server_.reset(); });
+  }
+  opener_->stop();
+  attacher_.reset();
+  {
+    std::lock_guard lock(mutex_);
+    volumes_.clear();
+  }
+  disk_set_.close_all();
+}
+
+}  // namespace cvol::volume
