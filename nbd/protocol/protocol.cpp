@@ -85,8 +85,8 @@ Header chunk(const Request& request, const Agreement& agreement, uint16_t type, 
 }  // namespace
 
 uint16_t transmission_flags(bool read_only) {
-  const uint16_t common =
-      kFlagHasFlags | kFlagSendFlush | kFlagSendFua | kFlagSendDf | kFlagCanMultiConn | kFlagSendCache;
+  const uint16_t common = kFlagHasFlags | kFlagSendFlush | kFlagSendFua | kFlagSendDf |
+                          kFlagCanMultiConn | kFlagSendCache;
   if (read_only) return common | kFlagReadOnly;
   return common | kFlagSendTrim | kFlagSendWriteZeroes | kFlagSendFastZero;
 }
@@ -127,8 +127,7 @@ Result<MetaContextRequest> parse_meta_context(std::span<const std::byte> data) {
   for (uint32_t i = 0; i < queries; ++i) {
     uint32_t bytes = 0;
     std::string query;
-    if (!reader.read(&bytes) || !reader.text(bytes, &query))
-      return malformed("meta context query");
+    if (!reader.read(&bytes) || !reader.text(bytes, &query)) return malformed("meta context query");
     request.queries.push_back(std::move(query));
   }
   if (reader.left() != 0) return malformed("meta context request: bytes are left over");
@@ -221,14 +220,21 @@ void append_export_name_reply(std::string& out, uint64_t size, uint16_t flags, b
 
 WireError wire_error(Code code) {
   switch (code) {
-    case Code::kOk: return WireError::kNone;
-    case Code::kInvalidArgument: return WireError::kInvalid;
-    case Code::kNoSpace: return WireError::kNoSpace;
-    case Code::kPermission: return WireError::kPermission;
-    case Code::kUnsupported: return WireError::kUnsupported;
+    case Code::kOk:
+      return WireError::kNone;
+    case Code::kInvalidArgument:
+      return WireError::kInvalid;
+    case Code::kNoSpace:
+      return WireError::kNoSpace;
+    case Code::kPermission:
+      return WireError::kPermission;
+    case Code::kUnsupported:
+      return WireError::kUnsupported;
     case Code::kCancelled:
-    case Code::kUnavailable: return WireError::kShutdown;
-    default: return WireError::kIo;
+    case Code::kUnavailable:
+      return WireError::kShutdown;
+    default:
+      return WireError::kIo;
   }
 }
 
@@ -256,9 +262,8 @@ Result<uint64_t> payload_bytes(const Request& request, const Agreement& agreemen
     return uint64_t{0};
   }
   if (request.length > kMaxRequestBytes) {
-    return Status(Code::kInvalidArgument,
-                  "a request brings " + std::to_string(request.length) +
-                      " bytes; 32 MiB is the most that one may bring");
+    return Status(Code::kInvalidArgument, "a request brings " + std::to_string(request.length) +
+                                              " bytes; 32 MiB is the most that one may bring");
   }
   return request.length;
 }
@@ -267,14 +272,22 @@ namespace {
 
 uint16_t allowed_flags(Command command) {
   switch (command) {
-    case Command::kRead: return kCommandDf | kCommandFua;
-    case Command::kWrite: return kCommandFua | kCommandPayloadLength;
-    case Command::kTrim: return kCommandFua;
-    case Command::kFlush: return kCommandFua;
-    case Command::kWriteZeroes: return kCommandFua | kCommandNoHole | kCommandFastZero;
-    case Command::kBlockStatus: return kCommandReqOne | kCommandFua;
-    case Command::kCache: return kCommandFua;
-    case Command::kDisconnect: return 0xffff;
+    case Command::kRead:
+      return kCommandDf | kCommandFua;
+    case Command::kWrite:
+      return kCommandFua | kCommandPayloadLength;
+    case Command::kTrim:
+      return kCommandFua;
+    case Command::kFlush:
+      return kCommandFua;
+    case Command::kWriteZeroes:
+      return kCommandFua | kCommandNoHole | kCommandFastZero;
+    case Command::kBlockStatus:
+      return kCommandReqOne | kCommandFua;
+    case Command::kCache:
+      return kCommandFua;
+    case Command::kDisconnect:
+      return 0xffff;
   }
   return 0;
 }
@@ -287,8 +300,8 @@ WireError check_request(const Request& request, const Agreement& agreement, uint
   if (request.type > static_cast<uint16_t>(Command::kBlockStatus)) return WireError::kInvalid;
   if ((request.flags & ~allowed_flags(command)) != 0) return WireError::kInvalid;
   if (command == Command::kFlush || command == Command::kDisconnect) return WireError::kNone;
-  const bool writes = command == Command::kWrite || command == Command::kTrim ||
-                      command == Command::kWriteZeroes;
+  const bool writes =
+      command == Command::kWrite || command == Command::kTrim || command == Command::kWriteZeroes;
   if (writes && read_only) return WireError::kPermission;
   if (request.length == 0) return WireError::kInvalid;
   if (request.offset > size || request.length > size - request.offset) {
@@ -314,9 +327,7 @@ ReplyHeader encode_done(const Request& request, const Agreement& agreement, Wire
 ReplyHeader encode_read(const Request& request, const Agreement& agreement) {
   if (!agreement.structured && !agreement.extended)
     return Header().put(kSimpleReplyMagic).put(uint32_t{0}).put(request.cookie).done();
-  return chunk(request, agreement, kReplyOffsetData, request.length + 8)
-      .put(request.offset)
-      .done();
+  return chunk(request, agreement, kReplyOffsetData, request.length + 8).put(request.offset).done();
 }
 
 ReplyHeader encode_block_status(const Request& request, const Agreement& agreement,
@@ -327,8 +338,7 @@ ReplyHeader encode_block_status(const Request& request, const Agreement& agreeme
   put(payload, kAllocationContextId);
   if (agreement.extended) put(payload, static_cast<uint32_t>(count));
   for (std::size_t i = 0; i < count; ++i) {
-    const uint32_t state =
-        (extents[i].hole ? kStateHole : 0) | (extents[i].zero ? kStateZero : 0);
+    const uint32_t state = (extents[i].hole ? kStateHole : 0) | (extents[i].zero ? kStateZero : 0);
     if (agreement.extended) {
       put(payload, extents[i].length);
       put(payload, uint64_t{state});

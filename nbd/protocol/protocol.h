@@ -17,8 +17,8 @@
 namespace cvol::nbd {
 
 // --- handshake ---
-constexpr uint64_t kInitMagic = 0x4e42444d41474943;       // "NBDMAGIC"
-constexpr uint64_t kOptionMagic = 0x49484156454f5054;     // "IHAVEOPT"
+constexpr uint64_t kInitMagic = 0x4e42444d41474943;    // "NBDMAGIC"
+constexpr uint64_t kOptionMagic = 0x49484156454f5054;  // "IHAVEOPT"
 constexpr uint64_t kOptionReplyMagic = 0x0003e889045565a9;
 constexpr uint16_t kHandshakeFixedNewstyle = 1;
 constexpr uint16_t kHandshakeNoZeroes = 2;
@@ -96,7 +96,7 @@ Result<MetaContextRequest> parse_meta_context(std::span<const std::byte> data);
 // "NAME" or "NAME@SESSION/GENERATION" (server.h).
 struct ExportName {
   std::string volume;
-  std::string session;      // empty: none
+  std::string session;  // empty: none
   uint64_t generation = 0;
 };
 Result<ExportName> parse_export_name(std::string_view text);
@@ -143,14 +143,14 @@ constexpr uint16_t kCommandPayloadLength = 1 << 5;
 // Errors as they go over the wire.
 enum class WireError : uint32_t {
   kNone = 0,
-  kPermission = 1,   // EPERM
-  kIo = 5,           // EIO
-  kNoMemory = 12,    // ENOMEM
-  kInvalid = 22,     // EINVAL
-  kNoSpace = 28,     // ENOSPC
-  kOverflow = 75,    // EOVERFLOW
-  kUnsupported = 95, // ENOTSUP
-  kShutdown = 108    // ESHUTDOWN
+  kPermission = 1,    // EPERM
+  kIo = 5,            // EIO
+  kNoMemory = 12,     // ENOMEM
+  kInvalid = 22,      // EINVAL
+  kNoSpace = 28,      // ENOSPC
+  kOverflow = 75,     // EOVERFLOW
+  kUnsupported = 95,  // ENOTSUP
+  kShutdown = 108     // ESHUTDOWN
 };
 WireError wire_error(Code code);
 

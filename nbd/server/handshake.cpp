@@ -15,7 +15,9 @@ namespace {
 
 constexpr std::string_view kAllocation = "base:allocation";
 
-uint32_t number(OptionCode code) { return static_cast<uint32_t>(code); }
+uint32_t number(OptionCode code) {
+  return static_cast<uint32_t>(code);
+}
 
 // The answer of an ExportDirectory, which comes from another thread, as something to await.
 template <typename T>
@@ -26,11 +28,15 @@ struct Answer {
 
 OptionReply reply_for(Code code) {
   switch (code) {
-    case Code::kNotFound: return OptionReply::kErrUnknown;
-    case Code::kInvalidArgument: return OptionReply::kErrInvalid;
+    case Code::kNotFound:
+      return OptionReply::kErrUnknown;
+    case Code::kInvalidArgument:
+      return OptionReply::kErrInvalid;
     case Code::kUnavailable:
-    case Code::kCancelled: return OptionReply::kErrShutdown;
-    default: return OptionReply::kErrPolicy;
+    case Code::kCancelled:
+      return OptionReply::kErrShutdown;
+    default:
+      return OptionReply::kErrPolicy;
   }
 }
 
@@ -87,9 +93,11 @@ Task<Result<Handshake::Next>> Handshake::serve_option(OptionHeader header,
   std::string out;
   OptionReply answer = OptionReply::kErrUnsupported;
   switch (static_cast<OptionCode>(header.code)) {
-    case OptionCode::kExportName: co_return co_await export_name(std::move(data));
+    case OptionCode::kExportName:
+      co_return co_await export_name(std::move(data));
     case OptionCode::kInfo:
-    case OptionCode::kGo: co_return co_await go(header, std::move(data));
+    case OptionCode::kGo:
+      co_return co_await go(header, std::move(data));
     case OptionCode::kAbort:
       append_option_reply(out, header.code, OptionReply::kAck);
       (void)co_await send(std::move(out));
@@ -112,7 +120,8 @@ Task<Result<Handshake::Next>> Handshake::serve_option(OptionHeader header,
       if (answer == OptionReply::kAck)
         outcome_.agreement.extended = outcome_.agreement.structured = true;
       break;
-    case OptionCode::kStartTls: break;
+    case OptionCode::kStartTls:
+      break;
   }
   append_option_reply(out, header.code, answer);
   CVOL_CO_TRY(co_await send(std::move(out)));

@@ -65,8 +65,8 @@ class ServerImpl final : public Server {
   io::WaitList changed_;
   io::Scope scope_;
   mutable std::mutex mutex_;
-  std::map<std::string, uint64_t> counts_;                       // guarded by mutex_
-  std::map<io::Reactor*, std::unique_ptr<ShardState>> shards_;   // guarded by mutex_
+  std::map<std::string, uint64_t> counts_;                      // guarded by mutex_
+  std::map<io::Reactor*, std::unique_ptr<ShardState>> shards_;  // guarded by mutex_
 };
 
 Status ServerImpl::listen(const std::string& address) {
@@ -157,9 +157,9 @@ Task<void> ServerImpl::run_transmission(ServerImpl* server, ShardState* shard, i
                                         std::shared_ptr<Export> target, Agreement agreement,
                                         ExportName name, std::shared_ptr<Connection> connection) {
   {
-    auto transmission = std::make_unique<Transmission>(
-        *shard, io::Stream(&shard->reactor(), descriptor), target, agreement, name,
-        server->options_.requests_per_connection);
+    auto transmission =
+        std::make_unique<Transmission>(*shard, io::Stream(&shard->reactor(), descriptor), target,
+                                       agreement, name, server->options_.requests_per_connection);
     connection->transmission = transmission.get();
     if (connection->cut) transmission->shutdown();
     co_await transmission->run();

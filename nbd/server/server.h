@@ -21,8 +21,8 @@ namespace cvol::nbd {
 struct Export {
   std::string name;
   std::shared_ptr<BlockDevice> device;
-  io::Reactor* reactor = nullptr;           // the shard that owns the device
-  std::shared_ptr<VolumeMetrics> metrics;   // may be null
+  io::Reactor* reactor = nullptr;          // the shard that owns the device
+  std::shared_ptr<VolumeMetrics> metrics;  // may be null
   bool read_only = false;
 };
 

@@ -12,7 +12,7 @@
 namespace cvol::nbd {
 namespace {
 
-constexpr std::size_t kMostVectors = 512;             // of one send
+constexpr std::size_t kMostVectors = 512;  // of one send
 constexpr std::size_t kMostSendBytes = 4 * kMiB;
 
 }  // namespace
@@ -87,8 +87,8 @@ Task<void> Transmission::receive_requests() {
   while (!broken_) {
     const bool more = co_await fill(agreement_.request_bytes());
     if (!more) co_return;
-    Result<Request> request = parse_request(
-        {scratch_.data() + scratch_begin_, agreement_.request_bytes()}, agreement_);
+    Result<Request> request =
+        parse_request({scratch_.data() + scratch_begin_, agreement_.request_bytes()}, agreement_);
     if (!request) {
       log_end(request.message());
       co_return;
@@ -144,13 +144,17 @@ Task<Status> Transmission::serve_change(const Request& request, const Buffer& pa
   switch (request.command()) {
     case Command::kWrite:
       co_return co_await device.write(request.offset, payload.first(request.length), fua);
-    case Command::kTrim: co_return co_await device.trim(request.offset, request.length, fua);
+    case Command::kTrim:
+      co_return co_await device.trim(request.offset, request.length, fua);
     case Command::kWriteZeroes:
       co_return co_await device.write_zeroes(request.offset, request.length,
                                              request.has(kCommandNoHole), fua);
-    case Command::kFlush: co_return co_await device.flush();
-    case Command::kCache: co_return Status::ok();  // a hint; there is nothing to be gained
-    default: co_return Status(Code::kInvalidArgument, "no such command");
+    case Command::kFlush:
+      co_return co_await device.flush();
+    case Command::kCache:
+      co_return Status::ok();  // a hint; there is nothing to be gained
+    default:
+      co_return Status(Code::kInvalidArgument, "no such command");
   }
 }
 
@@ -160,8 +164,10 @@ Task<void> Transmission::serve_read(Request request) {
   const Status status = co_await export_->device->read(request.offset, data.first(request.length));
   count(request, status, started);
   if (status) {
-    reply({encode_read(request, agreement_), std::move(data),
-           static_cast<uint32_t>(request.length), {}});
+    reply({encode_read(request, agreement_),
+           std::move(data),
+           static_cast<uint32_t>(request.length),
+           {}});
   } else {
     reply({encode_done(request, agreement_, wire_error(status.code())), {}, 0, {}});
   }
@@ -196,10 +202,15 @@ void Transmission::count(const Request& request, const Status& status, io::Nanos
       metrics.write_bytes.add(request.length);
       metrics.write_latency.record(took);
       break;
-    case Command::kFlush: metrics.flush_operations.add(1); break;
+    case Command::kFlush:
+      metrics.flush_operations.add(1);
+      break;
     case Command::kTrim:
-    case Command::kWriteZeroes: metrics.trim_operations.add(1); break;
-    default: break;
+    case Command::kWriteZeroes:
+      metrics.trim_operations.add(1);
+      break;
+    default:
+      break;
   }
 }
 
@@ -230,8 +241,7 @@ Task<void> Transmission::send_replies() {
         if (!one.payload.empty()) iov.push_back({one.payload.data(), one.payload.size()});
         bytes += one.header.size + one.data_bytes + one.payload.size();
       }
-      const int64_t sent =
-          co_await stream_.sendv(iov.data(), static_cast<uint32_t>(iov.size()));
+      const int64_t sent = co_await stream_.sendv(iov.data(), static_cast<uint32_t>(iov.size()));
       if (sent != static_cast<int64_t>(bytes)) {
         broken_ = true;
         stream_.shutdown();

@@ -54,9 +54,7 @@ class Workload {
     }
   }
 
-  Task<void> verify_all() {
-    co_await read_range(0, model_.size(), true);
-  }
+  Task<void> verify_all() { co_await read_range(0, model_.size(), true); }
 
   void crashed() {
     alive_ = true;
@@ -221,8 +219,9 @@ TEST(EngineCrash, keeps_every_acknowledged_block_through_crashes) {
     run_seed(seed, totals);
     ASSERT_FALSE(HasFailure()) << "seed " << seed;
   }
-  std::printf("%lu seeds: %lu writes acknowledged, %lu refused for space, %lu crashes, %lu events\n",
-              seeds(), totals.acknowledged, totals.refused, totals.crashes, totals.events);
+  std::printf(
+      "%lu seeds: %lu writes acknowledged, %lu refused for space, %lu crashes, %lu events\n",
+      seeds(), totals.acknowledged, totals.refused, totals.crashes, totals.events);
   EXPECT_GT(totals.acknowledged, 100 * seeds());
   EXPECT_GT(totals.crashes, seeds());
 }

@@ -19,7 +19,9 @@ Task<void> do_open(io::Reactor* reactor, store::EngineOptions options, store::Ta
   if (opened) *engine = std::move(*opened);
 }
 
-Task<void> do_close(store::DiskEngine* engine) { co_await engine->close(); }
+Task<void> do_close(store::DiskEngine* engine) {
+  co_await engine->close();
+}
 
 }  // namespace
 
@@ -32,7 +34,9 @@ SimDisk::~SimDisk() {
   if (engine_ != nullptr) close();
 }
 
-void SimDisk::new_node() { node_ = std::make_unique<io::SimReactor>(world_); }
+void SimDisk::new_node() {
+  node_ = std::make_unique<io::SimReactor>(world_);
+}
 
 bool SimDisk::format() {
   node_->run(do_format(node_.get(), format_, store::memory_table_opener(table_), &failure_));
@@ -40,8 +44,8 @@ bool SimDisk::format() {
 }
 
 bool SimDisk::open() {
-  node_->run(do_open(node_.get(), options_, store::memory_table_opener(table_), &engine_,
-                     &failure_));
+  node_->run(
+      do_open(node_.get(), options_, store::memory_table_opener(table_), &engine_, &failure_));
   return failure_.is_ok();
 }
 

@@ -22,9 +22,15 @@ T load_le(const std::byte* at) {
   return value;
 }
 
-inline uint16_t swap_bytes(uint16_t value) { return __builtin_bswap16(value); }
-inline uint32_t swap_bytes(uint32_t value) { return __builtin_bswap32(value); }
-inline uint64_t swap_bytes(uint64_t value) { return __builtin_bswap64(value); }
+inline uint16_t swap_bytes(uint16_t value) {
+  return __builtin_bswap16(value);
+}
+inline uint32_t swap_bytes(uint32_t value) {
+  return __builtin_bswap32(value);
+}
+inline uint64_t swap_bytes(uint64_t value) {
+  return __builtin_bswap64(value);
+}
 
 template <typename T>
 void store_be(std::byte* at, T value) {

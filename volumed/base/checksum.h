@@ -17,7 +17,9 @@ uint64_t checksum_salt(const Uuid& volume);
 uint64_t block_checksum(uint64_t salt, uint64_t block, const std::byte* data);
 
 // The part that the chunk table keeps.
-inline uint32_t short_checksum(uint64_t checksum) { return static_cast<uint32_t>(checksum >> 32); }
+inline uint32_t short_checksum(uint64_t checksum) {
+  return static_cast<uint32_t>(checksum >> 32);
+}
 
 // Unsalted checksum of a header or record.
 uint64_t plain_checksum(std::span<const std::byte> data);

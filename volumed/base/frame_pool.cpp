@@ -6,7 +6,7 @@ namespace cvol {
 namespace {
 
 constexpr std::size_t kClassBytes = 128;
-constexpr std::size_t kClasses = 32;          // frames up to 4 KiB
+constexpr std::size_t kClasses = 32;  // frames up to 4 KiB
 constexpr std::size_t kMostFreePerClass = 512;
 
 struct FreeFrame {
@@ -29,7 +29,9 @@ struct Lists {
 
 thread_local Lists lists;
 
-std::size_t class_of(std::size_t size) { return (size + kClassBytes - 1) / kClassBytes; }
+std::size_t class_of(std::size_t size) {
+  return (size + kClassBytes - 1) / kClassBytes;
+}
 
 }  // namespace
 
@@ -43,7 +45,7 @@ void* frame_allocate(std::size_t size) {
     return frame;
   }
 #endif
-  return ::operator new(index * kClassBytes);
+  return ::operator new(index* kClassBytes);
 }
 
 void frame_free(void* frame, std::size_t size) {

@@ -14,7 +14,9 @@ uint64_t split_mix(uint64_t& state) {
   return z ^ (z >> 31);
 }
 
-uint64_t rotate(uint64_t x, int k) { return (x << k) | (x >> (64 - k)); }
+uint64_t rotate(uint64_t x, int k) {
+  return (x << k) | (x >> (64 - k));
+}
 
 }  // namespace
 

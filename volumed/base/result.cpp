@@ -15,20 +15,34 @@ void assertion_failed(const char* expression, const char* file, int line) {
 
 std::string_view code_name(Code code) {
   switch (code) {
-    case Code::kOk: return "ok";
-    case Code::kInvalidArgument: return "invalid_argument";
-    case Code::kNotFound: return "not_found";
-    case Code::kAlreadyExists: return "already_exists";
-    case Code::kFailedPrecondition: return "failed_precondition";
-    case Code::kBusy: return "busy";
-    case Code::kNoSpace: return "no_space";
-    case Code::kDamaged: return "damaged";
-    case Code::kUnsupported: return "unsupported";
-    case Code::kPermission: return "permission";
-    case Code::kIo: return "io";
-    case Code::kUnavailable: return "unavailable";
-    case Code::kCancelled: return "cancelled";
-    case Code::kInternal: return "internal";
+    case Code::kOk:
+      return "ok";
+    case Code::kInvalidArgument:
+      return "invalid_argument";
+    case Code::kNotFound:
+      return "not_found";
+    case Code::kAlreadyExists:
+      return "already_exists";
+    case Code::kFailedPrecondition:
+      return "failed_precondition";
+    case Code::kBusy:
+      return "busy";
+    case Code::kNoSpace:
+      return "no_space";
+    case Code::kDamaged:
+      return "damaged";
+    case Code::kUnsupported:
+      return "unsupported";
+    case Code::kPermission:
+      return "permission";
+    case Code::kIo:
+      return "io";
+    case Code::kUnavailable:
+      return "unavailable";
+    case Code::kCancelled:
+      return "cancelled";
+    case Code::kInternal:
+      return "internal";
   }
   return "internal";
 }
@@ -40,25 +54,35 @@ Status Status::with_context(std::string_view doing) const {
 
 static Code code_from_errno(int error) {
   switch (error) {
-    case ENOENT: return Code::kNotFound;
-    case EEXIST: return Code::kAlreadyExists;
+    case ENOENT:
+      return Code::kNotFound;
+    case EEXIST:
+      return Code::kAlreadyExists;
     case ENOSPC:
-    case EDQUOT: return Code::kNoSpace;
+    case EDQUOT:
+      return Code::kNoSpace;
     case EBUSY:
-    case EAGAIN: return Code::kBusy;
+    case EAGAIN:
+      return Code::kBusy;
     case EACCES:
     case EPERM:
-    case EROFS: return Code::kPermission;
+    case EROFS:
+      return Code::kPermission;
     case EINVAL:
-    case ENAMETOOLONG: return Code::kInvalidArgument;
-    case ECANCELED: return Code::kCancelled;
+    case ENAMETOOLONG:
+      return Code::kInvalidArgument;
+    case ECANCELED:
+      return Code::kCancelled;
     case EOPNOTSUPP:
-    case ENOSYS: return Code::kUnsupported;
+    case ENOSYS:
+      return Code::kUnsupported;
     case ECONNREFUSED:
     case ECONNRESET:
     case EPIPE:
-    case ETIMEDOUT: return Code::kUnavailable;
-    default: return Code::kIo;
+    case ETIMEDOUT:
+      return Code::kUnavailable;
+    default:
+      return Code::kIo;
   }
 }
 
@@ -70,18 +94,29 @@ Status status_from_errno(int error, std::string_view doing) {
 
 int errno_from_code(Code code) {
   switch (code) {
-    case Code::kOk: return 0;
-    case Code::kInvalidArgument: return EINVAL;
-    case Code::kNotFound: return ENOENT;
-    case Code::kAlreadyExists: return EEXIST;
+    case Code::kOk:
+      return 0;
+    case Code::kInvalidArgument:
+      return EINVAL;
+    case Code::kNotFound:
+      return ENOENT;
+    case Code::kAlreadyExists:
+      return EEXIST;
     case Code::kFailedPrecondition:
-    case Code::kBusy: return EBUSY;
-    case Code::kNoSpace: return ENOSPC;
-    case Code::kUnsupported: return EOPNOTSUPP;
-    case Code::kPermission: return EPERM;
-    case Code::kCancelled: return ECANCELED;
-    case Code::kUnavailable: return ESHUTDOWN;
-    default: return EIO;
+    case Code::kBusy:
+      return EBUSY;
+    case Code::kNoSpace:
+      return ENOSPC;
+    case Code::kUnsupported:
+      return EOPNOTSUPP;
+    case Code::kPermission:
+      return EPERM;
+    case Code::kCancelled:
+      return ECANCELED;
+    case Code::kUnavailable:
+      return ESHUTDOWN;
+    default:
+      return EIO;
   }
 }
 

@@ -62,8 +62,8 @@ int errno_from_code(Code code);
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                       // NOLINT: implicit by design
-  Result(Status status) : status_(std::move(status)) {                // NOLINT: implicit by design
+  Result(T value) : value_(std::move(value)) {}         // NOLINT: implicit by design
+  Result(Status status) : status_(std::move(status)) {  // NOLINT: implicit by design
     CVOL_ASSERT(!status_.is_ok());
   }
 
@@ -97,17 +97,17 @@ class [[nodiscard]] Result {
 };
 
 // Returns the Status from the enclosing function if EXPR is not ok.
-#define CVOL_TRY(expr)                                            \
-  do {                                                            \
+#define CVOL_TRY(expr)                                                                    \
+  do {                                                                                    \
     if (::cvol::Status cvol_status_ = (expr); !cvol_status_.is_ok()) return cvol_status_; \
   } while (0)
 
 // The same inside a coroutine. (g++ 12 miscompiles some co_await inside the head of an if: none of
 // ours stands there.)
-#define CVOL_CO_TRY(expr)                                            \
-  do {                                                               \
-    ::cvol::Status cvol_status_ = (expr);                            \
-    if (!cvol_status_.is_ok()) co_return cvol_status_;               \
+#define CVOL_CO_TRY(expr)                              \
+  do {                                                 \
+    ::cvol::Status cvol_status_ = (expr);              \
+    if (!cvol_status_.is_ok()) co_return cvol_status_; \
   } while (0)
 
 }  // namespace cvol

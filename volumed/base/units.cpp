@@ -11,9 +11,9 @@ namespace {
 constexpr std::string_view kSuffixes = "KMGTP";
 
 Status bad_size(std::string_view text) {
-  return Status(Code::kInvalidArgument,
-                fmt::format("'{}' is no size; write it like 10GiB, 512MiB or 4096",
-                            text.substr(0, 64)));
+  return Status(
+      Code::kInvalidArgument,
+      fmt::format("'{}' is no size; write it like 10GiB, 512MiB or 4096", text.substr(0, 64)));
 }
 
 // Multiplier of a suffix such as "", "B", "G", "GB", "GiB"; 0 if it is none.

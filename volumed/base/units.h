@@ -15,11 +15,11 @@ constexpr uint64_t kGiB = 1024 * kMiB;
 constexpr uint64_t kTiB = 1024 * kGiB;
 constexpr uint64_t kPiB = 1024 * kTiB;
 
-constexpr uint64_t kBlockBytes = 4 * kKiB;           // unit of checksums
-constexpr uint64_t kChunkBytes = 64 * kKiB;          // unit of allocation
+constexpr uint64_t kBlockBytes = 4 * kKiB;   // unit of checksums
+constexpr uint64_t kChunkBytes = 64 * kKiB;  // unit of allocation
 constexpr uint64_t kBlocksPerChunk = kChunkBytes / kBlockBytes;
 constexpr uint64_t kMaxVolumeBytes = 4 * kPiB;
-constexpr uint64_t kMaxRequestBytes = 32 * kMiB;     // largest NBD payload
+constexpr uint64_t kMaxRequestBytes = 32 * kMiB;  // largest NBD payload
 
 // Parses "10GiB", "10G", "512MiB", "1.5TiB", "4096". K, M, G, T, P mean powers of 1024, with or
 // without "iB"/"B". kInvalidArgument names the text and gives an example.

@@ -22,7 +22,9 @@ void Op::await_suspend(std::coroutine_handle<> awaiting) {
   reactor->submit(*this);
 }
 
-CancelToken::~CancelToken() { CVOL_ASSERT(first_ == nullptr); }
+CancelToken::~CancelToken() {
+  CVOL_ASSERT(first_ == nullptr);
+}
 
 void CancelToken::cancel() {
   cancelled_ = true;
@@ -62,8 +64,12 @@ void Reactor::finish(Op& op) {
   if (op.token != nullptr) std::exchange(op.token, nullptr)->unlink(op);
 }
 
-Reactor* Reactor::current() { return current_reactor; }
-void Reactor::set_current(Reactor* reactor) { current_reactor = reactor; }
+Reactor* Reactor::current() {
+  return current_reactor;
+}
+void Reactor::set_current(Reactor* reactor) {
+  current_reactor = reactor;
+}
 
 Op Reactor::sleep_until(Nanoseconds when, CancelToken* token) {
   return Op(this, OpKind::kTimer, static_cast<uint64_t>(when < 0 ? 0 : when), token);
@@ -95,11 +101,19 @@ Op File::writev(const iovec* iov, uint32_t count, uint64_t offset, bool durable)
   return Op(reactor_, OpKind::kWriteV, handle_, iov, count, offset, durable);
 }
 
-Op File::sync() const { return Op(reactor_, OpKind::kSync, handle_, nullptr, 0, 0, false); }
+Op File::sync() const {
+  return Op(reactor_, OpKind::kSync, handle_, nullptr, 0, 0, false);
+}
 
-Result<uint64_t> File::size() const { return reactor_->file_size(handle_); }
-Status File::resize(uint64_t bytes) const { return reactor_->file_resize(handle_, bytes); }
-Status File::allocate(uint64_t bytes) const { return reactor_->file_allocate(handle_, bytes); }
+Result<uint64_t> File::size() const {
+  return reactor_->file_size(handle_);
+}
+Status File::resize(uint64_t bytes) const {
+  return reactor_->file_resize(handle_, bytes);
+}
+Status File::allocate(uint64_t bytes) const {
+  return reactor_->file_allocate(handle_, bytes);
+}
 
 // --- Stream ---
 
@@ -115,7 +129,9 @@ Stream& Stream::operator=(Stream&& other) noexcept {
   return *this;
 }
 
-int Stream::release() { return std::exchange(handle_, -1); }
+int Stream::release() {
+  return std::exchange(handle_, -1);
+}
 
 void Stream::close() {
   if (handle_ >= 0) reactor_->close_handle(std::exchange(handle_, -1));

@@ -39,7 +39,9 @@ struct Yield {
   void await_suspend(std::coroutine_handle<> handle) const { reactor->schedule(handle); }
   void await_resume() const noexcept {}
 };
-inline Yield yield(Reactor& reactor) { return Yield{&reactor}; }
+inline Yield yield(Reactor& reactor) {
+  return Yield{&reactor};
+}
 
 class Scope {
  public:

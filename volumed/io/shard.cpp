@@ -45,6 +45,8 @@ void Shard::spawn(std::function<Task<void>()> make) {
   reactor_->post([this, make = std::move(make)]() mutable { scope_.spawn(run_made(make)); });
 }
 
-Task<void> Shard::run_made(std::function<Task<void>()> make) { co_await make(); }
+Task<void> Shard::run_made(std::function<Task<void>()> make) {
+  co_await make();
+}
 
 }  // namespace cvol::io

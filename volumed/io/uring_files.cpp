@@ -126,11 +126,15 @@ Status UringReactor::sync_directory(const std::string& path) {
   return error == 0 ? Status::ok() : status_from_errno(error, "sync directory " + path);
 }
 
-void UringReactor::close_handle(int handle) { ::close(handle); }
-void UringReactor::shutdown_handle(int handle) { ::shutdown(handle, SHUT_RDWR); }
+void UringReactor::close_handle(int handle) {
+  ::close(handle);
+}
+void UringReactor::shutdown_handle(int handle) {
+  ::shutdown(handle, SHUT_RDWR);
+}
 
 Result<uint64_t> UringReactor::file_size(int handle) {
-  struct stat info{};
+  struct stat info {};
   if (fstat(handle, &info) != 0) return status_from_errno(errno, "read the size of a file");
   return static_cast<uint64_t>(info.st_size);
 }

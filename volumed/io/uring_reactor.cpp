@@ -29,10 +29,11 @@ Result<std::unique_ptr<UringReactor>> UringReactor::make(UringOptions options) {
   params.cq_entries = options.entries * 4;
   const int error = io_uring_queue_init_params(options.entries, &reactor->ring_, &params);
   if (error < 0) {
-    return Status(Code::kUnsupported,
-                  status_from_errno(-error, "set up io_uring").message() +
-                      "; cvol needs Linux 6.1 or newer with io_uring allowed "
-                      "(sysctl kernel.io_uring_disabled=0, and in the container's seccomp profile)");
+    return Status(
+        Code::kUnsupported,
+        status_from_errno(-error, "set up io_uring").message() +
+            "; cvol needs Linux 6.1 or newer with io_uring allowed "
+            "(sysctl kernel.io_uring_disabled=0, and in the container's seccomp profile)");
   }
   reactor->ring_made_ = true;
   reactor->wake_fd_ = eventfd(0, EFD_CLOEXEC);

@@ -18,7 +18,7 @@
 namespace cvol::io {
 
 struct UringOptions {
-  uint32_t entries = 1024;      // submission queue, 64..32768; the completion queue is four times it
+  uint32_t entries = 1024;  // submission queue, 64..32768; the completion queue is four times it
   uint32_t helper_threads = 2;  // for blocking(), 1..16
 };
 

@@ -50,9 +50,7 @@ class ChunkMap {
     CVOL_ASSERT(place < capacity_ && slabs_[place / kSlabSlots] != nullptr);
     return slabs_[place / kSlabSlots][place % kSlabSlots];
   }
-  const ChunkSlot& slot(uint32_t place) const {
-    return const_cast<ChunkMap*>(this)->slot(place);
-  }
+  const ChunkSlot& slot(uint32_t place) const { return const_cast<ChunkMap*>(this)->slot(place); }
   bool owned(uint32_t place) const {
     return place / kSlabSlots < slabs_.size() && slabs_[place / kSlabSlots] != nullptr &&
            slabs_[place / kSlabSlots][place % kSlabSlots].key != UINT64_MAX;

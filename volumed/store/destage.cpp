@@ -17,9 +17,9 @@
 namespace cvol::store {
 namespace {
 
-constexpr uint64_t kRoundBlocks = 8192;      // journal region of one round: 32 MiB
-constexpr uint64_t kReadRunBlocks = 256;     // one read of the journal: 1 MiB
-constexpr uint64_t kReadGapBlocks = 16;      // dead blocks that are read along
+constexpr uint64_t kRoundBlocks = 8192;   // journal region of one round: 32 MiB
+constexpr uint64_t kReadRunBlocks = 256;  // one read of the journal: 1 MiB
+constexpr uint64_t kReadGapBlocks = 16;   // dead blocks that are read along
 constexpr uint64_t kWriteRunBlocks = 256;
 constexpr uint64_t kStartPercent = 40;       // of the journal in use: destage begins ...
 constexpr uint64_t kStopPercent = 25;        // ... and ends
@@ -194,8 +194,8 @@ Task<void> Engine::read_live_run(DestageRound& round, std::size_t first, std::si
   const iovec iov{buffer.data(), blocks * kBlockBytes};
   const int64_t got = co_await journal_->readv(&iov, 1, start);
   if (got != static_cast<int64_t>(iov.iov_len)) {
-    round.status = status_from_errno(got < 0 ? static_cast<int>(-got) : EIO,
-                                     "read the journal of " + path_);
+    round.status =
+        status_from_errno(got < 0 ? static_cast<int>(-got) : EIO, "read the journal of " + path_);
   }
   for (std::size_t i = first; i < first + count; ++i) {
     DestageRound::Block& block = round.live[i];
@@ -207,9 +207,9 @@ Task<void> Engine::read_live_run(DestageRound& round, std::size_t first, std::si
       continue;
     // It goes to its chunk as it is, with the checksum that it should have: reads tell.
     metrics_.damaged_blocks.add(1);
-    log::error("store", "a block in the journal is damaged",
-               {{"path", path_}, {"volume", replica->record.volume.to_string()},
-                {"block", number}});
+    log::error(
+        "store", "a block in the journal is damaged",
+        {{"path", path_}, {"volume", replica->record.volume.to_string()}, {"block", number}});
   }
   round.buffers.push_back(std::move(buffer));
   destage_writes_.release();
@@ -224,8 +224,8 @@ void Engine::give_places(DestageRound& round) {
     if (entry->reserved && (entry->mask != 0 || entry->writers == 0)) homeless.push_back(key);
   }
   for (std::size_t at = 0; at < homeless.size();) {
-    const PlaceAllocator::Run run = places_->allocate(
-        static_cast<uint32_t>(homeless.size() - at), /*from_reserved=*/true);
+    const PlaceAllocator::Run run =
+        places_->allocate(static_cast<uint32_t>(homeless.size() - at), /*from_reserved=*/true);
     CVOL_ASSERT(run.count > 0);
     for (uint32_t i = 0; i < run.count; ++i, ++at) {
       OverlayChunk* entry = overlay_.find(homeless[at]);
@@ -264,8 +264,7 @@ Task<void> Engine::write_live_run(DestageRound& round, std::size_t first, std::s
   std::vector<iovec> iov;
   for (std::size_t i = first; i < first + count; ++i) {
     std::byte* data = const_cast<std::byte*>(round.live[i].data);
-    if (!iov.empty() &&
-        static_cast<std::byte*>(iov.back().iov_base) + iov.back().iov_len == data) {
+    if (!iov.empty() && static_cast<std::byte*>(iov.back().iov_base) + iov.back().iov_len == data) {
       iov.back().iov_len += kBlockBytes;
     } else {
       iov.push_back({data, kBlockBytes});

@@ -19,11 +19,11 @@
 #include <vector>
 
 #include "volumed/base/block_device.h"
+#include "volumed/base/metrics.h"
 #include "volumed/base/result.h"
 #include "volumed/base/units.h"
 #include "volumed/base/uuid.h"
 #include "volumed/io/reactor.h"
-#include "volumed/base/metrics.h"
 
 namespace cvol::store {
 

@@ -30,8 +30,7 @@ namespace cvol::store {
 Task<Result<Uuid>> format_disk_with(io::Reactor& reactor, std::string path, FormatOptions options,
                                     TableOpener opener);
 Task<Result<std::unique_ptr<DiskEngine>>> open_disk_with(io::Reactor& reactor, std::string path,
-                                                         EngineOptions options,
-                                                         TableOpener opener);
+                                                         EngineOptions options, TableOpener opener);
 
 class Engine final : public DiskEngine {
  public:
@@ -163,9 +162,7 @@ class Engine final : public DiskEngine {
   void on_durable();
 
   void fail(const Status& why);
-  uint64_t used_percent() const {
-    return journal_->used_blocks() * 100 / journal_->ring_blocks();
-  }
+  uint64_t used_percent() const { return journal_->used_blocks() * 100 / journal_->ring_blocks(); }
 
   io::Reactor& reactor_;
   std::string path_;
@@ -195,15 +192,15 @@ class Engine final : public DiskEngine {
   io::Event destage_wake_;
   io::WaitList destage_done_;
   io::Semaphore destage_writes_{16};
-  bool destaging_ = false;       // a round is under way
-  bool drain_ = false;           // destage everything that is durable now
-  uint64_t drain_lsn_ = 0;       // up to this LSN
+  bool destaging_ = false;  // a round is under way
+  bool drain_ = false;      // destage everything that is durable now
+  uint64_t drain_lsn_ = 0;  // up to this LSN
   bool idle_timer_runs_ = false;
-  uint64_t appends_ = 0;         // counts durable batches, for the idle timer
+  uint64_t appends_ = 0;  // counts durable batches, for the idle timer
   bool closing_ = false;
   bool opened_ = false;
-  uint64_t applying_lsn_ = 0;    // of the record that apply() works on
-  Status replay_error_;          // a record that contradicts the table
+  uint64_t applying_lsn_ = 0;  // of the record that apply() works on
+  Status replay_error_;        // a record that contradicts the table
   Status failure_;
   io::CancelToken cancel_;
   io::Scope scope_;

@@ -72,8 +72,7 @@ Result<Label> choose_label(io::Reactor& reactor, const std::string& path,
   label.journal = Uuid::make(reactor.random());
   label.journal_bytes = options.journal_bytes;
   if (label.journal_bytes == 0) {
-    label.journal_bytes =
-        std::clamp(capacity / 20, kDefaultMinJournalBytes, kDefaultJournalBytes);
+    label.journal_bytes = std::clamp(capacity / 20, kDefaultMinJournalBytes, kDefaultJournalBytes);
   }
   label.journal_bytes = label.journal_bytes / kBlockBytes * kBlockBytes;
   if (label.journal_bytes < kMinJournalBytes) {
@@ -189,7 +188,9 @@ Engine::Engine(io::Reactor& reactor, std::string path, EngineOptions options)
       options_(options),
       buffers_(std::max<uint64_t>(options.buffer_bytes, 64 * kMiB), 32 * kMiB) {}
 
-Engine::~Engine() { CVOL_ASSERT(scope_.running() == 0); }
+Engine::~Engine() {
+  CVOL_ASSERT(scope_.running() == 0);
+}
 
 Task<Status> Engine::open(TableOpener opener) {
   const io::Nanoseconds started = reactor_.now();
@@ -241,8 +242,8 @@ Task<Status> Engine::open_files(TableOpener& opener) {
   Result<Label> decoded = decode_label({block.get(), static_cast<std::size_t>(got)});
   if (!decoded) {
     if (decoded.code() == Code::kUnsupported) co_return decoded.status();
-    co_return Status(Code::kDamaged,
-                     decoded.message() + "; nothing was changed: restore file 'label' from a "
+    co_return Status(Code::kDamaged, decoded.message() +
+                                         "; nothing was changed: restore file 'label' from a "
                                          "backup, or the disk from a replica");
   }
   label_ = *decoded;
@@ -332,9 +333,9 @@ Status Engine::load_pair(std::string_view key, std::string_view value) {
   if (!record) return record.status();
   if (record->place >= label_.capacity_chunks || chunk >= kMaxVolumeBytes / kChunkBytes ||
       map_->owned(record->place)) {
-    return Status(Code::kDamaged,
-                  fmt::format("chunk table: chunk {} of replica {} has an impossible place", chunk,
-                              number));
+    return Status(
+        Code::kDamaged,
+        fmt::format("chunk table: chunk {} of replica {} has an impossible place", chunk, number));
   }
   ChunkSlot& slot = map_->insert(ChunkKey(number, chunk), record->place);
   slot.version = record->version;
@@ -431,8 +432,7 @@ Status Engine::rebuild_allocator() {
     ++find_replica(chunk.key.replica())->allocated_chunks;
   });
   if (!status) {
-    return Status(Code::kDamaged,
-                  "file 'chunks' is too small for what the journal promises to it");
+    return Status(Code::kDamaged, "file 'chunks' is too small for what the journal promises to it");
   }
   metrics_.allocated_bytes.set(uint64_t{places_->used() + places_->reserved()} * kChunkBytes);
   return Status::ok();

@@ -170,27 +170,27 @@ Task<Status> Engine::read(ReplicaNumber number, uint64_t offset, std::span<std::
     reader_leave(epoch);
     if (!status) {
       metrics_.damaged_blocks.add(1);
-      log::error("store", "a read failed",
-                 {{"path", path_}, {"replica", number}, {"offset", offset}, {"why",
-                                                                            status.message()}});
+      log::error(
+          "store", "a read failed",
+          {{"path", path_}, {"replica", number}, {"offset", offset}, {"why", status.message()}});
       co_return status;
     }
     bool moved = false;
     const BlockPlace* places = plan.places();
     for (uint32_t i = 0; i < plan.blocks && !moved; ++i) {
       if (places[i].source == Source::kZero) continue;
-      const uint64_t sum = block_checksum(plan.salt, plan.first_block + i,
-                                          plan.memory + uint64_t{i} * kBlockBytes);
+      const uint64_t sum =
+          block_checksum(plan.salt, plan.first_block + i, plan.memory + uint64_t{i} * kBlockBytes);
       if (short_checksum(sum) == places[i].checksum) continue;
       moved = !still_current(number, plan, i);
       if (moved) break;
       metrics_.damaged_blocks.add(1);
-      const std::string where =
-          fmt::format("block {} (offset {}) of volume {} on disk {} is damaged: its checksum does "
-                      "not hold in file '{}' at block {}",
-                      plan.first_block + i, (plan.first_block + i) * kBlockBytes,
-                      (*replica)->record.volume.to_string(), path_,
-                      places[i].source == Source::kJournal ? "journal" : "chunks", places[i].at);
+      const std::string where = fmt::format(
+          "block {} (offset {}) of volume {} on disk {} is damaged: its checksum does "
+          "not hold in file '{}' at block {}",
+          plan.first_block + i, (plan.first_block + i) * kBlockBytes,
+          (*replica)->record.volume.to_string(), path_,
+          places[i].source == Source::kJournal ? "journal" : "chunks", places[i].at);
       log::error("store", where);
       co_return Status(Code::kDamaged, where);
     }
@@ -221,8 +221,8 @@ std::vector<Extent> Engine::block_status(ReplicaNumber number, uint64_t offset,
       at = chunk_end;
       continue;
     }
-    const uint16_t data = static_cast<uint16_t>((place == kNoPlace ? 0 : map_->slot(place).present) |
-                                                (entry == nullptr ? 0 : entry->mask));
+    const uint16_t data = static_cast<uint16_t>(
+        (place == kNoPlace ? 0 : map_->slot(place).present) | (entry == nullptr ? 0 : entry->mask));
     while (at < chunk_end) {
       const uint64_t block = at / kBlockBytes % kBlocksPerChunk;
       const uint64_t block_end = std::min(chunk_end, (at / kBlockBytes + 1) * kBlockBytes);

@@ -167,14 +167,15 @@ Task<Status> Engine::remove_chunk_keys(ReplicaNumber number) {
   if (status) {
     status = co_await reactor_.blocking([this, number]() -> Status {
       TableBatch batch;
-      CVOL_TRY(table_->scan_prefix(chunk_prefix(number), [&](std::string_view key,
-                                                             std::string_view) -> Status {
-        batch.remove(std::string(key));
-        if (batch.changes.size() < kRemovalsPerCommit) return Status::ok();
-        Status committed = table_->commit(batch);
-        batch.changes.clear();
-        return committed;
-      }));
+      CVOL_TRY(table_->scan_prefix(chunk_prefix(number),
+                                   [&](std::string_view key, std::string_view) -> Status {
+                                     batch.remove(std::string(key));
+                                     if (batch.changes.size() < kRemovalsPerCommit)
+                                       return Status::ok();
+                                     Status committed = table_->commit(batch);
+                                     batch.changes.clear();
+                                     return committed;
+                                   }));
       batch.remove(replica_key(number));
       return table_->commit(batch);
     });

@@ -16,10 +16,10 @@ namespace cvol::store {
 namespace {
 
 constexpr uint64_t kMostZeroBytes = kGiB;
-constexpr uint64_t kKeepPieceChunks = 1024;      // of one journal entry that allocates
-constexpr uint32_t kGrowPlaces = 1024;           // file growth step: 64 MiB
-constexpr uint32_t kGrowAheadBelow = 512;        // grow in the background below this many places
-constexpr uint64_t kReserveBytes = 128 * kMiB;   // left to the file system when growing
+constexpr uint64_t kKeepPieceChunks = 1024;     // of one journal entry that allocates
+constexpr uint32_t kGrowPlaces = 1024;          // file growth step: 64 MiB
+constexpr uint32_t kGrowAheadBelow = 512;       // grow in the background below this many places
+constexpr uint64_t kReserveBytes = 128 * kMiB;  // left to the file system when growing
 constexpr uint32_t kMostSmallBlocks = 2 * kBlocksPerChunk;
 
 uint16_t mask_of(uint64_t first, uint64_t count) {
@@ -113,7 +113,9 @@ void Engine::withdraw(ReplicaNumber number, uint64_t first_block, uint64_t end_b
 // again. kNoSpace when nothing more can be had.
 Task<Status> Engine::make_room(uint32_t wanted) {
   const uint32_t before = places_->available();
-  const auto gained = [&] { return places_->available() > before || places_->available() >= wanted; };
+  const auto gained = [&] {
+    return places_->available() > before || places_->available() >= wanted;
+  };
   co_await grow_turn_.acquire();
   Status status = Status::ok();
   if (!gained() && places_->backed() < places_->capacity())
@@ -127,8 +129,7 @@ Task<Status> Engine::make_room(uint32_t wanted) {
   co_return Status(Code::kNoSpace,
                    fmt::format("disk {} is full ({} of chunks in use); free space with trim or by "
                                "removing volumes, or add a disk",
-                               path_,
-                               format_size(uint64_t{places_->used()} * kChunkBytes)));
+                               path_, format_size(uint64_t{places_->used()} * kChunkBytes)));
 }
 
 // With the turn. Extends file `chunks`.
@@ -219,8 +220,7 @@ Task<Status> Engine::write_small(Replica& replica, ReplicaNumber number, uint64_
 
 // Everything through the journal, in pieces of a chunk; all or nothing as to space.
 Task<Status> Engine::write_pieces(Replica& replica, ReplicaNumber number, uint64_t epoch,
-                                  uint64_t seq, uint64_t offset,
-                                  std::span<const std::byte> data) {
+                                  uint64_t seq, uint64_t offset, std::span<const std::byte> data) {
   const uint64_t first = offset / kBlockBytes;
   const uint64_t blocks = data.size() / kBlockBytes;
   CVOL_CO_TRY(co_await admit(number, first, blocks));  // the space is ours until withdrawn
@@ -339,8 +339,7 @@ Task<Status> Engine::write_large(Replica& replica, ReplicaNumber number, uint64_
     uint64_t chunk = write.first_chunk;
     const uint32_t* short_sums = write.checksums.data();
     for (const PlaceAllocator::Run& run : write.runs) {
-      records.push_back(
-          {RecordType::kMap, 0, number, epoch, seq, chunk, run.count, run.first});
+      records.push_back({RecordType::kMap, 0, number, epoch, seq, chunk, run.count, run.first});
       pointers.push_back(short_sums);
       chunk += run.count;
       short_sums += uint64_t{run.count} * kBlocksPerChunk;
@@ -416,8 +415,8 @@ Task<Status> Engine::zero_keeping(Replica&, ReplicaNumber number, uint64_t epoch
       status = co_await make_room(static_cast<uint32_t>(bare.size() - at));
       continue;
     }
-    records.push_back({RecordType::kMap, kRecordEmpty, number, epoch, seq, bare[at], run.count,
-                       run.first});
+    records.push_back(
+        {RecordType::kMap, kRecordEmpty, number, epoch, seq, bare[at], run.count, run.first});
     at += run.count;
   }
   records.push_back({RecordType::kZero, kRecordKeep, number, epoch, seq, first_block,
@@ -451,7 +450,9 @@ void Engine::apply(uint64_t lsn, const Record& record, const void* checksums, ui
     case RecordType::kWrite:
       apply_write(record, static_cast<const uint64_t*>(checksums), position);
       break;
-    case RecordType::kZero: apply_zero(record); break;
+    case RecordType::kZero:
+      apply_zero(record);
+      break;
     case RecordType::kMap:
       apply_map(record, static_cast<const std::byte*>(checksums));
       break;
@@ -475,8 +476,8 @@ void Engine::apply_write(const Record& record, const uint64_t* checksums, uint32
     }
     entry.mask |= mask_of(first, count);
     entry.version = std::max(entry.version, record.seq);
-    journal_->add_ref({key, position + at, static_cast<uint8_t>(first),
-                       static_cast<uint8_t>(count)});
+    journal_->add_ref(
+        {key, position + at, static_cast<uint8_t>(first), static_cast<uint8_t>(count)});
     at += static_cast<uint32_t>(count);
   });
 }
@@ -566,7 +567,9 @@ void Engine::settle(ChunkKey key) {
   overlay_.drop(key);
 }
 
-void Engine::retire(uint32_t place) { retired_.push_back({applying_lsn_, place}); }
+void Engine::retire(uint32_t place) {
+  retired_.push_back({applying_lsn_, place});
+}
 
 void Engine::fail(const Status& why) {
   if (!failure_) return;

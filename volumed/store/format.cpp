@@ -24,7 +24,9 @@ Status newer(std::string_view what, uint32_t version) {
                             what, version, kDiskFormatVersion));
 }
 
-void put_uuid(std::byte* at, const Uuid& uuid) { std::memcpy(at, uuid.bytes.data(), 16); }
+void put_uuid(std::byte* at, const Uuid& uuid) {
+  std::memcpy(at, uuid.bytes.data(), 16);
+}
 
 Uuid get_uuid(const std::byte* at) {
   Uuid uuid;
@@ -96,12 +98,13 @@ Status check_journal_header(std::span<const std::byte> bytes, const Label& label
 
 std::size_t record_checksum_bytes(const Record& record) {
   switch (record.type) {
-    case RecordType::kWrite: return std::size_t{record.count} * 8;
-    case RecordType::kZero: return 0;
+    case RecordType::kWrite:
+      return std::size_t{record.count} * 8;
+    case RecordType::kZero:
+      return 0;
     case RecordType::kMap:
-      return (record.flags & kRecordEmpty) != 0
-                 ? 0
-                 : std::size_t{record.count} * kBlocksPerChunk * 4;
+      return (record.flags & kRecordEmpty) != 0 ? 0
+                                                : std::size_t{record.count} * kBlocksPerChunk * 4;
   }
   return 0;
 }
@@ -181,8 +184,10 @@ bool record_holds(const Record& record, const BatchHeader& header) {
     case RecordType::kWrite:
       return record.payload <= header.payload_blocks &&
              record.count <= header.payload_blocks - record.payload;
-    case RecordType::kZero: return record.count <= kGiB / kBlockBytes;
-    case RecordType::kMap: return record.payload <= UINT32_MAX - record.count;
+    case RecordType::kZero:
+      return record.count <= kGiB / kBlockBytes;
+    case RecordType::kMap:
+      return record.payload <= UINT32_MAX - record.count;
   }
   return false;
 }
@@ -260,7 +265,9 @@ constexpr std::size_t kMetaValueBytes = 1 + 16 + 8 + 8 + 8 + 8 + 4;
 
 }  // namespace
 
-std::string meta_key() { return std::string(1, kMetaKind); }
+std::string meta_key() {
+  return std::string(1, kMetaKind);
+}
 
 std::string replica_key(uint32_t replica) {
   std::string key(1, kReplicaKind);

@@ -26,9 +26,9 @@ constexpr uint64_t kMinJournalBytes = kMiB;
 
 struct Label {
   Uuid disk;
-  Uuid journal;                 // identity of the journal's batches
-  uint64_t journal_bytes = 0;   // of file `journal`, its header block included
-  uint64_t capacity_chunks = 0; // most chunks that file `chunks` may hold
+  Uuid journal;                  // identity of the journal's batches
+  uint64_t journal_bytes = 0;    // of file `journal`, its header block included
+  uint64_t capacity_chunks = 0;  // most chunks that file `chunks` may hold
 };
 
 void encode_label(const Label& label, std::span<std::byte, kBlockBytes> into);
@@ -42,15 +42,15 @@ Status check_journal_header(std::span<const std::byte> bytes, const Label& label
 // --- journal batch: header area (whole 4 KiB blocks), then payload blocks ---
 
 struct BatchHeader {
-  uint64_t lsn = 0;             // consecutive
-  uint64_t generation = 0;      // raised at every open of the disk
-  uint64_t position = 0;        // of the header area, in blocks since the ring's beginning of time
-  uint64_t durable_lsn = 0;     // highest LSN known durable when this batch was made
-  uint64_t tail_lsn = 0;        // first LSN that was not yet destaged
+  uint64_t lsn = 0;          // consecutive
+  uint64_t generation = 0;   // raised at every open of the disk
+  uint64_t position = 0;     // of the header area, in blocks since the ring's beginning of time
+  uint64_t durable_lsn = 0;  // highest LSN known durable when this batch was made
+  uint64_t tail_lsn = 0;     // first LSN that was not yet destaged
   uint32_t header_blocks = 0;
   uint32_t payload_blocks = 0;
   uint32_t record_count = 0;
-  uint32_t record_bytes = 0;    // of the records, after the fixed part
+  uint32_t record_bytes = 0;  // of the records, after the fixed part
 };
 
 enum class RecordType : uint8_t {
@@ -141,8 +141,8 @@ struct ReplicaRecord {
 struct TableMeta {
   Uuid disk;
   uint64_t generation = 0;
-  uint64_t tail_lsn = 1;       // first LSN to replay
-  uint64_t tail_position = 0;  // where it is, or will be
+  uint64_t tail_lsn = 1;         // first LSN to replay
+  uint64_t tail_position = 0;    // where it is, or will be
   uint64_t tail_generation = 0;  // of the last batch before it: older ones behind it are stale
   uint32_t next_replica = 1;
 };

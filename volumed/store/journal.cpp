@@ -58,7 +58,9 @@ Journal::Journal(io::Reactor& reactor, io::File file, Options options, Apply app
   }
 }
 
-Journal::~Journal() { CVOL_ASSERT(flying_.empty() && first_ == nullptr); }
+Journal::~Journal() {
+  CVOL_ASSERT(flying_.empty() && first_ == nullptr);
+}
 
 void Journal::set_hooks(std::function<void()> on_starved, std::function<void()> on_durable,
                         std::function<void(Status)> on_failed) {
@@ -135,8 +137,7 @@ bool Journal::has_space(uint32_t blocks, uint64_t* position) const {
 void Journal::pump() {
   while (first_ != nullptr && !failed_ && !free_flights_.empty()) {
     // The header area's size is not known before the entries are chosen: ask for the worst.
-    const uint32_t most =
-        std::min(ring_blocks_ / 2, kMaxHeaderBlocks + options_.batch_blocks);
+    const uint32_t most = std::min(ring_blocks_ / 2, kMaxHeaderBlocks + options_.batch_blocks);
     uint64_t position = 0;
     if (!has_space(most, &position)) {
       if (!starved_) {
@@ -206,16 +207,15 @@ void Journal::fill(Flight& flight) {
 
 Task<void> Journal::fly(Flight* flight) {
   flight->started = reactor_.now();
-  const uint64_t bytes =
-      uint64_t{flight->header_blocks + flight->payload_blocks} * kBlockBytes;
+  const uint64_t bytes = uint64_t{flight->header_blocks + flight->payload_blocks} * kBlockBytes;
   const uint64_t offset = (flight->position % ring_blocks_ + 1) * kBlockBytes;
   const int64_t result = co_await file_.writev(
       flight->iov.data(), static_cast<uint32_t>(flight->iov.size()), offset, true);
   if (result != static_cast<int64_t>(bytes)) {
     if (!failed_) {
-      const Status why =
-          result < 0 ? status_from_errno(static_cast<int>(-result), "write the journal")
-                     : Status(Code::kIo, "write the journal: the disk took only a part");
+      const Status why = result < 0
+                             ? status_from_errno(static_cast<int>(-result), "write the journal")
+                             : Status(Code::kIo, "write the journal: the disk took only a part");
       fail();
       if (on_failed_) on_failed_(why);
     }
@@ -305,6 +305,8 @@ void Journal::release(const Region& region) {
   pump();
 }
 
-Task<void> Journal::drain() { co_await scope_.join(); }
+Task<void> Journal::drain() {
+  co_await scope_.join();
+}
 
 }  // namespace cvol::store

@@ -179,7 +179,7 @@ class Journal {
   bool started_ = false;
 
   JournalPoint tail_;
-  uint64_t head_ = 0;      // position of the next batch, before skipping to the ring's start
+  uint64_t head_ = 0;  // position of the next batch, before skipping to the ring's start
   uint64_t next_lsn_ = 1;
   uint64_t durable_lsn_ = 0;
   std::deque<BatchInfo> batches_;  // durable, not destaged

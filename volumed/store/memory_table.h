@@ -14,8 +14,8 @@ namespace cvol::store {
 struct MemoryTableState {
   std::map<std::string, std::string, std::less<>> content;
   bool exists = false;
-  bool dead = false;         // commits fail without effect: the node has crashed
-  bool fail_commits = false; // commits fail without effect: a disk error
+  bool dead = false;                          // commits fail without effect: the node has crashed
+  bool fail_commits = false;                  // commits fail without effect: a disk error
   std::vector<TableBatch>* record = nullptr;  // every commit is appended, if set
 };
 

@@ -35,9 +35,7 @@ class Overlay {
   OverlayChunk& find_or_make(ChunkKey key);
   // Drops the entry; it must hold no block, writer or reservation.
   void drop(ChunkKey key);
-  bool idle(const OverlayChunk& chunk) const {
-    return chunk.mask == 0 && chunk.writers == 0;
-  }
+  bool idle(const OverlayChunk& chunk) const { return chunk.mask == 0 && chunk.writers == 0; }
   uint64_t size() const { return index_.size(); }
   // Visits every entry, in the order of their making; the visitor must not add or drop any.
   template <typename Visit>

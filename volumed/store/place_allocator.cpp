@@ -33,7 +33,8 @@ void PlaceAllocator::unreserve(uint32_t places) {
 uint32_t PlaceAllocator::next_free(uint32_t from, uint32_t to) const {
   while (from < to) {
     const uint64_t free_bits = ~bits_[from / 64] >> (from % 64);
-    if (free_bits != 0) return std::min(to, from + static_cast<uint32_t>(std::countr_zero(free_bits)));
+    if (free_bits != 0)
+      return std::min(to, from + static_cast<uint32_t>(std::countr_zero(free_bits)));
     from = (from / 64 + 1) * 64;
   }
   return to;

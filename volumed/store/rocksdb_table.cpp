@@ -50,8 +50,8 @@ class RocksdbTable final : public Table {
   Status commit(const TableBatch& batch) override {
     rocksdb::WriteBatch changes;
     for (const TableBatch::Change& change : batch.changes) {
-      const rocksdb::Status added = change.value ? changes.Put(change.key, *change.value)
-                                                 : changes.Delete(change.key);
+      const rocksdb::Status added =
+          change.value ? changes.Put(change.key, *change.value) : changes.Delete(change.key);
       CVOL_TRY(from_rocksdb(added, "write chunk table " + path_));
     }
     rocksdb::WriteOptions options;
@@ -66,7 +66,8 @@ class RocksdbTable final : public Table {
     options.verify_checksums = true;
     std::unique_ptr<rocksdb::Iterator> at(db_->NewIterator(options));
     for (at->Seek(prefix); at->Valid() && at->key().starts_with(prefix); at->Next()) {
-      CVOL_TRY(visit({at->key().data(), at->key().size()}, {at->value().data(), at->value().size()}));
+      CVOL_TRY(
+          visit({at->key().data(), at->key().size()}, {at->value().data(), at->value().size()}));
     }
     return from_rocksdb(at->status(), "read chunk table " + path_);
   }
@@ -87,9 +88,9 @@ Result<std::unique_ptr<Table>> open_rocksdb_table(const std::string& path, bool 
   if (!opened.ok()) {
     Status status = from_rocksdb(opened, "open chunk table " + path);
     if (status.code() == Code::kDamaged || opened.IsInvalidArgument() || opened.IsPathNotFound()) {
-      return Status(Code::kDamaged,
-                    status.message() +
-                        "; the disk is left as it is: restore it from a replica or a backup");
+      return Status(
+          Code::kDamaged,
+          status.message() + "; the disk is left as it is: restore it from a replica or a backup");
     }
     return status;
   }

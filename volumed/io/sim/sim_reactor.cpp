@@ -132,10 +132,14 @@ void SimReactor::submit(Op& op) {
   switch (op.kind) {
     case OpKind::kReadV:
     case OpKind::kWriteV:
-    case OpKind::kSync: return submit_file(op);
-    case OpKind::kRecv: return submit_receive(op);
-    case OpKind::kSend: return submit_send(op);
-    case OpKind::kAccept: return submit_accept(op);
+    case OpKind::kSync:
+      return submit_file(op);
+    case OpKind::kRecv:
+      return submit_receive(op);
+    case OpKind::kSend:
+      return submit_send(op);
+    case OpKind::kAccept:
+      return submit_accept(op);
     case OpKind::kTimer:
       return complete_at(op, std::max(now(), static_cast<Nanoseconds>(op.offset)),
                          [] { return 0; });
@@ -323,7 +327,8 @@ Result<Stream> SimReactor::connect(const std::string& address) {
   auto listener = found->second;
   listener->backlog.push_back(listener->node->add_handle(std::move(theirs)));
   world_->at(now() + world_->draw(world_->faults.net_low, world_->faults.net_high), [listener] {
-    if (listener->acceptor == nullptr || listener->backlog.empty() || listener->node->dead()) return;
+    if (listener->acceptor == nullptr || listener->backlog.empty() || listener->node->dead())
+      return;
     const int handle = listener->backlog.front();
     listener->backlog.pop_front();
     listener->node->finish_op(*std::exchange(listener->acceptor, nullptr), handle);
@@ -331,7 +336,9 @@ Result<Stream> SimReactor::connect(const std::string& address) {
   return Stream(this, add_handle(std::move(mine)));
 }
 
-Status SimReactor::make_directories(const std::string&) { return Status::ok(); }
+Status SimReactor::make_directories(const std::string&) {
+  return Status::ok();
+}
 
 Result<std::vector<std::string>> SimReactor::list_directory(const std::string& path) {
   std::vector<std::string> names;
@@ -392,7 +399,9 @@ void SimReactor::close_handle(int handle) {
   handles_.erase(found);
 }
 
-Result<uint64_t> SimReactor::file_size(int handle) { return handles_.at(handle).file->size(); }
+Result<uint64_t> SimReactor::file_size(int handle) {
+  return handles_.at(handle).file->size();
+}
 
 Status SimReactor::file_resize(int handle, uint64_t bytes) {
   if (dead_) return Status(Code::kIo, "resize: the node is dead");

@@ -1,0 +1,25 @@
+// Labels and the chunk table's keys and values.
+#include "tests/fuzz/fuzz.h"
+#include "volumed/base/assert.h"
+#include "volumed/store/format.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
+  using namespace cvol::store;
+  const auto bytes = as_bytes(data, size);
+  const auto text = as_text(data, size);
+  (void)decode_label(bytes);
+  (void)check_journal_header(bytes, Label{});
+  cvol::Result<ChunkRecord> chunk = decode_chunk_record(text);
+  if (chunk) CVOL_ASSERT(encode_chunk_record(*chunk) == text);
+  cvol::Result<ReplicaRecord> replica = decode_replica_record(text);
+  (void)replica.is_ok();
+  cvol::Result<TableMeta> meta = decode_table_meta(text);
+  if (meta) CVOL_ASSERT(encode_table_meta(*meta) == text);
+  uint32_t number = 0;
+  uint64_t index = 0;
+  uint64_t point = 0;
+  if (parse_chunk_key(text, &number, &index, &point))
+    CVOL_ASSERT(chunk_key(number, index, point) == text);
+  if (parse_replica_key(text, &number)) CVOL_ASSERT(replica_key(number) == text);
+  return 0;
+}

@@ -1,0 +1,79 @@
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "volumed/base/buffer_pool.h"
+#include "volumed/base/checksum.h"
+#include "volumed/base/units.h"
+#include "volumed/base/uuid.h"
+
+namespace cvol {
+namespace {
+
+TEST(Units, sizes_are_read_as_people_write_them) {
+  EXPECT_EQ(*parse_size("10GiB"), 10 * kGiB);
+  EXPECT_EQ(*parse_size("10G"), 10 * kGiB);
+  EXPECT_EQ(*parse_size("512mib"), 512 * kMiB);
+  EXPECT_EQ(*parse_size("1.5T"), kTiB + kTiB / 2);
+  EXPECT_EQ(*parse_size("4096"), 4096u);
+  EXPECT_EQ(*parse_size("1PiB"), kPiB);
+}
+
+TEST(Units, bad_sizes_are_refused_with_an_example) {
+  for (const char* text : {"", "G", "-1", "10X", "1.5", "1..5G", "99999999999999999999", "20000P",
+                           "10 GG", "0x10", "1e3"}) {
+    Result<uint64_t> size = parse_size(text);
+    EXPECT_FALSE(size) << text;
+    EXPECT_NE(size.message().find("10GiB"), std::string::npos);
+  }
+}
+
+TEST(Units, sizes_are_printed_short_and_exact) {
+  EXPECT_EQ(format_size(10 * kGiB), "10GiB");
+  EXPECT_EQ(format_size(kGiB + kGiB / 2), "1.5GiB");
+  EXPECT_EQ(format_size(100), "100B");
+}
+
+TEST(Units, names_are_validated_at_the_border) {
+  EXPECT_TRUE(validate_name("pg-data_1.x", "volume"));
+  EXPECT_TRUE(validate_name(std::string(128, 'a'), "volume"));
+  for (const std::string& name :
+       {std::string(""), std::string(129, 'a'), std::string("-a"), std::string("../x"),
+        std::string("a/b"), std::string("a b"), std::string("a\n"), std::string("\xc3\xa4")}) {
+    EXPECT_FALSE(validate_name(name, "volume")) << name;
+  }
+}
+
+TEST(Uuid, text_form_round_trips) {
+  Random random(7);
+  const Uuid uuid = Uuid::make(random);
+  Result<Uuid> again = Uuid::parse(uuid.to_string());
+  ASSERT_TRUE(again);
+  EXPECT_EQ(*again, uuid);
+  EXPECT_FALSE(Uuid::parse("nonsense"));
+  EXPECT_FALSE(Uuid::parse(uuid.to_string() + "0"));
+}
+
+TEST(Checksum, depends_on_volume_and_block) {
+  std::vector<std::byte> block(kBlockBytes, std::byte{5});
+  Random random(1);
+  const uint64_t a = checksum_salt(Uuid::make(random));
+  const uint64_t b = checksum_salt(Uuid::make(random));
+  EXPECT_NE(block_checksum(a, 1, block.data()), block_checksum(a, 2, block.data()));
+  EXPECT_NE(block_checksum(a, 1, block.data()), block_checksum(b, 1, block.data()));
+  EXPECT_EQ(block_checksum(a, 1, block.data()), block_checksum(a, 1, block.data()));
+}
+
+TEST(BufferPool, holds_to_its_bound_but_serves_one_large_request) {
+  BufferPool pool(kMiB, kMiB);
+  Buffer large = pool.try_take(8 * kMiB);
+  EXPECT_FALSE(large.empty());
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(large.data()) % kBlockBytes, 0u);
+  EXPECT_TRUE(pool.try_take(4096).empty());
+  large.reset();
+  EXPECT_FALSE(pool.try_take(4096).empty());
+  EXPECT_EQ(pool.used_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace cvol
