@@ -16,6 +16,12 @@ elseif(CVOL_SANITIZE STREQUAL "thread")
   add_link_options(-fsanitize=thread)
 endif()
 
+if(CVOL_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined
+                      -fno-sanitize=function,vptr)  # clang 14 cannot do these in coroutines
+  add_link_options(-fsanitize=address,undefined)
+endif()
+
 # cvol_library(NAME SOURCES... LINK libraries...): a static library of one folder.
 function(cvol_library name)
   cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})

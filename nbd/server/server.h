@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "volumed/base/block_device.h"
-#include "volumed/base/metrics.h"
 #include "volumed/base/result.h"
 #include "volumed/io/reactor.h"
 
@@ -21,8 +20,7 @@ namespace cvol::nbd {
 struct Export {
   std::string name;
   std::shared_ptr<BlockDevice> device;
-  io::Reactor* reactor = nullptr;          // the shard that owns the device
-  std::shared_ptr<VolumeMetrics> metrics;  // may be null
+  io::Reactor* reactor = nullptr;  // the shard that owns the device
   bool read_only = false;
 };
 

@@ -115,7 +115,6 @@ Task<void> Transmission::receive_requests() {
 }
 
 Task<void> Transmission::serve(Request request, Buffer payload) {
-  const io::Nanoseconds started = shard_.reactor().now();
   const WireError wrong =
       check_request(request, agreement_, export_->device->size(), export_->read_only);
   if (wrong != WireError::kNone) {
@@ -132,7 +131,6 @@ Task<void> Transmission::serve(Request request, Buffer payload) {
   } else {
     const Status status = co_await serve_change(request, payload);
     payload.reset();
-    count(request, status, started);
     reply({encode_done(request, agreement_, wire_error(status.code())), {}, 0, {}});
   }
   places_.release();
@@ -159,10 +157,8 @@ Task<Status> Transmission::serve_change(const Request& request, const Buffer& pa
 }
 
 Task<void> Transmission::serve_read(Request request) {
-  const io::Nanoseconds started = shard_.reactor().now();
   Buffer data = co_await shard_.take(request.length);
   const Status status = co_await export_->device->read(request.offset, data.first(request.length));
-  count(request, status, started);
   if (status) {
     reply({encode_read(request, agreement_),
            std::move(data),
@@ -184,34 +180,6 @@ Task<void> Transmission::serve_block_status(Request request) {
   Reply made;
   made.header = encode_block_status(request, agreement_, *extents, made.payload);
   reply(std::move(made));
-}
-
-void Transmission::count(const Request& request, const Status& status, io::Nanoseconds started) {
-  if (export_->metrics == nullptr) return;
-  VolumeMetrics& metrics = *export_->metrics;
-  const int64_t took = shard_.reactor().now() - started;
-  if (!status) metrics.errors.add(1);
-  switch (request.command()) {
-    case Command::kRead:
-      metrics.read_operations.add(1);
-      metrics.read_bytes.add(request.length);
-      metrics.read_latency.record(took);
-      break;
-    case Command::kWrite:
-      metrics.write_operations.add(1);
-      metrics.write_bytes.add(request.length);
-      metrics.write_latency.record(took);
-      break;
-    case Command::kFlush:
-      metrics.flush_operations.add(1);
-      break;
-    case Command::kTrim:
-    case Command::kWriteZeroes:
-      metrics.trim_operations.add(1);
-      break;
-    default:
-      break;
-  }
 }
 
 void Transmission::reply(Reply made) {

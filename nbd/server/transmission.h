@@ -45,10 +45,8 @@ class Transmission {
   Task<void> serve_read(Request request);
   Task<Status> serve_change(const Request& request, const Buffer& payload);
   Task<void> serve_block_status(Request request);
-  void finish(const Request& request, Status status, io::Nanoseconds started);
   void reply(Reply made);
   Task<void> send_replies();
-  void count(const Request& request, const Status& status, io::Nanoseconds started);
   void log_end(const std::string& why);
 
   ShardState& shard_;
