@@ -52,7 +52,8 @@ Result<Label> decode_block(uint64_t magic, std::string_view what,
     return Status(Code::kDamaged, fmt::format("{}: the magic number is missing", what));
   const uint32_t version = load_le<uint32_t>(&bytes[8]);
   if (version > kDiskFormatVersion) return newer(what, version);
-  if (load_le<uint64_t>(&bytes[kLabelChecksumAt]) != plain_checksum(bytes.first(kLabelChecksumAt)))
+  if (version == 0 ||
+      load_le<uint64_t>(&bytes[kLabelChecksumAt]) != plain_checksum(bytes.first(kLabelChecksumAt)))
     return Status(Code::kDamaged, fmt::format("{}: the checksum does not hold", what));
   Label label;
   label.disk = get_uuid(&bytes[16]);
@@ -157,6 +158,7 @@ Result<BatchHeader> peek_batch(std::span<const std::byte> block, const Uuid& jou
   if (get_uuid(&block[16]) != journal) return none;
   const uint32_t version = load_le<uint32_t>(&block[32]);
   if (version > kDiskFormatVersion) return newer("journal batch", version);
+  if (version == 0) return none;
   BatchHeader header;
   header.header_blocks = load_le<uint32_t>(&block[36]);
   header.payload_blocks = load_le<uint32_t>(&block[40]);
@@ -254,7 +256,7 @@ Status check_value(std::string_view value, std::size_t size, std::string_view wh
   if (value.empty()) return Status(Code::kDamaged, fmt::format("{}: it is empty", what));
   const auto version = static_cast<uint8_t>(value[0]);
   if (version > kValueVersion) return newer(what, version);
-  if (value.size() != size)
+  if (version == 0 || value.size() != size)
     return Status(Code::kDamaged, fmt::format("{}: it has {} bytes", what, value.size()));
   return Status::ok();
 }
