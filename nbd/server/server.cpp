@@ -102,8 +102,8 @@ Task<void> ServerImpl::accept_loop(std::size_t index) {
 
 // Ends a handshake that takes too long.
 Task<void> ServerImpl::watchdog(int handle, io::CancelToken* token) {
-  const int64_t slept = co_await reactor_.sleep(kHandshakeTime, token);
-  if (slept == 0) reactor_.shutdown_handle(handle);
+  const int64_t expired = co_await reactor_.sleep(kHandshakeTime, token);
+  if (expired == 0) reactor_.shutdown_handle(handle);
 }
 
 Task<void> ServerImpl::shake_hands(io::Stream stream) {

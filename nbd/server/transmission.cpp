@@ -85,7 +85,8 @@ Task<bool> Transmission::receive_payload(Buffer& buffer, uint64_t bytes) {
 
 Task<void> Transmission::receive_requests() {
   while (!broken_) {
-    if (!co_await fill(agreement_.request_bytes())) co_return;
+    const bool more = co_await fill(agreement_.request_bytes());
+    if (!more) co_return;
     Result<Request> request = parse_request(
         {scratch_.data() + scratch_begin_, agreement_.request_bytes()}, agreement_);
     if (!request) {
@@ -103,7 +104,8 @@ Task<void> Transmission::receive_requests() {
     Buffer payload;
     if (*bytes != 0) {
       payload = co_await shard_.take(*bytes);
-      if (!co_await receive_payload(payload, *bytes)) {
+      const bool whole = co_await receive_payload(payload, *bytes);
+      if (!whole) {
         places_.release();
         co_return;
       }

@@ -120,8 +120,8 @@ int main(int argc, char** argv) {
       end_one_connection();
       continue;
     }
-    Status done = signal == SIGUSR1 ? (*attacher)->resize("v1", 2 * size)
-                                    : (*attacher)->detach("v1");
+    Status done =
+        signal == SIGUSR1 ? (*attacher)->resize("v1", 2 * size) : (*attacher)->detach("v1");
     if (!done) fail(done);
     if (done && signal == SIGTERM) return 0;
   }

@@ -9,10 +9,19 @@
 namespace cvol::log {
 namespace {
 
-constexpr std::array<std::string_view, 5> kNames = {"trace", "debug", "info", "warning", "error"};
+constexpr std::array<std::string_view, 6> kNames = {"trace", "debug", "info",
+                                                     "warning", "error", "off"};
 
 spdlog::level::level_enum to_spdlog(Level level) {
-  return static_cast<spdlog::level::level_enum>(static_cast<int>(level));
+  switch (level) {
+    case Level::kTrace: return spdlog::level::trace;
+    case Level::kDebug: return spdlog::level::debug;
+    case Level::kInfo: return spdlog::level::info;
+    case Level::kWarning: return spdlog::level::warn;
+    case Level::kError: return spdlog::level::err;
+    case Level::kOff: break;
+  }
+  return spdlog::level::off;
 }
 
 spdlog::logger& logger() {

@@ -12,7 +12,7 @@
 
 namespace cvol::log {
 
-enum class Level { kTrace, kDebug, kInfo, kWarning, kError };
+enum class Level { kTrace, kDebug, kInfo, kWarning, kError, kOff };
 
 struct Field {
   template <typename T>
@@ -23,7 +23,7 @@ struct Field {
 
 using Fields = std::initializer_list<Field>;
 
-// False for a name that is not one of trace, debug, info, warning, error.
+// False for a name that is not one of trace, debug, info, warning, error, off.
 bool set_level(std::string_view name);
 bool enabled(Level level);
 // `part` is the folder that speaks: "store", "nbd", "volume", "api".

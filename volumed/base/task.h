@@ -5,6 +5,7 @@
 //  * a coroutine takes its parameters by value, or its caller awaits it in the same statement;
 //  * no capturing lambda is a coroutine;
 //  * memory that is handed to an I/O operation outlives the completion of that operation;
+//  * no co_await in the head of an if, while or switch: g++ 12 miscompiles some of them;
 //  * a Task runs on one thread only: that of the reactor it was started on.
 #pragma once
 

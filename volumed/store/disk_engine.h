@@ -38,7 +38,7 @@ struct FormatOptions {
 struct EngineOptions {
   uint64_t buffer_bytes = 256 * kMiB;  // bound of the destage and bounce buffers
   uint32_t journal_depth = 4;          // batches on their way at once, 1..16
-  uint64_t batch_bytes = kMiB;         // most payload of one batch, 64 KiB..4 MiB
+  uint64_t batch_bytes = kMiB;         // most payload of one batch, 128 KiB..8 MiB
   bool destage_when_idle = true;
   io::Nanoseconds idle_after = 500 * io::kMillisecond;
 };

@@ -170,7 +170,8 @@ Task<Result<std::unique_ptr<DiskEngine>>> open_disk_with(io::Reactor& reactor, s
                                                          EngineOptions options,
                                                          TableOpener opener) {
   auto engine = std::make_unique<Engine>(reactor, path, options);
-  if (Status status = co_await engine->open(std::move(opener)); !status) {
+  const Status status = co_await engine->open(std::move(opener));
+  if (!status) {
     co_await engine->close();
     co_return status.with_context("open disk " + path);
   }

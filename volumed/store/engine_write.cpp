@@ -109,22 +109,20 @@ void Engine::withdraw(ReplicaNumber number, uint64_t first_block, uint64_t end_b
   });
 }
 
-// Returns ok when more places are available than before; whoever asks tries again.
+// Returns ok when more places are available than at the call, or `wanted` are; whoever asks tries
+// again. kNoSpace when nothing more can be had.
 Task<Status> Engine::make_room(uint32_t wanted) {
+  const uint32_t before = places_->available();
+  const auto gained = [&] { return places_->available() > before || places_->available() >= wanted; };
   co_await grow_turn_.acquire();
   Status status = Status::ok();
-  if (places_->available() < wanted && places_->backed() < places_->capacity())
+  if (!gained() && places_->backed() < places_->capacity())
     status = co_await grow(std::max(wanted, kGrowPlaces));
-  const bool grown = places_->available() > 0 && status.is_ok();
   grow_turn_.release();
-  if (grown) co_return Status::ok();
-  if (!retired_.empty() && failure_) {
-    // Freed places come back when destage has passed the records that freed them.
-    const uint32_t before = places_->available();
-    CVOL_CO_TRY(co_await destage_all());
-    if (places_->available() > before) co_return Status::ok();
-  }
-  if (places_->available() >= wanted) co_return Status::ok();
+  if (!status && status.code() != Code::kNoSpace) co_return status;
+  // Freed places come back when destage has passed the records that freed them.
+  if (!gained() && !retired_.empty()) CVOL_CO_TRY(co_await destage_all());
+  if (gained()) co_return Status::ok();
   metrics_.no_space_errors.add(1);
   co_return Status(Code::kNoSpace,
                    fmt::format("disk {} is full ({} of chunks in use); free space with trim or by "
@@ -522,7 +520,14 @@ void Engine::apply_map(const Record& record, const std::byte* checksums) {
       return;
     }
     OverlayChunk* entry = overlay_.find(key);
-    if (entry != nullptr) entry->mask = 0;
+    // An empty chunk only gets a place: blocks of it may have been written while this record was on
+    // its way, even a place may have been found.
+    const bool empty = (record.flags & kRecordEmpty) != 0;
+    if (empty && old != kNoPlace) {
+      if (old != place) retire(place);
+      continue;
+    }
+    if (entry != nullptr && !empty) entry->mask = 0;
     if (old != place) {
       if (old != kNoPlace) {
         map_->erase(key);
@@ -539,9 +544,7 @@ void Engine::apply_map(const Record& record, const std::byte* checksums) {
     }
     ChunkSlot& slot = map_->slot(place);
     slot.version = record.seq;
-    if ((record.flags & kRecordEmpty) != 0) {
-      slot.present = 0;
-    } else {
+    if (!empty) {
       slot.present = 0xffff;
       for (uint64_t block = 0; block < kBlocksPerChunk; ++block)
         slot.checksums[block] = load_le<uint32_t>(checksums + (i * kBlocksPerChunk + block) * 4);

@@ -20,7 +20,7 @@
 namespace cvol::store {
 
 constexpr uint32_t kDiskFormatVersion = 1;
-constexpr uint64_t kMinJournalBytes = 512 * kKiB;
+constexpr uint64_t kMinJournalBytes = kMiB;
 
 // --- label: the first 4 KiB of file `label` ---
 

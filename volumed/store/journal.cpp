@@ -35,6 +35,9 @@ struct Journal::Flight {
 namespace {
 
 constexpr uint32_t kMostVectors = 1000;  // below IOV_MAX
+// The largest entry: the two ends of a large write. kMinJournalBytes leaves room for four.
+constexpr uint32_t kMinBatchBlocks = 2 * kBlocksPerChunk;
+static_assert(kMinJournalBytes / kBlockBytes - 1 >= 4 * kMinBatchBlocks);
 
 }  // namespace
 
@@ -47,7 +50,8 @@ Journal::Journal(io::Reactor& reactor, io::File file, Options options, Apply app
       metrics_(metrics),
       ring_blocks_(static_cast<uint32_t>(options.label.journal_bytes / kBlockBytes - 1)) {
   CVOL_ASSERT(options_.depth >= 1 && options_.depth <= 16);
-  options_.batch_blocks = std::min({options_.batch_blocks, kMaxPayloadBlocks, ring_blocks_ / 4});
+  options_.batch_blocks = std::clamp(options_.batch_blocks, kMinBatchBlocks,
+                                     std::min(kMaxPayloadBlocks, ring_blocks_ / 4));
   for (uint32_t i = 0; i < options_.depth; ++i) {
     flights_.push_back(std::make_unique<Flight>());
     free_flights_.push_back(flights_.back().get());

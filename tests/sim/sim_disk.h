@@ -1,0 +1,50 @@
+// SimDisk: one engine on a simulated disk that can be crashed and opened again; for tests.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "volumed/io/sim/sim_reactor.h"
+#include "volumed/store/engine.h"
+#include "volumed/store/memory_table.h"
+
+namespace cvol::sim {
+
+class SimDisk {
+ public:
+  SimDisk(io::SimWorld& world, store::FormatOptions format, store::EngineOptions options);
+  ~SimDisk();
+
+  // Formats; false if that failed (failure() says why).
+  bool format();
+  bool open();
+  // Runs `task` to its end; false if the world stood still before.
+  bool run(Task<void> task) { return node_->run(std::move(task)); }
+
+  // Power loss: of the pending writes, `keep` decides; then the node is gone.
+  using Keep = std::function<bool(const io::SimWrite&, uint64_t sector)>;
+  void crash(const Keep& keep);
+  // Orderly end.
+  void close();
+
+  store::Engine& engine() { return *static_cast<store::Engine*>(engine_.get()); }
+  io::SimReactor& node() { return *node_; }
+  io::SimWorld& world() { return world_; }
+  store::MemoryTableState& table() { return *table_; }
+  const Status& failure() const { return failure_; }
+
+ private:
+  void new_node();
+
+  io::SimWorld& world_;
+  store::FormatOptions format_;
+  store::EngineOptions options_;
+  std::shared_ptr<store::MemoryTableState> table_ = std::make_shared<store::MemoryTableState>();
+  std::unique_ptr<io::SimReactor> node_;
+  std::unique_ptr<store::DiskEngine> engine_;
+  Status failure_;
+};
+
+}  // namespace cvol::sim
