@@ -1,0 +1,320 @@
+// The manager on a real disk engine and NBD server, with an attacher and file systems of paper.
+#include "volumed/volume/volume_manager.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <set>
+
+#include "volumed/base/units.h"
+#include "volumed/meta/rocksdb_store.h"
+
+namespace cvol::volume {
+namespace {
+
+// What the host's kernel would know; outlives the manager, as the kernel does.
+struct FakeHost {
+  std::map<std::string, std::string> attached;  // volume -> device
+  std::map<std::string, std::string> content;   // device -> file system on it
+  std::map<std::string, std::string> mounts;    // target -> source
+  std::set<std::string> busy;                   // targets that cannot be unmounted
+  int formats = 0;
+  Status make_fails;
+};
+
+class FakeAttacher final : public attach::Attacher {
+ public:
+  explicit FakeAttacher(FakeHost& host) : host_(host) {}
+  Result<attach::Device> attach(const std::string& volume, uint64_t size) override {
+    host_.attached[volume] = "/dev/fake-" + volume;
+    return attach::Device{volume, host_.attached[volume], "fuse", size};
+  }
+  Status detach(const std::string& volume) override {
+    host_.attached.erase(volume);
+    return Status::ok();
+  }
+  Status resize(const std::string&, uint64_t) override { return Status::ok(); }
+  std::vector<attach::Device> list() const override {
+    std::vector<attach::Device> devices;
+    for (const auto& [volume, path] : host_.attached) devices.push_back({volume, path, "fuse", 0});
+    return devices;
+  }
+  Result<std::vector<attach::Device>> reconcile() override { return list(); }
+
+ private:
+  FakeHost& host_;
+};
+
+class FakeFileSystems final : public FileSystems {
+ public:
+  explicit FakeFileSystems(FakeHost& host) : host_(host) {}
+  Result<std::string> probe(const std::string& device) override { return host_.content[device]; }
+  Status make(const std::string& device, const std::string& type) override {
+    if (!host_.make_fails.is_ok()) return host_.make_fails;
+    ++host_.formats;
+    host_.content[device] = type;
+    return Status::ok();
+  }
+  Status mount_device(const std::string& device, const std::string& target,
+                      const std::string&) override {
+    host_.mounts[target] = device;
+    return Status::ok();
+  }
+  Status unmount(const std::string& target) override {
+    if (host_.busy.contains(target)) return Status(Code::kBusy, target + " is in use");
+    host_.mounts.erase(target);
+    return Status::ok();
+  }
+  bool is_mounted(const std::string& target, std::string*) override {
+    return host_.mounts.contains(target);
+  }
+  Status grow(const std::string&, const std::string&, const std::string&) override {
+    return Status::ok();
+  }
+  Status bind(const std::string& source, const std::string& target) override {
+    host_.mounts[target] = source;
+    return Status::ok();
+  }
+  Status unmount_lazily(const std::string& target) override {
+    host_.mounts.erase(target);
+    return Status::ok();
+  }
+  Status make_data_folder(const std::string&) override { return Status::ok(); }
+
+ private:
+  FakeHost& host_;
+};
+
+class VolumeManagerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char folder[] = "/tmp/cvol-manager-XXXXXX";
+    ASSERT_NE(::mkdtemp(folder), nullptr);
+    folder_ = folder;
+    std::filesystem::create_directories(folder_ + "/disks");
+    start();
+  }
+  void TearDown() override {
+    manager_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+  void start() {
+    manager_.reset();
+    auto store = meta::open_rocksdb_store(folder_ + "/meta");
+    ASSERT_TRUE(store.is_ok()) << store.message();
+    ManagerOptions options;
+    options.data_dir = options.run_dir = folder_;
+    options.node_name = "n1";
+    options.boot_id = boot_id_;
+    options.first_disk.capacity_bytes = 256 * kMiB;
+    options.first_disk.journal_bytes = 16 * kMiB;
+    options.file_systems = std::make_unique<FakeFileSystems>(host_);
+    options.make_attacher = [this](attach::AttachOptions) {
+      return Result<std::unique_ptr<attach::Attacher>>(std::make_unique<FakeAttacher>(host_));
+    };
+    auto manager = VolumeManager::start(std::move(options), std::move(*store));
+    ASSERT_TRUE(manager.is_ok()) << manager.message();
+    manager_ = std::move(*manager);
+  }
+  // Changes the stored record while nothing runs, as a crash would have left it.
+  void edit_record(const std::string& name, const std::function<void(v1::VolumeRecord&)>& change) {
+    manager_.reset();
+    auto store = meta::open_rocksdb_store(folder_ + "/meta");
+    ASSERT_TRUE(store.is_ok());
+    Catalog catalog(**store, "default");
+    std::vector<std::string> problems;
+    auto entries = catalog.load_volumes(problems);
+    ASSERT_TRUE(entries.is_ok());
+    for (VolumeEntry& entry : *entries) {
+      if (entry.record.name() != name) continue;
+      v1::VolumeRecord next = entry.record;
+      change(next);
+      ASSERT_TRUE(catalog.update_volume(entry, next).is_ok());
+    }
+  }
+  static CreateRequest request(const std::string& name, uint64_t size = 64 * kMiB) {
+    CreateRequest create;
+    create.name = name;
+    create.size_bytes = size;
+    return create;
+  }
+  void create(const std::string& name) {
+    auto made = manager_->create(request(name));
+    ASSERT_TRUE(made.is_ok()) << made.message();
+  }
+
+  std::string folder_;
+  std::string boot_id_ = "boot-1";
+  FakeHost host_;
+  std::unique_ptr<VolumeManager> manager_;
+};
+
+TEST_F(VolumeManagerTest, KeepsVolumesAcrossRestarts) {
+  create("a");
+  ASSERT_TRUE(manager_->create(request("big", kPiB)).is_ok());
+  start();
+  auto found = manager_->get("big");
+  ASSERT_TRUE(found.is_ok()) << found.message();
+  EXPECT_EQ(found->record.size_bytes(), kPiB);
+  EXPECT_EQ(found->state, VolumeState::kAvailable);
+  EXPECT_EQ(manager_->volumes().size(), 2u);
+}
+
+TEST_F(VolumeManagerTest, CreatesTwiceOnlyWhatIsIdentical) {
+  create("a");
+  create("a");
+  EXPECT_EQ(manager_->create(request("a", 128 * kMiB)).code(), Code::kAlreadyExists);
+  CreateRequest labelled = request("a");
+  labelled.labels["x"] = "y";
+  EXPECT_EQ(manager_->create(labelled).code(), Code::kAlreadyExists);
+}
+
+TEST_F(VolumeManagerTest, CreatesOneVolumeForManyRacers) {
+  std::vector<std::thread> racers;
+  for (int i = 0; i < 8; ++i) racers.emplace_back([this] { create("a"); });
+  for (auto& racer : racers) racer.join();
+  EXPECT_EQ(manager_->disks()[0].info.replicas, 1u);
+}
+
+TEST_F(VolumeManagerTest, RefusesBadRequests) {
+  EXPECT_EQ(manager_->create(request("../x")).code(), Code::kInvalidArgument);
+  EXPECT_EQ(manager_->create(request("a", 1)).code(), Code::kInvalidArgument);
+  CreateRequest three = request("a");
+  three.replicas = 3;
+  EXPECT_EQ(manager_->create(three).code(), Code::kInvalidArgument);
+  CreateRequest odd = request("a");
+  odd.fs = "ntfs";
+  EXPECT_EQ(manager_->create(odd).code(), Code::kInvalidArgument);
+  EXPECT_EQ(manager_->get("nope").code(), Code::kNotFound);
+  create("a");
+  EXPECT_EQ(manager_->resize("a", 32 * kMiB).code(), Code::kInvalidArgument);
+  EXPECT_EQ(manager_->mount("a", "x", "relative").code(), Code::kInvalidArgument);
+  EXPECT_EQ(manager_->mount("a", "x", "/a/../b").code(), Code::kInvalidArgument);
+}
+
+TEST_F(VolumeManagerTest, MountsForASetOfCallersAndUnmountsWithTheLast) {
+  create("a");
+  auto mounted = manager_->mount("a", "x", "");
+  ASSERT_TRUE(mounted.is_ok()) << mounted.message();
+  EXPECT_EQ(mounted->mountpoint, folder_ + "/mounts/a/data");
+  ASSERT_TRUE(manager_->mount("a", "x", "").is_ok());
+  ASSERT_TRUE(manager_->mount("a", "y", "/mnt/y").is_ok());
+  EXPECT_EQ(host_.formats, 1);
+  EXPECT_EQ(manager_->remove("a", false).code(), Code::kFailedPrecondition);
+  EXPECT_EQ(manager_->detach("a").code(), Code::kFailedPrecondition);
+  ASSERT_TRUE(manager_->unmount("a", "unknown").is_ok());
+  ASSERT_TRUE(manager_->unmount("a", "x").is_ok());
+  EXPECT_EQ(manager_->get("a")->state, VolumeState::kMounted);
+  ASSERT_TRUE(manager_->unmount("a", "y").is_ok());
+  EXPECT_TRUE(host_.mounts.empty());
+  EXPECT_TRUE(host_.attached.empty());
+  EXPECT_EQ(manager_->get("a")->state, VolumeState::kAvailable);
+  ASSERT_TRUE(manager_->mount("a", "x", "").is_ok());
+  EXPECT_EQ(host_.formats, 1);
+}
+
+TEST_F(VolumeManagerTest, KeepsLiveMountsAcrossARestart) {
+  create("a");
+  ASSERT_TRUE(manager_->mount("a", "x", "/mnt/x").is_ok());
+  start();
+  auto found = manager_->get("a");
+  EXPECT_EQ(found->state, VolumeState::kMounted);
+  EXPECT_EQ(found->record.mount().caller_ids_size(), 1);
+  ASSERT_TRUE(manager_->unmount("a", "x").is_ok());
+  EXPECT_TRUE(host_.mounts.empty());
+}
+
+TEST_F(VolumeManagerTest, ForgetsCallersAfterAReboot) {
+  create("a");
+  ASSERT_TRUE(manager_->mount("a", "x", "").is_ok());
+  host_.attached.clear();
+  host_.mounts.clear();
+  boot_id_ = "boot-2";
+  start();
+  auto found = manager_->get("a");
+  EXPECT_EQ(found->state, VolumeState::kAvailable);
+  EXPECT_EQ(found->record.mount().caller_ids_size(), 0);
+  EXPECT_TRUE(found->record.session().id().empty());
+  EXPECT_TRUE(manager_->remove("a", false).is_ok());
+}
+
+TEST_F(VolumeManagerTest, NeverFormatsADoneOrForeignDevice) {
+  create("a");
+  host_.content["/dev/fake-a"] = "LVM2_member";
+  EXPECT_EQ(manager_->mount("a", "x", "").code(), Code::kFailedPrecondition);
+  EXPECT_EQ(host_.formats, 0);
+  EXPECT_TRUE(host_.attached.empty());
+  host_.content["/dev/fake-a"] = "ext4";  // made by hand
+  EXPECT_TRUE(manager_->mount("a", "x", "").is_ok());
+  EXPECT_EQ(host_.formats, 0);
+}
+
+TEST_F(VolumeManagerTest, FormatsAgainAfterAnInterruptedMkfsOnlyIfNothingIsThere) {
+  create("a");
+  host_.make_fails = Status(Code::kIo, "killed");
+  EXPECT_EQ(manager_->mount("a", "x", "").code(), Code::kIo);
+  EXPECT_EQ(manager_->get("a")->record.format_state(), v1::FORMAT_STATE_STARTED);
+  host_.make_fails = Status(Code::kFailedPrecondition, "not empty");
+  auto refused = manager_->mount("a", "x", "");
+  EXPECT_NE(refused.message().find("interrupted"), std::string::npos) << refused.message();
+  host_.make_fails = Status();
+  EXPECT_TRUE(manager_->mount("a", "x", "").is_ok());
+  EXPECT_EQ(manager_->get("a")->record.format_state(), v1::FORMAT_STATE_DONE);
+}
+
+TEST_F(VolumeManagerTest, RemovesByForceWhatIsMountedUnlessItIsBusy) {
+  create("a");
+  ASSERT_TRUE(manager_->mount("a", "x", "").is_ok());
+  host_.busy.insert(folder_ + "/mounts/a");
+  EXPECT_EQ(manager_->remove("a", true).code(), Code::kBusy);
+  EXPECT_TRUE(manager_->get("a").is_ok());
+  host_.busy.clear();
+  EXPECT_TRUE(manager_->remove("a", true).is_ok());
+  EXPECT_EQ(manager_->get("a").code(), Code::kNotFound);
+  EXPECT_TRUE(host_.attached.empty());
+  EXPECT_EQ(manager_->disks()[0].info.replicas, 0u);
+  create("a");
+}
+
+TEST_F(VolumeManagerTest, FinishesOrUndoesWhatACrashCutShort) {
+  create("making");
+  create("going");
+  create("stays");
+  edit_record("making", [](v1::VolumeRecord& record) { record.set_state("creating"); });
+  edit_record("going", [](v1::VolumeRecord& record) { record.set_state("removing"); });
+  start();
+  EXPECT_EQ(manager_->volumes().size(), 1u);
+  EXPECT_EQ(manager_->disks()[0].info.replicas, 1u);
+  create("making");
+}
+
+TEST_F(VolumeManagerTest, ReportsAVolumeWithoutItsReplicaAndKeepsAReplicaWithoutRecord) {
+  create("a");
+  edit_record("a", [](v1::VolumeRecord& record) {
+    record.mutable_members(0)->set_replica_id("11111111-1111-4111-8111-111111111111");
+  });
+  start();
+  auto found = manager_->get("a");
+  EXPECT_EQ(found->state, VolumeState::kDamaged);
+  EXPECT_EQ(manager_->mount("a", "x", "").code(), Code::kDamaged);
+  EXPECT_EQ(manager_->disks()[0].info.replicas, 1u);
+  EXPECT_EQ(manager_->problems().size(), 2u);
+  EXPECT_EQ(manager_->remove("a", false).code(), Code::kFailedPrecondition);
+  EXPECT_TRUE(manager_->remove("a", true).is_ok());
+}
+
+TEST_F(VolumeManagerTest, AddsADiskOnce) {
+  store::FormatOptions format;
+  format.capacity_bytes = 128 * kMiB;
+  format.journal_bytes = 16 * kMiB;
+  auto added = manager_->add_disk(folder_ + "/disks/second", format);
+  ASSERT_TRUE(added.is_ok()) << added.message();
+  EXPECT_EQ(manager_->add_disk(folder_ + "/disks/second", format)->id, added->id);
+  EXPECT_EQ(manager_->add_disk("relative", format).code(), Code::kInvalidArgument);
+  start();
+  EXPECT_EQ(manager_->disks().size(), 2u);
+}
+
+}  // namespace
+}  // namespace cvol::volume
