@@ -57,13 +57,14 @@ class Crashes(unittest.TestCase):
                 thread.join()
                 d.start()
                 h = connect(d, "v")
-                for block, number in acknowledged.items():
+                for block, number in list(acknowledged.items()):
                     if not isinstance(block, int):
                         continue
                     data = h.pread(4096, block * 4096)
                     found = int.from_bytes(data[:8], "big")
                     self.assertEqual(data, found.to_bytes(8, "big") * 512, "a torn block")
                     self.assertIn(found, (number, acknowledged["unanswered"]))
+                    acknowledged[block] = found  # what was seen once stays
                 h.shutdown()
             self.assertGreater(acknowledged["next"], 100 * ROUNDS)
 
@@ -215,7 +216,7 @@ class Volumes(unittest.TestCase):
             self.assertLess(used, 0.05)
             d.kill()
             d.start()
-            self.assertEqual(len(d.json("volume", "ls")["volumes"]), 1001)
+            self.assertEqual(len(d.json("volume", "ls")), 1001)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Daemon:
         if self.process is not None and self.process.poll() is None:
             self.kill()
         if kind is not None:
-            print(self.log.read_text()[-4000:])
+            print(self.log.read_text()[-2000:])
         shutil.rmtree(self.root, ignore_errors=True)
 
     def command(self):
@@ -50,8 +50,8 @@ class Daemon:
                 str(self.run_dir), *self.flags]
 
     def start(self, wait=True):
-        self.process = subprocess.Popen(self.command(), stdout=open(self.log, "a"),
-                                        stderr=subprocess.STDOUT)
+        with open(self.log, "a") as log:
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 60
         while wait:
             if self.cvol("status", check=False).returncode == 0:
