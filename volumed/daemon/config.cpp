@@ -190,15 +190,15 @@ Status parse_config(std::string_view text, Config& config) {
     where << "line " << error.source().begin.line << ": " << error.description();
     return Status(Code::kInvalidArgument, where.str());
   }
-  for (const auto& [name, node] : table) {
+  for (const auto& entry : table) {
+    const std::string name(entry.first.str());
     const auto& keys = config_keys();
-    const auto key = std::find_if(keys.begin(), keys.end(), [&](const ConfigKey& known) {
-      return name.str() == known.name;
-    });
+    const auto key = std::find_if(keys.begin(), keys.end(),
+                                  [&](const ConfigKey& known) { return name == known.name; });
     if (key == keys.end())
-      return Status(Code::kInvalidArgument, "there is no key '" + std::string(name.str()) +
-                                                "'; 'volumed --help' lists those there are");
-    CVOL_TRY(apply_node(*key, node, config));
+      return Status(Code::kInvalidArgument,
+                    "there is no key '" + name + "'; 'volumed --help' lists those there are");
+    CVOL_TRY(apply_node(*key, entry.second, config));
   }
   return Status::ok();
 }
