@@ -9,6 +9,15 @@ constexpr std::size_t kClassBytes = 128;
 constexpr std::size_t kClasses = 32;  // frames up to 4 KiB
 constexpr std::size_t kMostFreePerClass = 512;
 
+// Under asan every frame must be seen to come and go.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kPooled = false;
+#elif defined(__has_feature)
+constexpr bool kPooled = !__has_feature(address_sanitizer);
+#else
+constexpr bool kPooled = true;
+#endif
+
 struct FreeFrame {
   FreeFrame* next;
 };
@@ -37,28 +46,24 @@ std::size_t class_of(std::size_t size) {
 
 void* frame_allocate(std::size_t size) {
   const std::size_t index = class_of(size);
-#if !defined(__SANITIZE_ADDRESS__)  // asan must see every frame come and go
-  if (index < kClasses && lists.head[index] != nullptr) {
+  if (kPooled && index < kClasses && lists.head[index] != nullptr) {
     FreeFrame* frame = lists.head[index];
     lists.head[index] = frame->next;
     --lists.count[index];
     return frame;
   }
-#endif
   return ::operator new(index* kClassBytes);
 }
 
 void frame_free(void* frame, std::size_t size) {
   const std::size_t index = class_of(size);
-#if !defined(__SANITIZE_ADDRESS__)
-  if (index < kClasses && lists.count[index] < kMostFreePerClass) {
+  if (kPooled && index < kClasses && lists.count[index] < kMostFreePerClass) {
     auto* node = static_cast<FreeFrame*>(frame);
     node->next = lists.head[index];
     lists.head[index] = node;
     ++lists.count[index];
     return;
   }
-#endif
   ::operator delete(frame);
 }
 
