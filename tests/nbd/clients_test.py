@@ -224,6 +224,84 @@ class Clients(unittest.TestCase):
         self.assertIn(struct.pack(">II", 5, 0x80000001), replies)
         self.assertIn(struct.pack(">II", 6, 0x80000003), replies)
 
+    def extended(self, connection):
+        """Negotiates structured replies, extended headers and base:allocation; enters v."""
+        context = struct.pack(">I", 1) + b"v" + struct.pack(">II", 1, 15) + b"base:allocation"
+        connection.sendall(struct.pack(">I", 3) + option(11) + option(10, context) + go("v"))
+        received = b""
+        while struct.pack(">II", 7, 1) not in received:  # the acknowledgement of GO
+            received += connection.recv(65536)
+        self.assertIn(struct.pack(">II", 11, 1), received)
+        self.assertIn(b"base:allocation", received)
+
+    def chunk(self, connection):
+        """One extended reply: (flags, type, cookie, offset, payload)."""
+        def exactly(count):
+            data = b""
+            while len(data) < count:
+                part = connection.recv(count - len(data))
+                self.assertTrue(part, "the server has closed")
+                data += part
+            return data
+        magic, flags, kind, cookie, offset, length = struct.unpack(">IHHQQQ", exactly(32))
+        self.assertEqual(magic, 0x6E8A278C)
+        return flags, kind, cookie, offset, exactly(length)
+
+    def test_extended_headers(self):
+        def ask(command, offset, length, flags=0, cookie=9):
+            return struct.pack(">IHHQQQ", 0x21E41C71, flags, command, cookie, offset, length)
+        payload_flag = 1 << 5
+        connection = self.d.raw()
+        self.extended(connection)
+        at = 100 << 20
+        connection.sendall(ask(1, at, 4096, payload_flag) + b"e" * 4096)
+        self.assertEqual(self.chunk(connection), (1, 0, 9, at, b""))
+        connection.sendall(ask(0, at, 4096, cookie=10))
+        self.assertEqual(self.chunk(connection),
+                         (1, 1, 10, at, struct.pack(">Q", at) + b"e" * 4096))
+        connection.sendall(ask(7, at, 8192))
+        flags, kind, _, _, payload = self.chunk(connection)
+        self.assertEqual((flags, kind), (1, 6))
+        context, count, length, state = struct.unpack_from(">IIQQ", payload)
+        self.assertEqual((context, length, state), (1, 4096, 0))
+        self.assertEqual(len(payload), 8 + 16 * count)
+        connection.sendall(ask(6, 0, 200 << 20))  # more than 32 bits' worth is allowed as well
+        self.assertEqual(self.chunk(connection)[1], 0)
+        connection.sendall(ask(0, 1 << 62, 4096))
+        flags, kind, _, _, payload = self.chunk(connection)
+        self.assertEqual((flags, kind, payload), (1, 0x8001, struct.pack(">IH", 22, 0)))
+        connection.sendall(ask(1, at, 4096) + b"x" * 4096)  # a WRITE that denies its payload
+        connection.settimeout(5)
+        self.assertEqual(connection.recv(10), b"")
+        connection.close()
+
+    def test_a_newer_connection_of_a_session_ends_the_older(self):
+        def enter(name):
+            connection = self.d.raw()
+            connection.sendall(struct.pack(">I", 3) + go(name))
+            received = b""
+            while struct.pack(">II", 7, 1) not in received:
+                received += connection.recv(65536)
+            return connection
+        def alive(connection):
+            connection.sendall(request(3, 0, 0))
+            connection.settimeout(5)
+            try:
+                return len(connection.recv(16)) == 16
+            except ConnectionResetError:
+                return False
+        first = enter("v@abc/1")
+        self.assertTrue(alive(first))
+        second = enter("v@abc/2")
+        self.assertTrue(alive(second))
+        self.assertEqual(first.recv(1), b"")
+        stale = enter("v@abc/1")
+        self.assertEqual(stale.recv(1), b"")
+        other = enter("v@other/1")
+        self.assertTrue(alive(second) and alive(other))
+        for connection in (first, second, stale, other):
+            connection.close()
+
     def test_connections_that_say_nothing_do_no_harm(self):
         silent = [self.d.raw() for _ in range(50)]
         run("nbdinfo", "--size", self.d.uri("v"))

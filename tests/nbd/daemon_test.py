@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """volumed as its operators see it: crashes, stops, wrong starts, many volumes, huge volumes."""
 import os
-import pathlib
-import signal
+import re
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
+import urllib.error
+import urllib.request
 
 sys.path.insert(0, os.path.dirname(__file__))
 from harness import BIN, Daemon, run
@@ -18,6 +21,12 @@ except ImportError:
     nbd = None
 
 ROUNDS = 30 if os.environ.get("CVOL_LONG") else 4
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def connect(daemon, volume):
@@ -155,6 +164,70 @@ class Starts(unittest.TestCase):
                           check=False, timeout=30)
                 self.assertNotEqual(out.returncode, 0, flags)
                 self.assertIn(word, out.stdout)
+
+
+class Watching(unittest.TestCase):
+    def test_metrics_and_health(self):
+        port = free_port()
+        with Daemon("--http", f"127.0.0.1:{port}") as d:
+            d.cvol("volume", "create", "m", "--size", "64MiB")
+            run("qemu-io", "-f", "raw", "-c", "write 0 1M", "-c", "read 0 64k", d.uri("m"))
+            base = f"http://127.0.0.1:{port}"
+            for path in ("/healthz", "/readyz"):
+                with urllib.request.urlopen(base + path, timeout=5) as answer:
+                    self.assertEqual(answer.status, 200)
+            with urllib.request.urlopen(base + "/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+            values = {}
+            for line in text.splitlines():
+                if line.startswith("#"):
+                    self.assertRegex(line, r"^# (HELP|TYPE) cvol_[a-z_]+ ")
+                    continue
+                found = re.fullmatch(r'(cvol_[a-z_]+(?:\{[^}]*\})?) ([0-9.eE+-]+|\+Inf|NaN)', line)
+                self.assertIsNotNone(found, line)
+                values[found.group(1)] = float(found.group(2))
+            self.assertEqual(values['cvol_volume_written_bytes_total{volume="m"}'], 1 << 20)
+            self.assertEqual(values['cvol_volume_read_bytes_total{volume="m"}'], 1 << 16)
+            self.assertEqual(values['cvol_volume_size_bytes{volume="m"}'], 64 << 20)
+            with self.assertRaises(urllib.error.HTTPError):
+                urllib.request.urlopen(base + "/nothing", timeout=5)
+
+    def test_systemd_is_told_when_it_serves_and_when_it_stops(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "notify")
+            told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            told.bind(path)
+            told.settimeout(30)
+            os.environ["NOTIFY_SOCKET"] = path
+            try:
+                with Daemon() as d:
+                    self.assertIn("READY=1", told.recv(4096).decode())
+                    d.stop()
+                    self.assertIn("STOPPING=1", told.recv(4096).decode())
+            finally:
+                del os.environ["NOTIFY_SOCKET"]
+                told.close()
+
+    def test_events_are_told_as_they_happen(self):
+        with Daemon() as d:
+            follow = subprocess.Popen(
+                [str(BIN / "cvol"), "--api", f"unix:{d.run_dir}/api.sock", "events", "-f"],
+                stdout=subprocess.PIPE, text=True)
+            time.sleep(0.5)
+            d.cvol("volume", "create", "seen", "--size", "64MiB")
+            line = ""
+            while "seen" not in line:
+                line = follow.stdout.readline()
+                self.assertTrue(line, "the stream has ended")
+            follow.kill()
+            follow.wait()
+            follow.stdout.close()
+
+    def test_completion_scripts_are_sound(self):
+        for shell in ("bash", "zsh", "fish"):
+            script = run(BIN / "cvol", "completion", shell).stdout
+            self.assertIn("cvol", script)
+        run("bash", "-n", "-c", run(BIN / "cvol", "completion", "bash").stdout)
 
 
 class Volumes(unittest.TestCase):
