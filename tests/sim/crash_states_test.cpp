@@ -297,7 +297,7 @@ TEST(CrashStates, every_sequence_of_up_to_three_operations) {
   }
   for (const std::vector<Operation>& sequence : all) {
     SCOPED_TRACE("sequence " + std::to_string(sequences));
-    Recorder recorder(++sequences, examiner, 8);
+    Recorder recorder(++sequences, examiner, 16);
     ASSERT_TRUE(recorder.run(sequence, 1 + sequences % 2));
   }
   std::printf("%lu sequences, %lu crash states\n", sequences, examiner.states());
