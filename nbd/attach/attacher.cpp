@@ -8,9 +8,12 @@
 #include "nbd/attach/host.h"
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
+#include "volumed/mount/device_program.h"
 
 namespace cvol::attach {
 namespace {
+
+constexpr std::chrono::seconds kEarlierStepsTime{10};
 
 Device to_device(const DeviceRecord& record) {
   return {record.volume, record.device, record.method, record.size_bytes};
@@ -21,6 +24,7 @@ class AttacherImpl : public Attacher {
  public:
   explicit AttacherImpl(AttachOptions options)
       : options_(std::move(options)),
+        program_(step_lock_dir(options_)),
         fuse_(make_fuse_backend(options_)),
         kernel_(make_kernel_backend(options_)) {}
 
@@ -42,6 +46,7 @@ class AttacherImpl : public Attacher {
   void reconcile_record(DeviceRecord record);
 
   const AttachOptions options_;
+  const mount::DeviceProgram program_;
   std::unique_ptr<DeviceBackend> fuse_;
   std::unique_ptr<DeviceBackend> kernel_;
   mutable std::mutex mutex_;
@@ -212,7 +217,10 @@ void AttacherImpl::reconcile_record(DeviceRecord record) {
   forget(record.volume);
 }
 
+// What the volumed before this one was in the middle of ends first: only then do /sys and the mount
+// table say what is there.
 Result<std::vector<Device>> AttacherImpl::reconcile() {
+  (void)program_.wait_for_earlier_steps(kEarlierStepsTime);
   std::vector<DeviceRecord> records;
   {
     std::lock_guard lock(mutex_);

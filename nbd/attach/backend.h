@@ -35,7 +35,16 @@ class DeviceBackend {
   virtual void clean_orphans(const std::function<bool(const std::string& volume)>& is_known) = 0;
 };
 
+// In volumed. What waits for I/O of the device goes through cvol-device (mount/device_program.h).
 std::unique_ptr<DeviceBackend> make_fuse_backend(const AttachOptions& options);
 std::unique_ptr<DeviceBackend> make_kernel_backend(const AttachOptions& options);
+
+// In cvol-device: does the work itself.
+std::unique_ptr<DeviceBackend> make_local_fuse_backend(const AttachOptions& options);
+
+// Where the lock files of steps are, for every user of this run directory.
+inline std::string step_lock_dir(const AttachOptions& options) {
+  return options.run_dir + "/locks";
+}
 
 }  // namespace cvol::attach

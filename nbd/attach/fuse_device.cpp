@@ -1,6 +1,8 @@
 // The FUSE + loop method: cvol-holder serves RUN_DIR/attach/NAME/volume, a loop device makes it a
 // block device. Which file belongs to which volume is plain from the path, so what is found in /sys
 // and the mount table decides; the record only adds who the holder is.
+//
+// All this waits for I/O of the volume, and so runs in cvol-device (fuse_backend.cpp starts it).
 #include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
@@ -81,9 +83,9 @@ Result<std::string> run_holder(const std::string& binary, const std::vector<std:
   return answer;
 }
 
-class FuseBackend : public DeviceBackend {
+class LocalFuseBackend : public DeviceBackend {
  public:
-  explicit FuseBackend(const AttachOptions& options)
+  explicit LocalFuseBackend(const AttachOptions& options)
       : nbd_socket_(options.nbd_socket),
         root_(options.run_dir + "/attach"),
         logs_(options.run_dir + "/holder-log"),
@@ -113,7 +115,7 @@ class FuseBackend : public DeviceBackend {
   const std::string holder_;
 };
 
-Status FuseBackend::check_support() {
+Status LocalFuseBackend::check_support() {
   std::string missing;
   if (access("/dev/fuse", R_OK | W_OK) != 0) missing += " /dev/fuse (modprobe fuse)";
   if (access("/dev/loop-control", R_OK | W_OK) != 0)
@@ -122,7 +124,7 @@ Status FuseBackend::check_support() {
   return Status(Code::kUnsupported, "attach by FUSE needs what this host does not have:" + missing);
 }
 
-Status FuseBackend::prepare_directory(const std::string& volume) {
+Status LocalFuseBackend::prepare_directory(const std::string& volume) {
   remove_rest(volume);  // of a holder that died
   std::error_code error;
   std::filesystem::create_directories(directory(volume), error);
@@ -131,7 +133,7 @@ Status FuseBackend::prepare_directory(const std::string& volume) {
   return Status::ok();
 }
 
-Status FuseBackend::start_holder(DeviceRecord& record) {
+Status LocalFuseBackend::start_holder(DeviceRecord& record) {
   CVOL_TRY(prepare_directory(record.volume));
   Result<std::string> answer = run_holder(
       holder_,
@@ -151,7 +153,7 @@ Status FuseBackend::start_holder(DeviceRecord& record) {
                 "cvol-holder did not start: " + reason + "; its log is " + log_file(record.volume));
 }
 
-Status FuseBackend::attach(DeviceRecord& record) {
+Status LocalFuseBackend::attach(DeviceRecord& record) {
   if (Status status = start_holder(record); !status) {
     remove_rest(record.volume);
     return status;
@@ -165,7 +167,7 @@ Status FuseBackend::attach(DeviceRecord& record) {
   return Status::ok();
 }
 
-Status FuseBackend::detach(const DeviceRecord& record) {
+Status LocalFuseBackend::detach(const DeviceRecord& record) {
   if (std::string device = loop_of_file(file(record.volume)); !device.empty()) {
     CVOL_TRY(check_device_is_free(device));
     CVOL_TRY(loop_detach(device));
@@ -184,7 +186,7 @@ Status FuseBackend::detach(const DeviceRecord& record) {
   return Status::ok();
 }
 
-Status FuseBackend::resize(const DeviceRecord& record, uint64_t size_bytes) {
+Status LocalFuseBackend::resize(const DeviceRecord& record, uint64_t size_bytes) {
   std::string path = file(record.volume);
   if (truncate(path.c_str(), static_cast<off_t>(size_bytes)) != 0) {
     return status_from_errno(errno, "resize " + path);
@@ -193,18 +195,18 @@ Status FuseBackend::resize(const DeviceRecord& record, uint64_t size_bytes) {
 }
 
 // Asks the holder nothing: while volumed is away it may be waiting.
-bool FuseBackend::is_alive(const DeviceRecord& record) {
+bool LocalFuseBackend::is_alive(const DeviceRecord& record) {
   uint64_t start = process_start_time(record.holder_pid);
   return start != 0 && start == record.holder_start && !record.device.empty() &&
          loop_of_file(file(record.volume)) == record.device;
 }
 
-void FuseBackend::clean_up(const DeviceRecord& record) {
+void LocalFuseBackend::clean_up(const DeviceRecord& record) {
   remove_rest(record.volume);
 }
 
 // The loop device first, while its file still has the path by which it is found.
-void FuseBackend::remove_rest(const std::string& volume) {
+void LocalFuseBackend::remove_rest(const std::string& volume) {
   if (std::string device = loop_of_file(file(volume)); !device.empty()) {
     unmount_all_of_device(device);
     if (Status status = loop_detach(device); !status) {
@@ -218,7 +220,7 @@ void FuseBackend::remove_rest(const std::string& volume) {
   rmdir(target.c_str());
 }
 
-void FuseBackend::clean_orphans(const std::function<bool(const std::string&)>& is_known) {
+void LocalFuseBackend::clean_orphans(const std::function<bool(const std::string&)>& is_known) {
   std::vector<std::string> names;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(root_, error)) {
@@ -233,8 +235,8 @@ void FuseBackend::clean_orphans(const std::function<bool(const std::string&)>& i
 
 }  // namespace
 
-std::unique_ptr<DeviceBackend> make_fuse_backend(const AttachOptions& options) {
-  return std::make_unique<FuseBackend>(options);
+std::unique_ptr<DeviceBackend> make_local_fuse_backend(const AttachOptions& options) {
+  return std::make_unique<LocalFuseBackend>(options);
 }
 
 }  // namespace cvol::attach

@@ -23,6 +23,7 @@
 #include "nbd/attach/netlink.h"
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
+#include "volumed/mount/device_program.h"
 
 namespace cvol::attach {
 namespace {
@@ -89,7 +90,8 @@ void load_module() {
 
 class KernelBackend : public DeviceBackend {
  public:
-  explicit KernelBackend(const AttachOptions& options) : options_(options) {}
+  explicit KernelBackend(const AttachOptions& options)
+      : options_(options), program_(step_lock_dir(options)) {}
   ~KernelBackend() override;
 
   const char* method() const override { return "kernel"; }
@@ -112,6 +114,7 @@ class KernelBackend : public DeviceBackend {
   void repair(uint32_t index);
 
   const AttachOptions options_;
+  const mount::DeviceProgram program_;
   std::once_flag module_once_;
   std::mutex mutex_;
   std::map<uint32_t, std::string> watched_;  // index -> volume
@@ -178,7 +181,7 @@ Status KernelBackend::disconnect(uint32_t index) {
 }
 
 Status KernelBackend::detach(const DeviceRecord& record) {
-  CVOL_TRY(check_device_is_free(record.device));
+  CVOL_TRY(program_.do_step(record.volume, {"check-free", record.device}));
   return disconnect(static_cast<uint32_t>(index_of(record.device)));
 }
 
@@ -251,7 +254,9 @@ void KernelBackend::clean_orphans(const std::function<bool(const std::string&)>&
     if (is_known(volume)) continue;
     std::string device = "/dev/" + entry.path().filename().string();
     log::warning("attach", "cleaning up a kernel device", {{"volume", volume}, {"device", device}});
-    unmount_all_of_device(device);
+    if (Status gone = program_.do_step(volume, {"unmount-all", device}); !gone) {
+      log::warning("attach", "a kernel device stays mounted", {{"reason", gone.message()}});
+    }
     if (Status status = disconnect(static_cast<uint32_t>(index)); !status) {
       log::warning("attach", "a kernel device stays", {{"reason", status.message()}});
     }

@@ -102,6 +102,13 @@ std::string users_of(const std::string& target) {
   return text;
 }
 
+bool is_same_folder(const std::string& one, const std::string& other) {
+  struct stat a;
+  struct stat b;
+  return stat(one.c_str(), &a) == 0 && stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
+         a.st_ino == b.st_ino;
+}
+
 Status mount_failed(int error, const std::string& device, const std::string& target,
                     const std::string& type) {
   Status status = status_from_errno(error, "mount " + device + " at " + target);
@@ -141,6 +148,34 @@ Status unmount(const std::string& target) {
   if (errno != EBUSY) return status_from_errno(errno, "unmount " + target);
   std::string users = users_of(path);
   return Status(Code::kBusy, target + " is in use" + (users.empty() ? "" : " by " + users));
+}
+
+Status unmount_lazily(const std::string& target) {
+  if (umount2(target.c_str(), MNT_DETACH) == 0 || errno == EINVAL || errno == ENOENT)
+    return Status::ok();
+  return status_from_errno(errno, "unmount " + target);
+}
+
+Status bind(const std::string& source, const std::string& target) {
+  std::error_code error;
+  fs::create_directories(target, error);
+  if (error) return status_from_errno(error.value(), "create " + target);
+  if (is_mounted(target, nullptr)) {
+    if (is_same_folder(source, target)) return Status::ok();
+    return Status(Code::kFailedPrecondition,
+                  "something is mounted at " + target + " already; choose another target");
+  }
+  if (::mount(source.c_str(), target.c_str(), nullptr, MS_BIND, nullptr) != 0)
+    return status_from_errno(errno, "bind " + source + " to " + target);
+  return Status::ok();
+}
+
+Status make_data_folder(const std::string& path) {
+  if (mkdir(path.c_str(), 0755) != 0) {
+    return errno == EEXIST ? Status::ok() : status_from_errno(errno, "create " + path);
+  }
+  if (chmod(path.c_str(), 0755) != 0) return status_from_errno(errno, "chmod " + path);
+  return Status::ok();
 }
 
 bool is_mounted(const std::string& target, std::string* device) {

@@ -31,6 +31,16 @@ Status mount_device(const std::string& device, const std::string& target, const 
 // Idempotent. kBusy if processes use it (names up to three of them).
 Status unmount(const std::string& target);
 
+// Takes a mount whose device is gone out of the tree, though processes may hang in it. Idempotent.
+Status unmount_lazily(const std::string& target);
+
+// Makes `target` (created if absent) show `source`. Idempotent. kFailedPrecondition if something
+// else is mounted there.
+Status bind(const std::string& source, const std::string& target);
+
+// The folder within a mounted file system that users get, made if absent.
+Status make_data_folder(const std::string& path);
+
 // True if something is mounted at `target` (/proc/self/mountinfo); `device` gets its source.
 bool is_mounted(const std::string& target, std::string* device);
 

@@ -96,7 +96,7 @@ VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::Metad
       catalog_(*store_, options_.cluster),
       disk_set_(options_.disks, options_.engine),
       file_systems_(options_.file_systems ? std::move(options_.file_systems)
-                                          : FileSystems::real()),
+                                          : FileSystems::real(options_.run_dir + "/attach/locks")),
       opener_(std::make_shared<Worker>()) {
   node_.started = std::chrono::system_clock::now();
 }
@@ -340,7 +340,7 @@ Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_
     if (device.volume != name) continue;
     CVOL_TRY(attacher_->resize(name, size_bytes));
     if (volume.mounted)
-      CVOL_TRY(file_systems_->grow(device.path, mount_path(name), record_of(volume).fs()));
+      CVOL_TRY(file_systems_->grow(name, device.path, mount_path(name), record_of(volume).fs()));
   }
   if (size_bytes > old)
     events_.add("volume_resized", name,

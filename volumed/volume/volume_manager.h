@@ -172,6 +172,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status mount_file_system(Hosted& hosted);
   Status prepare_file_system(Hosted& hosted, const std::string& device);
   Status add_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
+  Status note_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
   Status remove_caller(Hosted& hosted, const std::string& caller_id);
   Status unmount_file_system(Hosted& hosted);
 

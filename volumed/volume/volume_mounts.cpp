@@ -33,8 +33,8 @@ Status validate_target(const std::string& target) {
   return Status::ok();
 }
 
-bool has_caller(const v1::VolumeRecord& record, const std::string& id) {
-  const auto& ids = record.mount().caller_ids();
+bool has_caller(const v1::MountRecord& mount, const std::string& id) {
+  const auto& ids = mount.caller_ids();
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
@@ -79,11 +79,12 @@ Status VolumeManager::mount_file_system(Hosted& hosted) {
   auto device = attach_device(hosted);
   if (!device) return device.status();
   const std::string path = mount_path(hosted.name);
-  if (hosted.mounted && file_systems_->is_mounted(path, nullptr)) return Status::ok();
+  if (hosted.mounted && file_systems_->is_mounted(path)) return Status::ok();
   CVOL_TRY(prepare_file_system(hosted, device->path));
-  CVOL_TRY(file_systems_->mount_device(device->path, path, record_of(hosted).fs()));
-  if (Status made = file_systems_->make_data_folder(data_path(hosted.name)); !made.is_ok()) {
-    (void)file_systems_->unmount(path).is_ok();
+  CVOL_TRY(file_systems_->mount_device(hosted.name, device->path, path, record_of(hosted).fs()));
+  Status made = file_systems_->make_data_folder(hosted.name, data_path(hosted.name));
+  if (!made.is_ok()) {
+    (void)file_systems_->unmount(hosted.name, path).is_ok();
     return made;
   }
   {
@@ -104,7 +105,7 @@ Status VolumeManager::mount_file_system(Hosted& hosted) {
 Status VolumeManager::prepare_file_system(Hosted& hosted, const std::string& device) {
   const v1::VolumeRecord record = record_of(hosted);
   if (record.format_state() == v1::FORMAT_STATE_DONE) return Status::ok();
-  auto found = file_systems_->probe(device);
+  auto found = file_systems_->probe(hosted.name, device);
   if (!found) return found.status();
   if (*found == record.fs()) return Status::ok();  // made by somebody else, or by a mkfs of ours
   if (!found->empty())
@@ -116,7 +117,7 @@ Status VolumeManager::prepare_file_system(Hosted& hosted, const std::string& dev
     CVOL_TRY(update(hosted, [](v1::VolumeRecord& next) {
       next.set_format_state(v1::FORMAT_STATE_STARTED);
     }));
-  Status made = file_systems_->make(device, record.fs());
+  Status made = file_systems_->make(hosted.name, device, record.fs());
   if (made.code() == Code::kFailedPrecondition &&
       record.format_state() == v1::FORMAT_STATE_STARTED)
     return made.with_context("an earlier making of the file system was interrupted; if nothing "
@@ -128,26 +129,34 @@ Status VolumeManager::prepare_file_system(Hosted& hosted, const std::string& dev
 Status VolumeManager::add_caller(Hosted& hosted, const std::string& caller_id,
                                  const std::string& target) {
   const v1::VolumeRecord record = record_of(hosted);
-  const bool known = has_caller(record, caller_id);
+  const bool known = has_caller(record.mount(), caller_id);
   const auto bound = record.mount().targets().find(caller_id);
   const std::string old = bound == record.mount().targets().end() ? "" : bound->second;
   if (known && old != target)
     return Status(Code::kAlreadyExists,
                   "caller " + caller_id + " has it mounted " +
                       (old.empty() ? "without a target" : "at " + old) + "; unmount that first");
-  const bool bind = !target.empty() && !(known && file_systems_->is_mounted(target, nullptr));
-  if (bind) CVOL_TRY(file_systems_->bind(data_path(hosted.name), target));
-  if (known) return Status::ok();
-  Status noted = record.mount().caller_ids_size() >= static_cast<int>(kMostCallers)
-                     ? Status(Code::kFailedPrecondition, "it has 4096 callers already")
-                     : update(hosted, [&](v1::VolumeRecord& next) {
-                         next.mutable_mount()->add_caller_ids(caller_id);
-                         next.mutable_mount()->set_boot_id(options_.boot_id);
-                         if (!target.empty())
-                           (*next.mutable_mount()->mutable_targets())[caller_id] = target;
-                       });
-  if (!noted.is_ok() && bind) (void)file_systems_->unmount(target).is_ok();
-  return noted;
+  // Noted first: a bind that nobody knows of would stay behind after a crash.
+  if (!known) CVOL_TRY(note_caller(hosted, caller_id, target));
+  if (target.empty() || (known && file_systems_->is_mounted(target))) return Status::ok();
+  Status shown = file_systems_->bind(hosted.name, data_path(hosted.name), target);
+  if (!shown.is_ok() && !known) {
+    (void)update(hosted, [&](v1::VolumeRecord& next) {
+      erase_caller(*next.mutable_mount(), caller_id);
+    }).is_ok();
+  }
+  return shown;
+}
+
+Status VolumeManager::note_caller(Hosted& hosted, const std::string& caller_id,
+                                  const std::string& target) {
+  if (record_of(hosted).mount().caller_ids_size() >= static_cast<int>(kMostCallers))
+    return Status(Code::kFailedPrecondition, "it has 4096 callers already");
+  return update(hosted, [&](v1::VolumeRecord& next) {
+    next.mutable_mount()->add_caller_ids(caller_id);
+    next.mutable_mount()->set_boot_id(options_.boot_id);
+    if (!target.empty()) (*next.mutable_mount()->mutable_targets())[caller_id] = target;
+  });
 }
 
 Result<VolumeView> VolumeManager::unmount(const std::string& name, const std::string& caller_id) {
@@ -159,30 +168,36 @@ Result<VolumeView> VolumeManager::unmount(const std::string& name, const std::st
   if (find(name) != *hosted)
     return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
   CVOL_TRY(remove_caller(volume, caller_id));
-  if (volume.mounted && record_of(volume).mount().caller_ids_size() == 0) {
-    CVOL_TRY(unmount_file_system(volume));
-    CVOL_TRY(detach_device(volume));
-  }
   return view_after(volume);
 }
 
-// The caller holds hosted.operation.
+// The caller holds hosted.operation. The record is the last to change: whatever interrupts this,
+// the next process finds a mount that did not survive, and finishes.
 Status VolumeManager::remove_caller(Hosted& hosted, const std::string& caller_id) {
-  const v1::VolumeRecord record = record_of(hosted);
-  if (!has_caller(record, caller_id)) return Status::ok();
-  const auto bound = record.mount().targets().find(caller_id);
-  if (bound != record.mount().targets().end() &&
-      file_systems_->is_mounted(bound->second, nullptr))
-    CVOL_TRY(file_systems_->unmount(bound->second));
-  return update(hosted,
-                [&](v1::VolumeRecord& next) { erase_caller(*next.mutable_mount(), caller_id); });
+  const v1::MountRecord record = record_of(hosted).mount();
+  const bool known = has_caller(record, caller_id);
+  const auto bound = record.targets().find(caller_id);
+  if (bound != record.targets().end() && file_systems_->is_mounted(bound->second))
+    CVOL_TRY(file_systems_->unmount(hosted.name, bound->second));
+  if (record.caller_ids_size() == (known ? 1 : 0) &&
+      (hosted.mounted || file_systems_->is_mounted(mount_path(hosted.name)))) {
+    CVOL_TRY(unmount_file_system(hosted));
+    CVOL_TRY(detach_device(hosted));
+  }
+  if (!known) return Status::ok();
+  CVOL_TRY(update(hosted, [&](v1::VolumeRecord& next) {
+    erase_caller(*next.mutable_mount(), caller_id);
+  }));
+  drop_session_if_unused(hosted);
+  return Status::ok();
 }
 
 // The caller holds hosted.operation. Idempotent.
 Status VolumeManager::unmount_file_system(Hosted& hosted) {
   const std::string path = mount_path(hosted.name);
-  if (!hosted.mounted && !file_systems_->is_mounted(path, nullptr)) return Status::ok();
-  CVOL_TRY(file_systems_->unmount(path).with_context("unmount volume '" + hosted.name + "'"));
+  if (!hosted.mounted && !file_systems_->is_mounted(path)) return Status::ok();
+  CVOL_TRY(file_systems_->unmount(hosted.name, path)
+               .with_context("unmount volume '" + hosted.name + "'"));
   {
     std::lock_guard lock(mutex_);
     hosted.mounted = false;

@@ -101,7 +101,8 @@ std::string VolumeManager::find_replica(Hosted& hosted) {
     if (disk == nullptr)
       return "its disk " + member.disk_id() + " is not known here; add it with 'cvol disk add'";
     hosted.disk = disk;
-    if (disk->engine == nullptr) return "its disk " + disk->path + " does not work: " + disk->problem;
+    if (disk->engine == nullptr)
+      return "its disk " + disk->path + " does not work: " + disk->problem;
     for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); })) {
       if (info.replica.to_string() != member.replica_id()) continue;
       hosted.replica = info.number;
@@ -138,9 +139,9 @@ bool VolumeManager::drop_unfinished(const VolumeEntry& entry) {
                {{"volume", record.name()}, {"error", erased.message()}});
     return false;
   }
-  log::info("volume", record.state() == "creating" ? "undid a creation that a crash had cut short"
-                                                   : "finished a removal that a crash had cut short",
-            {{"volume", record.name()}});
+  const char* done = record.state() == "creating" ? "undid a creation that a crash had cut short"
+                                                  : "finished a removal that a crash had cut short";
+  log::info("volume", done, {{"volume", record.name()}});
   return true;
 }
 
@@ -246,7 +247,7 @@ void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
   if (!attacher_) return;
   if (!expected && !device_lives && record.session().id().empty()) return;
   const std::string path = mount_path(hosted.name);
-  const bool mounted = file_systems_->is_mounted(path, nullptr);
+  const bool mounted = file_systems_->is_mounted(path);
   const bool same_boot = record.mount().boot_id() == options_.boot_id;
   if (mounted && device_lives && expected && same_boot) {
     std::lock_guard lock(mutex_);
@@ -260,10 +261,11 @@ void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
   }
   // The mount is gone (reboot), its device is dead, or nobody was told of it.
   for (const auto& [caller, target] : record.mount().targets())
-    (void)file_systems_->unmount_lazily(target).is_ok();
+    (void)file_systems_->unmount_lazily(hosted.name, target).is_ok();
   if (mounted) {
-    Status gone = device_lives ? file_systems_->unmount(path) : file_systems_->unmount_lazily(path);
-    if (!gone.is_ok()) (void)file_systems_->unmount_lazily(path).is_ok();
+    Status gone = device_lives ? file_systems_->unmount(hosted.name, path)
+                               : file_systems_->unmount_lazily(hosted.name, path);
+    if (!gone.is_ok()) (void)file_systems_->unmount_lazily(hosted.name, path).is_ok();
   }
   if (!expected) {
     if (mounted) (void)detach_device(hosted).is_ok();

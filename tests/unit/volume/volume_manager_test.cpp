@@ -49,38 +49,41 @@ class FakeAttacher final : public attach::Attacher {
 class FakeFileSystems final : public FileSystems {
  public:
   explicit FakeFileSystems(FakeHost& host) : host_(host) {}
-  Result<std::string> probe(const std::string& device) override { return host_.content[device]; }
-  Status make(const std::string& device, const std::string& type) override {
+  Result<std::string> probe(const std::string&, const std::string& device) override {
+    return host_.content[device];
+  }
+  Status make(const std::string&, const std::string& device, const std::string& type) override {
     if (!host_.make_fails.is_ok()) return host_.make_fails;
     ++host_.formats;
     host_.content[device] = type;
     return Status::ok();
   }
-  Status mount_device(const std::string& device, const std::string& target,
+  Status mount_device(const std::string&, const std::string& device, const std::string& target,
                       const std::string&) override {
     host_.mounts[target] = device;
     return Status::ok();
   }
-  Status unmount(const std::string& target) override {
+  Status unmount(const std::string&, const std::string& target) override {
     if (host_.busy.contains(target)) return Status(Code::kBusy, target + " is in use");
     host_.mounts.erase(target);
     return Status::ok();
   }
-  bool is_mounted(const std::string& target, std::string*) override {
+  bool is_mounted(const std::string& target) override {
     return host_.mounts.contains(target);
   }
-  Status grow(const std::string&, const std::string&, const std::string&) override {
+  Status grow(const std::string&, const std::string&, const std::string&,
+              const std::string&) override {
     return Status::ok();
   }
-  Status bind(const std::string& source, const std::string& target) override {
+  Status bind(const std::string&, const std::string& source, const std::string& target) override {
     host_.mounts[target] = source;
     return Status::ok();
   }
-  Status unmount_lazily(const std::string& target) override {
+  Status unmount_lazily(const std::string&, const std::string& target) override {
     host_.mounts.erase(target);
     return Status::ok();
   }
-  Status make_data_folder(const std::string&) override { return Status::ok(); }
+  Status make_data_folder(const std::string&, const std::string&) override { return Status::ok(); }
 
  private:
   FakeHost& host_;
