@@ -4,13 +4,14 @@
 
 namespace cvol::io {
 
-HelperPool::~HelperPool() {
+void HelperPool::join() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
   }
   wake_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
 }
 
 void HelperPool::run(std::function<void()> work) {

@@ -14,10 +14,12 @@ namespace cvol::io {
 class HelperPool {
  public:
   explicit HelperPool(uint32_t threads) : most_(threads) {}
-  ~HelperPool();  // finishes what was given to it
+  ~HelperPool() { join(); }
   HelperPool(const HelperPool&) = delete;
   HelperPool& operator=(const HelperPool&) = delete;
 
+  // Finishes what was given and ends the threads; run() must not be called again.
+  void join();
   // Any thread.
   void run(std::function<void()> work);
 

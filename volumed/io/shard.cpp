@@ -18,7 +18,8 @@ Result<std::unique_ptr<Shard>> Shard::start(std::string name, UringOptions optio
     UringReactor* running = raw->reactor_.get();
     started.set_value(Status::ok());
     running->run();
-    raw->reactor_.reset();  // on its own thread
+    raw->released_.get_future().wait();  // nobody is inside post() any more
+    raw->reactor_.reset();               // on its own thread
   });
   if (Status status = started.get_future().get(); !status) {
     shard->thread_.join();
@@ -38,6 +39,7 @@ Shard::~Shard() {
     return;
   }
   reactor_->post([this] { ending_.spawn(join_then_stop(&scope_, reactor_.get())); });
+  released_.set_value();
   thread_.join();
 }
 

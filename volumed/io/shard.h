@@ -66,6 +66,7 @@ class Shard {
   std::unique_ptr<UringReactor> reactor_;
   Scope scope_;
   Scope ending_;
+  std::promise<void> released_;  // by ~Shard: the reactor may go when it has stopped
   std::thread thread_;
 };
 

@@ -45,6 +45,7 @@ Result<std::unique_ptr<UringReactor>> UringReactor::make(UringOptions options) {
 
 UringReactor::~UringReactor() {
   CVOL_ASSERT(under_way_ == 0 && ready_.empty());
+  helpers_.join();  // a helper may still be inside post()
   if (ring_made_) io_uring_queue_exit(&ring_);
   if (wake_fd_ >= 0) ::close(wake_fd_);
   if (current() == this) set_current(nullptr);
