@@ -54,6 +54,7 @@ class ServerImpl final : public Server {
   ShardState& shard_of(io::Reactor& reactor);
   void connection_ended(const std::shared_ptr<Connection>& connection);
   void cut(const std::shared_ptr<Connection>& connection);
+  void close_shards();
 
   io::Reactor& reactor_;
   ExportDirectory& directory_;
@@ -63,6 +64,7 @@ class ServerImpl final : public Server {
   uint64_t handshakes_ = 0;
   std::vector<int> shaking_;  // sockets in handshake
   std::vector<std::shared_ptr<Connection>> connections_;
+  uint64_t shards_closing_ = 0;
   io::WaitList changed_;
   io::Scope scope_;
   mutable std::mutex mutex_;
@@ -225,6 +227,29 @@ Task<void> ServerImpl::stop() {
   for (const auto& connection : connections_) cut(connection);
   while (!connections_.empty() || handshakes_ != 0) co_await changed_.wait();
   co_await scope_.join();
+  close_shards();
+  while (shards_closing_ != 0) co_await changed_.wait();
+}
+
+// Each shard's state ends on its own thread, when nothing runs there any more.
+void ServerImpl::close_shards() {
+  std::lock_guard lock(mutex_);
+  for (auto& [reactor, owned] : shards_) {
+    ++shards_closing_;
+    auto* state = owned.release();
+    reactor->post([this, state, on = reactor] {
+      state->close_then([this, state, on] {
+        on->post([this, state] {
+          delete state;
+          reactor_.post([this] {
+            --shards_closing_;
+            changed_.wake_all();
+          });
+        });
+      });
+    });
+  }
+  shards_.clear();
 }
 
 }  // namespace

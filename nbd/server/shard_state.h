@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "volumed/base/buffer_pool.h"
 #include "volumed/io/scope.h"
@@ -21,8 +23,17 @@ class ShardState {
   io::Reactor& reactor() { return reactor_; }
   io::Scope& scope() { return scope_; }
 
-  // Waits until the pool's bound allows it.
+  // Waits until the pool's bound allows it. A client that does not read its replies, and so keeps
+  // memory that others wait for, is cut off after kStuckTime.
   Task<Buffer> take(std::size_t bytes);
+  uint64_t buffer_bytes() const { return pool_.most_bytes(); }
+
+  // Waits for what runs here, then calls `closed`; the state may be destroyed in a later turn of
+  // this shard's loop.
+  void close_then(std::function<void()> closed) { closer_.spawn(close(std::move(closed))); }
+
+  void add(Transmission* connection) { connections_.push_back(connection); }
+  void remove(Transmission* connection) { std::erase(connections_, connection); }
 
   // A session's connection with `generation` asks to be admitted: those with a lower one are ended
   // and waited for. False if a newer one is already there.
@@ -35,12 +46,19 @@ class ShardState {
     std::map<Transmission*, uint64_t> members;  // generation of each; looked up, ended, counted
   };
 
+  Task<void> cut_stuck_clients();
+  Task<void> close(std::function<void()> closed);
+
   io::Reactor& reactor_;
   BufferPool pool_;
   io::WaitList pool_waiters_;
+  bool watching_ = false;  // cut_stuck_clients() runs
+  std::vector<Transmission*> connections_;
   io::WaitList session_waiters_;
   std::map<std::string, Session> sessions_;
+  io::CancelToken closing_;
   io::Scope scope_;
+  io::Scope closer_;
 };
 
 }  // namespace cvol::nbd

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::size_t kMostVectors = 512;  // of one send
 constexpr std::size_t kMostSendBytes = 4 * kMiB;
+constexpr io::Nanoseconds kStuckTime = 20 * io::kSecond;
 
 }  // namespace
 
@@ -27,7 +28,36 @@ Transmission::Transmission(ShardState& shard, io::Stream stream, std::shared_ptr
       agreement_(agreement),
       name_(std::move(name)),
       resends_(resends),
-      places_(most_requests) {}
+      places_(most_requests) {
+  shard_.add(this);
+}
+
+Transmission::~Transmission() {
+  shard_.remove(this);
+}
+
+// No connection may hold more than a quarter of the shard's memory, but for one large request.
+Task<Buffer> Transmission::take(std::size_t bytes) {
+  while (held_bytes_ != 0 && held_bytes_ + bytes > shard_.buffer_bytes() / 4)
+    co_await held_waiters_.wait();
+  held_bytes_ += bytes;
+  Buffer buffer = co_await shard_.take(bytes);
+  held_bytes_ += buffer.capacity() - bytes;
+  co_return buffer;
+}
+
+void Transmission::give_back(Buffer& buffer) {
+  if (buffer.empty()) return;
+  held_bytes_ -= buffer.capacity();
+  buffer.reset();
+  held_waiters_.wake_one();
+}
+
+void Transmission::cut_if_stuck(io::Nanoseconds before) {
+  if (send_started_ == 0 || send_started_ > before) return;
+  log_end("the client does not read its replies while others wait for the memory");
+  stream_.shutdown();
+}
 
 Task<void> Transmission::run() {
   bool admitted = true;
@@ -106,14 +136,16 @@ Task<void> Transmission::receive_requests() {
     co_await places_.acquire();
     Buffer payload;
     if (*bytes != 0) {
-      payload = co_await shard_.take(*bytes);
+      payload = co_await take(*bytes);
       const bool whole = co_await receive_payload(payload, *bytes);
       if (!whole) {
+        give_back(payload);
         places_.release();
         co_return;
       }
     }
     if (is_given_up()) {
+      give_back(payload);
       places_.release();
       log_end("the kernel gave it up; what was unread comes again on another one");
       co_return;
@@ -148,9 +180,10 @@ Task<void> Transmission::serve(Request request, Buffer payload) {
     co_await serve_block_status(request);
   } else {
     const Status status = co_await serve_change(request, payload);
-    payload.reset();
+    give_back(payload);
     reply({encode_done(request, agreement_, wire_error(status.code())), {}, 0, {}});
   }
+  give_back(payload);
   places_.release();
 }
 
@@ -175,7 +208,7 @@ Task<Status> Transmission::serve_change(const Request& request, const Buffer& pa
 }
 
 Task<void> Transmission::serve_read(Request request) {
-  Buffer data = co_await shard_.take(request.length);
+  Buffer data = co_await take(request.length);
   const Status status = co_await export_->device->read(request.offset, data.first(request.length));
   if (status) {
     reply({encode_read(request, agreement_),
@@ -183,6 +216,7 @@ Task<void> Transmission::serve_read(Request request) {
            static_cast<uint32_t>(request.length),
            {}});
   } else {
+    give_back(data);
     reply({encode_done(request, agreement_, wire_error(status.code())), {}, 0, {}});
   }
 }
@@ -201,7 +235,10 @@ Task<void> Transmission::serve_block_status(Request request) {
 }
 
 void Transmission::reply(Reply made) {
-  if (broken_) return;
+  if (broken_) {
+    give_back(made.data);
+    return;
+  }
   queue_.push_back(std::move(made));
   if (!sender_runs_) {
     sender_runs_ = true;
@@ -227,15 +264,19 @@ Task<void> Transmission::send_replies() {
         if (!one.payload.empty()) iov.push_back({one.payload.data(), one.payload.size()});
         bytes += one.header.size + one.data_bytes + one.payload.size();
       }
+      send_started_ = shard_.reactor().now();
       const int64_t sent = co_await stream_.sendv(iov.data(), static_cast<uint32_t>(iov.size()));
+      send_started_ = 0;
       if (sent != static_cast<int64_t>(bytes)) {
         broken_ = true;
         stream_.shutdown();
       }
     }
+    for (Reply& one : sending_) give_back(one.data);
     sending_.clear();
   }
-  if (broken_) queue_.clear();
+  for (Reply& one : queue_) give_back(one.data);
+  queue_.clear();
   sender_runs_ = false;
 }
 
@@ -250,11 +291,32 @@ ShardState::ShardState(io::Reactor& reactor, uint64_t buffer_bytes)
 Task<Buffer> ShardState::take(std::size_t bytes) {
   Buffer buffer = pool_.try_take(bytes);
   while (buffer.empty()) {
+    if (!watching_) {
+      watching_ = true;
+      scope_.spawn(cut_stuck_clients());
+    }
     co_await pool_waiters_.wait();
     buffer = pool_.try_take(bytes);
   }
   pool_waiters_.wake_one();  // there may be room for one more
   co_return buffer;
+}
+
+// Runs while somebody waits for memory.
+Task<void> ShardState::cut_stuck_clients() {
+  while (!pool_waiters_.empty()) {
+    const int64_t slept = co_await reactor_.sleep(kStuckTime / 4, &closing_);
+    if (slept != 0) break;
+    const io::Nanoseconds before = reactor_.now() - kStuckTime;
+    for (Transmission* connection : connections_) connection->cut_if_stuck(before);
+  }
+  watching_ = false;
+}
+
+Task<void> ShardState::close(std::function<void()> closed) {
+  closing_.cancel();
+  co_await scope_.join();
+  closed();
 }
 
 Task<bool> ShardState::enter_session(std::string name, uint64_t generation,

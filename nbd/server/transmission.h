@@ -31,11 +31,14 @@ class Transmission {
   Transmission(ShardState& shard, io::Stream stream, std::shared_ptr<Export> target,
                Agreement agreement, ExportName name, uint32_t most_requests,
                Resends resends = Resends::kBySession);
+  ~Transmission();
 
   // Returns when the connection has ended and everything admitted is done.
   Task<void> run();
   // Ends the connection: no further request is admitted.
   void shutdown() { stream_.shutdown(); }
+  // Ends it if one send has not gone out since `before`.
+  void cut_if_stuck(io::Nanoseconds before);
 
  private:
   struct Reply {
@@ -56,6 +59,9 @@ class Transmission {
   Task<void> serve_block_status(Request request);
   void reply(Reply made);
   Task<void> send_replies();
+  // Memory for a request, within this connection's share.
+  Task<Buffer> take(std::size_t bytes);
+  void give_back(Buffer& buffer);
   void log_end(const std::string& why);
 
   ShardState& shard_;
@@ -74,6 +80,9 @@ class Transmission {
   std::vector<Reply> queue_;
   std::vector<Reply> sending_;
   bool sender_runs_ = false;
+  io::Nanoseconds send_started_ = 0;  // of the send under way; 0: none
+  uint64_t held_bytes_ = 0;           // of the pool, by requests and replies
+  io::WaitList held_waiters_;
   bool broken_ = false;  // the stream takes no more
   io::Scope requests_;
   io::Scope sender_;

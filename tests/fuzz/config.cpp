@@ -1,7 +1,7 @@
 // volumed.toml.
+#include "volumed/daemon/config.h"
 #include "tests/fuzz/fuzz.h"
 #include "volumed/base/log.h"
-#include "volumed/daemon/config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
   cvol::daemon::Config config;

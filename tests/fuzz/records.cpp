@@ -1,7 +1,7 @@
 // Records of the metadata store. What is accepted is written again and accepted again.
+#include "volumed/meta/records.h"
 #include "tests/fuzz/fuzz.h"
 #include "volumed/base/assert.h"
-#include "volumed/meta/records.h"
 
 namespace {
 

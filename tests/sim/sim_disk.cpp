@@ -54,6 +54,19 @@ void SimDisk::close() {
   engine_.reset();
 }
 
+void SimDisk::load(const std::map<std::string, io::SimImage>& files,
+                   std::map<std::string, std::string, std::less<>> table) {
+  world_.files.clear();
+  for (const auto& [path, image] : files) {
+    auto file = std::make_shared<io::SimFile>();
+    file->reset(image);
+    world_.files[path] = file;
+  }
+  table_ = std::make_shared<store::MemoryTableState>();
+  table_->content = std::move(table);
+  table_->exists = true;
+}
+
 void SimDisk::crash(const Keep& keep) {
   std::map<std::string, io::SimImage> images;
   for (auto& [path, file] : world_.files) images[path] = file->crash_image(keep);

@@ -28,6 +28,9 @@ class SimDisk {
   void crash(const Keep& keep);
   // Orderly end.
   void close();
+  // Puts a disk in place, as a crash left it; then open().
+  void load(const std::map<std::string, io::SimImage>& files,
+            std::map<std::string, std::string, std::less<>> table);
 
   store::Engine& engine() { return *static_cast<store::Engine*>(engine_.get()); }
   io::SimReactor& node() { return *node_; }

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Style that runs: layering of includes, line length, leftovers, files that no build lists.
+"""Style that runs: layering of includes, format, leftovers, files that no build lists.
 
 Exit code 0 if the tree is clean; else a line per finding.
 """
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -114,6 +115,17 @@ def check_listed(paths, findings):
             folder = folder.parent
 
 
+def check_format(sources, findings):
+    program = shutil.which("clang-format")
+    if program is None:
+        print("clang-format is not installed: the format is not checked")
+        return
+    done = subprocess.run([program, "--dry-run", *map(str, sources)], cwd=ROOT,
+                          capture_output=True, text=True, check=False)
+    for name in sorted(set(re.findall(r"^(\S+?):\d+:\d+: warning", done.stderr, re.M))):
+        findings.append(f"{name}: clang-format would change it")
+
+
 def main():
     listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"],
                             cwd=ROOT, capture_output=True, text=True, check=True)
@@ -123,6 +135,7 @@ def main():
     for path in sources:
         check_source(path, (ROOT / path).read_text(), findings)
     check_listed(sources, findings)
+    check_format(sources, findings)
     for finding in findings:
         print(finding)
     print(f"{len(sources)} sources, {len(findings)} findings")

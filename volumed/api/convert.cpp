@@ -14,10 +14,14 @@ google::protobuf::Timestamp to_timestamp(std::chrono::system_clock::time_point t
 
 const char* state_name(volume::VolumeState state) {
   switch (state) {
-    case volume::VolumeState::kAvailable: return "available";
-    case volume::VolumeState::kAttached: return "attached";
-    case volume::VolumeState::kMounted: return "mounted";
-    case volume::VolumeState::kDamaged: return "damaged";
+    case volume::VolumeState::kAvailable:
+      return "available";
+    case volume::VolumeState::kAttached:
+      return "attached";
+    case volume::VolumeState::kMounted:
+      return "mounted";
+    case volume::VolumeState::kDamaged:
+      return "damaged";
   }
   return "damaged";
 }
@@ -39,7 +43,9 @@ void add_copies(const volume::VolumeView& view, const volume::NodeView& node, v1
 
 }  // namespace
 
-const char* version() { return CVOL_VERSION; }
+const char* version() {
+  return CVOL_VERSION;
+}
 
 v1::Volume to_proto(const volume::VolumeView& view, const volume::NodeView& node) {
   const v1::VolumeRecord& record = view.record;
@@ -115,9 +121,8 @@ void fill_status(volume::VolumeManager& manager, v1::GetStatusResponse& status) 
     if (!view.device.empty() || view.connections > 0) status.set_attached(status.attached() + 1);
   }
   self.set_volumes(status.volumes());
-  status.set_attach_method(manager.options().no_attach_because.empty()
-                               ? manager.options().attach_method
-                               : "none");
+  status.set_attach_method(
+      manager.options().no_attach_because.empty() ? manager.options().attach_method : "none");
   status.set_metadata(manager.options().metadata);
   for (const std::string& problem : manager.problems()) status.add_problems(problem);
 }

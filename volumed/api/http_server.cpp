@@ -80,13 +80,13 @@ class Connection : public std::enable_shared_from_this<Connection<Protocol>> {
     if (buffer_.size() > 0) return read_request();
     limit(shared_.options.idle_time);
     // One byte at most: Beast's timers cover reads, not waits for readiness.
-    stream_.async_read_some(buffer_.prepare(4096), [self = this->shared_from_this()](
-                                                       error_code error, std::size_t bytes) {
-      if (self->closed_) return;
-      if (error || bytes == 0) return self->close();
-      self->buffer_.commit(bytes);
-      self->read_request();
-    });
+    stream_.async_read_some(buffer_.prepare(4096),
+                            [self = this->shared_from_this()](error_code error, std::size_t bytes) {
+                              if (self->closed_) return;
+                              if (error || bytes == 0) return self->close();
+                              self->buffer_.commit(bytes);
+                              self->read_request();
+                            });
   }
 
   void read_request() {
@@ -124,14 +124,14 @@ class Connection : public std::enable_shared_from_this<Connection<Protocol>> {
                         std::move(message.body())};
     const unsigned version = message.version();
     stream_.expires_never();
-    asio::post(shared_.workers, [self = this->shared_from_this(), version,
-                                 request = std::move(request)] {
-      HttpResponse response = call_handler(self->shared_.handler, request);
-      asio::post(self->shared_.io, [self, version, head = request.method == "HEAD",
-                                    response = std::move(response)]() mutable {
-        if (!self->closed_) self->answer(std::move(response), version, head);
-      });
-    });
+    asio::post(shared_.workers,
+               [self = this->shared_from_this(), version, request = std::move(request)] {
+                 HttpResponse response = call_handler(self->shared_.handler, request);
+                 asio::post(self->shared_.io, [self, version, head = request.method == "HEAD",
+                                               response = std::move(response)]() mutable {
+                   if (!self->closed_) self->answer(std::move(response), version, head);
+                 });
+               });
   }
 
   void answer(HttpResponse response, unsigned version, bool head) {

@@ -35,10 +35,10 @@ struct HttpResponse {
 using HttpHandler = std::function<HttpResponse(const HttpRequest&)>;
 
 struct HttpOptions {
-  std::size_t body_bytes = 1024 * 1024;  // largest request body
-  std::size_t header_bytes = 16 * 1024;  // largest request header
-  std::size_t connections = 256;         // open at once; further ones wait in the backlog
-  unsigned threads = 4;                  // that run handlers, 1..64
+  std::size_t body_bytes = 1024 * 1024;   // largest request body
+  std::size_t header_bytes = 16 * 1024;   // largest request header
+  std::size_t connections = 256;          // open at once; further ones wait in the backlog
+  unsigned threads = 4;                   // that run handlers, 1..64
   std::chrono::seconds request_time{30};  // from the first byte of a request to its last
   std::chrono::seconds answer_time{30};   // for the client to take an answer
   std::chrono::seconds idle_time{0};      // between requests; 0: no limit

@@ -53,7 +53,7 @@ std::string label(const char* name, const std::string& value) {
 struct VolumeCounter {
   const char* name;
   const char* help;
-  Counter VolumeMetrics::* counter;
+  Counter VolumeMetrics::*counter;
 };
 
 constexpr VolumeCounter kVolumeCounters[] = {
@@ -61,8 +61,7 @@ constexpr VolumeCounter kVolumeCounters[] = {
     {"cvol_volume_read_bytes_total", "Bytes read.", &VolumeMetrics::read_bytes},
     {"cvol_volume_write_operations_total", "Writes answered.", &VolumeMetrics::write_operations},
     {"cvol_volume_written_bytes_total", "Bytes written.", &VolumeMetrics::write_bytes},
-    {"cvol_volume_flush_operations_total", "Flushes answered.",
-     &VolumeMetrics::flush_operations},
+    {"cvol_volume_flush_operations_total", "Flushes answered.", &VolumeMetrics::flush_operations},
     {"cvol_volume_trim_operations_total", "Trims answered.", &VolumeMetrics::trim_operations},
     {"cvol_volume_errors_total", "Requests that failed.", &VolumeMetrics::errors},
 };
@@ -70,7 +69,7 @@ constexpr VolumeCounter kVolumeCounters[] = {
 struct DiskCounter {
   const char* name;
   const char* help;
-  Counter store::EngineMetrics::* counter;
+  Counter store::EngineMetrics::*counter;
 };
 
 constexpr DiskCounter kDiskCounters[] = {
@@ -80,8 +79,7 @@ constexpr DiskCounter kDiskCounters[] = {
      &store::EngineMetrics::journal_records},
     {"cvol_disk_journal_written_bytes_total", "Bytes appended to the journal.",
      &store::EngineMetrics::journal_bytes},
-    {"cvol_disk_destage_rounds_total", "Rounds of destage.",
-     &store::EngineMetrics::destage_rounds},
+    {"cvol_disk_destage_rounds_total", "Rounds of destage.", &store::EngineMetrics::destage_rounds},
     {"cvol_disk_destaged_chunks_total", "Chunks written by destage.",
      &store::EngineMetrics::destage_chunks},
     {"cvol_disk_destaged_bytes_total", "Bytes written by destage.",

@@ -113,16 +113,16 @@ class Service final : public v1::Cvol::Service {
                            v1::MountVolumeResponse* response) override {
     auto view = manager_.mount(request->name(), caller_of(request->caller_id(), request->target()),
                                request->target());
-    if (view) response->set_mountpoint(request->target().empty() ? view->mountpoint
-                                                                 : request->target());
+    if (view)
+      response->set_mountpoint(request->target().empty() ? view->mountpoint : request->target());
     return answer(std::move(view), response);
   }
 
   grpc::Status UnmountVolume(grpc::ServerContext*, const v1::UnmountVolumeRequest* request,
                              v1::UnmountVolumeResponse* response) override {
-    return answer(manager_.unmount(request->name(),
-                                   caller_of(request->caller_id(), request->target())),
-                  response);
+    return answer(
+        manager_.unmount(request->name(), caller_of(request->caller_id(), request->target())),
+        response);
   }
 
   grpc::Status WatchEvents(grpc::ServerContext* context, const v1::WatchEventsRequest* request,
@@ -155,8 +155,9 @@ class Service final : public v1::Cvol::Service {
 Result<std::string> grpc_address(const std::string& address) {
   if (address.starts_with("unix:/")) return address;
   if (address.starts_with("tcp:")) return address.substr(4);
-  return Status(Code::kInvalidArgument, "'" + address + "' is no address to listen on; write it "
-                                        "like unix:/run/cvol/api.sock or tcp:127.0.0.1:9481");
+  return Status(Code::kInvalidArgument, "'" + address +
+                                            "' is no address to listen on; write it "
+                                            "like unix:/run/cvol/api.sock or tcp:127.0.0.1:9481");
 }
 
 class GrpcServer final : public ApiServer {

@@ -12,13 +12,15 @@ namespace {
 
 using google::protobuf::util::TimeUtil;
 
-std::string or_dash(const std::string& text) { return text.empty() ? "-" : text; }
+std::string or_dash(const std::string& text) {
+  return text.empty() ? "-" : text;
+}
 
 std::string usage(uint64_t used, uint64_t all) {
   if (all == 0) return "-";
   return format_size(used) + " of " + format_size(all) + " (" +
-         std::to_string(static_cast<int>(static_cast<double>(used) * 100 /
-                                         static_cast<double>(all))) +
+         std::to_string(
+             static_cast<int>(static_cast<double>(used) * 100 / static_cast<double>(all))) +
          "%)";
 }
 
@@ -46,16 +48,23 @@ std::vector<std::string> volume_heading() {
 }
 
 std::vector<std::string> volume_row(const v1::Volume& volume) {
-  return {volume.name(),          format_size(volume.size_bytes()),
-          format_size(volume.allocated_bytes()), volume.state(), volume.fs(),
-          or_dash(volume.device()), or_dash(volume.mountpoint())};
+  return {volume.name(),
+          format_size(volume.size_bytes()),
+          format_size(volume.allocated_bytes()),
+          volume.state(),
+          volume.fs(),
+          or_dash(volume.device()),
+          or_dash(volume.mountpoint())};
 }
 
 std::vector<std::string> disk_row(const v1::Disk& disk) {
-  return {disk.path(), disk.node(), disk.state(),
+  return {disk.path(),
+          disk.node(),
+          disk.state(),
           usage(disk.allocated_bytes(), disk.capacity_bytes()),
           usage(disk.journal_used_bytes(), disk.journal_bytes()),
-          std::to_string(disk.replicas()), disk.id()};
+          std::to_string(disk.replicas()),
+          disk.id()};
 }
 
 std::string disk_table(const google::protobuf::RepeatedPtrField<v1::Disk>& disks) {
@@ -80,14 +89,20 @@ Status show_change(const Settings& settings, std::ostream& out, const v1::Volume
 
 Exit exit_of(Code code) {
   switch (code) {
-    case Code::kOk: return kExitOk;
-    case Code::kInvalidArgument: return kExitUsage;
-    case Code::kNotFound: return kExitNotFound;
-    case Code::kUnavailable: return kExitUnreachable;
+    case Code::kOk:
+      return kExitOk;
+    case Code::kInvalidArgument:
+      return kExitUsage;
+    case Code::kNotFound:
+      return kExitNotFound;
+    case Code::kUnavailable:
+      return kExitUnreachable;
     case Code::kFailedPrecondition:
     case Code::kAlreadyExists:
-    case Code::kBusy: return kExitWrongState;
-    default: return kExitFailed;
+    case Code::kBusy:
+      return kExitWrongState;
+    default:
+      return kExitFailed;
   }
 }
 
@@ -99,16 +114,16 @@ Status show_status(api::ApiClient& api, const Settings& settings, std::ostream& 
     return Status::ok();
   }
   const v1::Node& node = status->node();
-  out << format_table({{"Node:", node.name() + " (" + node.id() + ")"},
-                       {"Version:", status->version()},
-                       {"Up since:", format_time(node.started())},
-                       {"Cluster:", status->cluster()},
-                       {"Metadata:", status->metadata()},
-                       {"Attach method:", status->attach_method()},
-                       {"Volumes:", std::to_string(status->volumes()) + ", " +
-                                        std::to_string(status->attached()) + " attached, " +
-                                        std::to_string(status->mounted()) + " mounted"},
-                       {"Space:", usage(node.allocated_bytes(), node.capacity_bytes())}});
+  out << format_table(
+      {{"Node:", node.name() + " (" + node.id() + ")"},
+       {"Version:", status->version()},
+       {"Up since:", format_time(node.started())},
+       {"Cluster:", status->cluster()},
+       {"Metadata:", status->metadata()},
+       {"Attach method:", status->attach_method()},
+       {"Volumes:", std::to_string(status->volumes()) + ", " + std::to_string(status->attached()) +
+                        " attached, " + std::to_string(status->mounted()) + " mounted"},
+       {"Space:", usage(node.allocated_bytes(), node.capacity_bytes())}});
   out << "\n" << disk_table(status->disks());
   if (status->problems_size() == 0) {
     out << "\nNo problems.\n";
@@ -226,8 +241,8 @@ Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostrea
       {"File system:", volume.fs() + (volume.formatted() ? "" : " (made at the first mount)")},
       {"Created:", format_time(volume.created())},
       {"Attached on:", or_dash(volume.node())},
-      {"Device:", volume.device().empty() ? "-"
-                                          : volume.device() + " (" + volume.attach_method() + ")"},
+      {"Device:",
+       volume.device().empty() ? "-" : volume.device() + " (" + volume.attach_method() + ")"},
       {"Mounted at:", or_dash(volume.mountpoint())},
       {"NBD connections:", std::to_string(volume.connections())}};
   for (const std::string& id : volume.mount_ids()) rows.push_back({"Mounted for:", id});

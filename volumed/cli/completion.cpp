@@ -6,7 +6,8 @@
 namespace cvol::cli {
 namespace {
 
-constexpr const char* kBash = R"(# bash completion of cvol; load with: source <(cvol completion bash)
+constexpr const char* kBash =
+    R"(# bash completion of cvol; load with: source <(cvol completion bash)
 _cvol() {
   local IFS=$'\n'
   COMPREPLY=($(cvol __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
@@ -34,8 +35,10 @@ complete -c cvol -a '(__cvol_complete)'
 
 // Values of options that have few.
 const std::map<std::string, std::vector<std::string>> kChoices = {
-    {"--output", {"json", "table"}}, {"--fs", {"ext4", "xfs"}},
-    {"--replicas", {"1"}},           {"--size", {"1GiB", "10GiB", "100GiB", "1TiB"}}};
+    {"--output", {"json", "table"}},
+    {"--fs", {"ext4", "xfs"}},
+    {"--replicas", {"1"}},
+    {"--size", {"1GiB", "10GiB", "100GiB", "1TiB"}}};
 
 const CLI::Option* find_option(const CLI::App& app, const std::string& word) {
   for (const CLI::App* at = &app; at != nullptr; at = at->get_parent()) {
@@ -46,7 +49,9 @@ const CLI::Option* find_option(const CLI::App& app, const std::string& word) {
   return nullptr;
 }
 
-bool takes_value(const CLI::Option& option) { return option.get_items_expected_max() > 0; }
+bool takes_value(const CLI::Option& option) {
+  return option.get_items_expected_max() > 0;
+}
 
 std::vector<std::string> option_names(const CLI::App& app) {
   std::vector<std::string> names;

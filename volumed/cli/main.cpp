@@ -36,8 +36,8 @@ void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
     command->add_option("NAME", settings.name, "Name of the volume")->required();
     return command;
   };
-  CLI::App* create = with_name(add("create", "Create a volume; space is taken as it is written",
-                                   create_volume));
+  CLI::App* create =
+      with_name(add("create", "Create a volume; space is taken as it is written", create_volume));
   create->add_option("-s,--size", settings.size, "Size, like 10GiB or 1.5TiB")
       ->default_val("10GiB");
   create->add_option("--fs", settings.fs, "File system made at the first mount: ext4 or xfs")
@@ -106,8 +106,7 @@ int run(int argc, char** argv) {
   Chosen chosen;
   std::string output = "table";
   app.add_option("--api", settings.api, "Address of volumed: unix:/path or tcp:HOST:PORT");
-  app.add_option("-o,--output", output, "table or json")
-      ->check(CLI::IsMember({"table", "json"}));
+  app.add_option("-o,--output", output, "table or json")->check(CLI::IsMember({"table", "json"}));
   add_commands(app, settings, chosen);
   std::string shell;
   CLI::App* completion = app.add_subcommand("completion", "Print a script for shell completion");
@@ -141,4 +140,6 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace cvol::cli
 
-int main(int argc, char** argv) { return cvol::cli::run(argc, argv); }
+int main(int argc, char** argv) {
+  return cvol::cli::run(argc, argv);
+}

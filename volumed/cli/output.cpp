@@ -34,7 +34,8 @@ ordered_json scalar(const Message& message, const FieldDescriptor* field, int in
     case FieldDescriptor::CPPTYPE_MESSAGE:
       return to_json(repeated ? reflection->GetRepeatedMessage(message, field, index)
                               : reflection->GetMessage(message, field));
-    default: return nullptr;  // types that the API does not have
+    default:
+      return nullptr;  // types that the API does not have
   }
 }
 

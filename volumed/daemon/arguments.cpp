@@ -38,7 +38,8 @@ Result<Invocation> load_config(int argc, char** argv) {
   for (std::size_t i = 0; i < keys.size(); ++i) {
     const std::string flag = std::string("--") + keys[i].name;
     if (*keys[i].value == '\0') {
-      app.add_flag_callback(flag, [&given, i] { given[i] = {"true"}; }, keys[i].help);
+      app.add_flag_callback(
+          flag, [&given, i] { given[i] = {"true"}; }, keys[i].help);
     } else {
       app.add_option(flag, given[i], keys[i].help)
           ->type_name(keys[i].value)

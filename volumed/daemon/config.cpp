@@ -14,8 +14,8 @@ Status set_size(uint64_t& into, const std::string& text, uint64_t least, uint64_
   auto size = parse_size(text);
   if (!size) return size.status();
   if (*size != 0 && (*size < least || *size > most))
-    return Status(Code::kInvalidArgument, text + " is not between " + format_size(least) +
-                                              " and " + format_size(most));
+    return Status(Code::kInvalidArgument,
+                  text + " is not between " + format_size(least) + " and " + format_size(most));
   into = *size;
   return Status::ok();
 }
@@ -47,10 +47,9 @@ Result<std::string> parse_address(const std::string& text) {
   const std::string address = text.starts_with("tcp:") ? text : "tcp:" + text;
   const auto colon = address.rfind(':');
   const std::string port = address.substr(colon + 1);
-  const bool digits = !port.empty() && port.size() <= 5 &&
-                      std::all_of(port.begin(), port.end(), [](char c) {
-                        return c >= '0' && c <= '9';
-                      });
+  const bool digits =
+      !port.empty() && port.size() <= 5 &&
+      std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; });
   if (colon < 5 || !digits || std::stoi(port) > 65535)
     return Status(Code::kInvalidArgument,
                   "'" + text + "' is no address; write it like 127.0.0.1:9481 or unix:/path");
@@ -77,8 +76,9 @@ Status set_http(Config& config, const std::string& text) {
 
 Status set_metadata(Config& config, const std::string& text) {
   if (text.starts_with("etcd:"))
-    return Status(Code::kUnsupported, "metadata in etcd is not served by this version; use "
-                                      "rocksdb:PATH");
+    return Status(Code::kUnsupported,
+                  "metadata in etcd is not served by this version; use "
+                  "rocksdb:PATH");
   if (!text.starts_with("rocksdb:/"))
     return Status(Code::kInvalidArgument,
                   "'" + text + "' is no metadata store; write it like rocksdb:/var/lib/cvol/meta");

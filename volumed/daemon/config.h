@@ -19,19 +19,19 @@ constexpr const char* kDefaultConfig = "/etc/cvol/volumed.toml";
 struct Config {
   std::string data_dir = "/var/lib/cvol";
   std::string run_dir = "/run/cvol";
-  std::string node_name;                       // empty: the host's name
+  std::string node_name;  // empty: the host's name
   std::string cluster = "default";
-  std::vector<std::string> listen;             // API on TCP, besides RUN_DIR/api.sock
-  std::vector<std::string> nbd_listen;         // NBD on TCP, besides RUN_DIR/nbd.sock
-  std::string http = "tcp:127.0.0.1:9480";     // or "off"
-  std::string metadata;                        // empty: "rocksdb:DATA_DIR/meta"
-  uint64_t journal_size = 0;                   // of the first disk, bytes; 0: the engine's choice
-  uint64_t disk_capacity = 0;                  // of the first disk, bytes; 0: what is free
-  uint64_t buffer_size = 256 * kMiB;           // bound of data in memory, per shard
+  std::vector<std::string> listen;          // API on TCP, besides RUN_DIR/api.sock
+  std::vector<std::string> nbd_listen;      // NBD on TCP, besides RUN_DIR/nbd.sock
+  std::string http = "tcp:127.0.0.1:9480";  // or "off"
+  std::string metadata;                     // empty: "rocksdb:DATA_DIR/meta"
+  uint64_t journal_size = 0;                // of the first disk, bytes; 0: the engine's choice
+  uint64_t disk_capacity = 0;               // of the first disk, bytes; 0: what is free
+  uint64_t buffer_size = 256 * kMiB;        // bound of data in memory, per shard
   std::string log_level = "info";
-  std::string attach_method = "auto";          // auto, kernel, fuse, none
+  std::string attach_method = "auto";                     // auto, kernel, fuse, none
   std::string docker_plugin_dir = "/run/docker/plugins";  // or "off"
-  bool insecure = false;                       // listen beyond loopback without certificates
+  bool insecure = false;  // listen beyond loopback without certificates
 };
 
 // One key, and the flag of the same name.
@@ -39,7 +39,7 @@ struct ConfigKey {
   const char* name;
   const char* value;  // how --help calls the value; "" for a switch
   const char* help;
-  bool repeated;      // may be given several times (an array in the file)
+  bool repeated;  // may be given several times (an array in the file)
   Status (*set)(Config& config, const std::string& text);
 };
 const std::vector<ConfigKey>& config_keys();

@@ -126,8 +126,9 @@ Status RealDaemon::start_fronts() {
       return serve_http(*manager_, request);
     });
     if (!http)
-      return http.status().with_context("serve metrics (choose another address with --http, or "
-                                        "--http off)");
+      return http.status().with_context(
+          "serve metrics (choose another address with --http, or "
+          "--http off)");
     http_ = std::move(*http);
   }
   if (::geteuid() == 0 && config_.docker_plugin_dir != "off") {

@@ -121,7 +121,9 @@ void end_process_after(int milliseconds) {
   }).detach();
 }
 
-void notify_systemd(const std::string& state) { ::sd_notify(0, state.c_str()); }
+void notify_systemd(const std::string& state) {
+  ::sd_notify(0, state.c_str());
+}
 
 std::string read_boot_id() {
   std::ifstream file("/proc/sys/kernel/random/boot_id");

@@ -29,8 +29,11 @@ int main(int argc, char** argv) {
   if (!running) return fail(running.status());
   daemon::lock_memory();
   daemon::notify_systemd("READY=1\nSTATUS=serving");
-  log::info("daemon", "serving", {{"node", config.node_name}, {"data", config.data_dir},
-                                  {"run", config.run_dir}, {"http", config.http}});
+  log::info("daemon", "serving",
+            {{"node", config.node_name},
+             {"data", config.data_dir},
+             {"run", config.run_dir},
+             {"http", config.http}});
   const int signal = daemon::wait_for_stop();
   log::info("daemon", "stopping", {{"signal", signal}});
   daemon::notify_systemd("STOPPING=1");

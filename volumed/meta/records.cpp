@@ -46,8 +46,7 @@ Status parse_record(std::string_view key, std::string_view text,
   const uint32_t version = version_of(record);
   if (version > kRecordVersion)
     return Status(Code::kUnsupported, "record " + std::string(key) + " has format version " +
-                                          std::to_string(version) +
-                                          ", this volumed knows up to " +
+                                          std::to_string(version) + ", this volumed knows up to " +
                                           std::to_string(kRecordVersion) +
                                           "; start a newer volumed");
   if (!status.ok()) return damaged(key, status.ToString());

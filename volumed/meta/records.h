@@ -20,8 +20,7 @@ std::string encode_record(google::protobuf::Message& record);
 
 // Decodes into `record`, any of the *Record messages. `key` is for the error's text. kUnsupported:
 // newer version; kDamaged: no JSON, unknown or mistyped fields, no version, over 1 MiB.
-Status parse_record(std::string_view key, std::string_view text,
-                    google::protobuf::Message& record);
+Status parse_record(std::string_view key, std::string_view text, google::protobuf::Message& record);
 
 template <typename Record>
 Result<Record> parse_record(std::string_view key, std::string_view text) {

@@ -21,7 +21,9 @@ constexpr std::string_view kVersionKey = "mformat_version";
 constexpr std::string_view kRevisionKey = "mrevision";
 constexpr std::size_t kEntryHeader = 16;
 
-std::string stored_key(std::string_view key) { return "k" + std::string(key); }
+std::string stored_key(std::string_view key) {
+  return "k" + std::string(key);
+}
 
 void append_u64(std::string& text, uint64_t number) {
   for (int i = 0; i < 8; ++i) text += static_cast<char>(number >> (8 * i) & 0xff);
@@ -101,9 +103,10 @@ Status RocksDbStore::failed(const rocksdb::Status& status, std::string_view doin
   const std::string text =
       std::string(doing) + " metadata store " + path_ + ": " + status.ToString();
   if (status.IsCorruption())
-    return Status(Code::kDamaged, text + "; restore this directory from a copy, or move it away "
-                                         "and keep it for repair: the disks hold the data, the "
-                                         "metadata says which volume is which");
+    return Status(Code::kDamaged, text +
+                                      "; restore this directory from a copy, or move it away "
+                                      "and keep it for repair: the disks hold the data, the "
+                                      "metadata says which volume is which");
   if (status.IsIOError() && status.ToString().find("lock") != std::string::npos)
     return Status(Code::kBusy, text + "; another volumed is using it");
   if (status.IsNoSpace()) return Status(Code::kNoSpace, text);
@@ -125,8 +128,7 @@ Status RocksDbStore::check_version() {
   if (status.IsNotFound()) {
     rocksdb::WriteOptions durable;
     durable.sync = true;
-    status = db_->Put(durable, rocksdb::Slice(kVersionKey),
-                      std::to_string(kRocksDbStoreVersion));
+    status = db_->Put(durable, rocksdb::Slice(kVersionKey), std::to_string(kRocksDbStoreVersion));
     return status.ok() ? Status::ok() : failed(status, "format");
   }
   if (!status.ok()) return failed(status, "read");
@@ -136,10 +138,10 @@ Status RocksDbStore::check_version() {
     return Status(Code::kDamaged, "metadata store " + path_ + ": its format version is '" +
                                       text.substr(0, 32) + "'");
   if (version > kRocksDbStoreVersion)
-    return Status(Code::kUnsupported,
-                  "metadata store " + path_ + " has format version " + std::to_string(version) +
-                      ", this volumed knows up to " + std::to_string(kRocksDbStoreVersion) +
-                      "; start a newer volumed");
+    return Status(Code::kUnsupported, "metadata store " + path_ + " has format version " +
+                                          std::to_string(version) + ", this volumed knows up to " +
+                                          std::to_string(kRocksDbStoreVersion) +
+                                          "; start a newer volumed");
   return Status::ok();
 }
 

@@ -85,9 +85,9 @@ Status Catalog::insert_volume(VolumeEntry& entry) {
   const std::string name_key = keys_.name(entry.record.name());
   v1::NameRecord name;
   name.set_volume_id(entry.record.id());
-  auto done = store_.commit({{{key, 0}, {name_key, 0}},
-                             {{key, meta::encode_record(entry.record), 0},
-                              {name_key, meta::encode_record(name), 0}}});
+  auto done = store_.commit(
+      {{{key, 0}, {name_key, 0}},
+       {{key, meta::encode_record(entry.record), 0}, {name_key, meta::encode_record(name), 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kAlreadyExists,
@@ -98,12 +98,11 @@ Status Catalog::insert_volume(VolumeEntry& entry) {
 
 Status Catalog::update_volume(VolumeEntry& entry, v1::VolumeRecord next) {
   const std::string key = keys_.volume(entry.record.id());
-  auto done =
-      store_.commit({{{key, entry.revision}}, {{key, meta::encode_record(next), 0}}});
+  auto done = store_.commit({{{key, entry.revision}}, {{key, meta::encode_record(next), 0}}});
   if (!done) return done.status();
   if (!done->applied)
-    return Status(Code::kBusy,
-                  "the record of volume '" + entry.record.name() + "' changed meanwhile; try again");
+    return Status(Code::kBusy, "the record of volume '" + entry.record.name() +
+                                   "' changed meanwhile; try again");
   entry.record = std::move(next);
   entry.revision = done->revision;
   return Status::ok();
@@ -115,8 +114,8 @@ Status Catalog::erase_volume(const VolumeEntry& entry) {
       {{{key, entry.revision}}, {{key, {}, 0}, {keys_.name(entry.record.name()), {}, 0}}});
   if (!done) return done.status();
   if (!done->applied)
-    return Status(Code::kBusy,
-                  "the record of volume '" + entry.record.name() + "' changed meanwhile; try again");
+    return Status(Code::kBusy, "the record of volume '" + entry.record.name() +
+                                   "' changed meanwhile; try again");
   return Status::ok();
 }
 

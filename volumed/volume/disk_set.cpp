@@ -23,14 +23,18 @@ Task<bool> close_engine(store::DiskEngine* engine) {
 
 }  // namespace
 
-DiskMaker DiskMaker::real() { return {store::format_disk, store::open_disk, store::is_disk}; }
+DiskMaker DiskMaker::real() {
+  return {store::format_disk, store::open_disk, store::is_disk};
+}
 
 DiskSet::DiskSet(DiskMaker maker, store::EngineOptions options)
     : maker_(std::move(maker)), options_(options) {
   homes_.reserve(kMostShards);
 }
 
-DiskSet::~DiskSet() { close_all(); }
+DiskSet::~DiskSet() {
+  close_all();
+}
 
 Status DiskSet::start() {
   std::lock_guard adding(adding_);
@@ -96,11 +100,10 @@ Result<Disk*> DiskSet::add(const std::string& path, store::FormatOptions format)
   auto home = home_for_next();
   if (!home) return home.status();
   io::Reactor& reactor = (*home)->shard->reactor();
-  const bool formatted =
-      (*home)->shard->invoke([&] { return maker_.is_disk(reactor, path); });
+  const bool formatted = (*home)->shard->invoke([&] { return maker_.is_disk(reactor, path); });
   if (!formatted) {
-    auto made = (*home)->shard->run<Result<Uuid>>(
-        [&] { return maker_.format(reactor, path, format); });
+    auto made =
+        (*home)->shard->run<Result<Uuid>>([&] { return maker_.format(reactor, path, format); });
     if (!made) return made.status();
   }
   auto engine = open_on(**home, path);

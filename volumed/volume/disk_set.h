@@ -29,7 +29,7 @@ struct DiskMaker {
 };
 
 struct Disk {
-  std::string id;    // UUID
+  std::string id;  // UUID
   std::string path;
   io::Shard* shard = nullptr;
   BouncePool* bounce = nullptr;

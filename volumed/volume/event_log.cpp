@@ -7,8 +7,8 @@ namespace cvol::volume {
 void EventLog::add(std::string kind, std::string subject, std::string message) {
   log::info("volume", message, {{"event", kind}, {"subject", subject}});
   std::lock_guard lock(mutex_);
-  events_.push_back({++last_, std::chrono::system_clock::now(), std::move(kind),
-                     std::move(subject), std::move(message)});
+  events_.push_back({++last_, std::chrono::system_clock::now(), std::move(kind), std::move(subject),
+                     std::move(message)});
   if (events_.size() > most_) events_.pop_front();
   added_.notify_all();
 }

@@ -11,16 +11,16 @@ struct VolumeManager::Hosted {
   std::mutex opening;      // making and counting the export; guards open_export, removing
   std::mutex record_lock;  // one change of the record at a time
 
-  std::string name;                             // set once, as id
+  std::string name;  // set once, as id
   std::string id;
-  VolumeEntry entry;                            // changed under record_lock and mutex_
-  std::string problem;                          // mutex_
-  bool mounted = false;                         // mutex_
-  Disk* disk = nullptr;                         // of our replica; set once
-  store::ReplicaNumber replica = 0;             // set once
+  VolumeEntry entry;                 // changed under record_lock and mutex_
+  std::string problem;               // mutex_
+  bool mounted = false;              // mutex_
+  Disk* disk = nullptr;              // of our replica; set once
+  store::ReplicaNumber replica = 0;  // set once
   bool removing = false;
   std::weak_ptr<nbd::Export> open_export;
-  std::shared_ptr<VolumeMetrics> metrics;       // mutex_
+  std::shared_ptr<VolumeMetrics> metrics;  // mutex_
 };
 
 template <typename Change>

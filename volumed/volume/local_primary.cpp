@@ -6,12 +6,16 @@
 namespace cvol::volume {
 namespace {
 
-constexpr uint64_t kBounceBytes = kMiB;        // most that is copied at once
-constexpr uint64_t kZeroPieceBytes = kGiB;     // most that one zero record covers
+constexpr uint64_t kBounceBytes = kMiB;     // most that is copied at once
+constexpr uint64_t kZeroPieceBytes = kGiB;  // most that one zero record covers
 constexpr uint64_t kBlockMask = kBlockBytes - 1;
 
-constexpr uint64_t round_down(uint64_t offset) { return offset & ~kBlockMask; }
-constexpr uint64_t round_up(uint64_t offset) { return (offset + kBlockMask) & ~kBlockMask; }
+constexpr uint64_t round_down(uint64_t offset) {
+  return offset & ~kBlockMask;
+}
+constexpr uint64_t round_up(uint64_t offset) {
+  return (offset + kBlockMask) & ~kBlockMask;
+}
 
 bool is_aligned(uint64_t offset, uint64_t length, const void* memory) {
   return ((offset | length | reinterpret_cast<uintptr_t>(memory)) & kBlockMask) == 0;
@@ -66,8 +70,8 @@ Task<Status> LocalPrimary::write(uint64_t offset, std::span<const std::byte> dat
   co_await guard;
   Status status;
   if (is_aligned(offset, data.size(), data.data())) {
-    status = co_await parts_.engine->append_write(parts_.replica, parts_.epoch, ++seq_, offset,
-                                                  data);
+    status =
+        co_await parts_.engine->append_write(parts_.replica, parts_.epoch, ++seq_, offset, data);
   } else {
     status = co_await write_bounced(offset, data);
   }
@@ -104,8 +108,8 @@ Task<Result<std::vector<Extent>>> LocalPrimary::block_status(uint64_t offset, ui
   check_range(offset, length);
   CVOL_ASSERT(length > 0);
   const uint64_t begin = round_down(offset);
-  auto extents = parts_.engine->block_status(parts_.replica, begin,
-                                             round_up(offset + length) - begin);
+  auto extents =
+      parts_.engine->block_status(parts_.replica, begin, round_up(offset + length) - begin);
   // Cut what was added by the rounding.
   uint64_t cut = offset - begin;
   uint64_t left = length;
@@ -117,8 +121,7 @@ Task<Result<std::vector<Extent>>> LocalPrimary::block_status(uint64_t offset, ui
     left -= extent.length;
     if (extent.length > 0) answer.push_back(extent);
   }
-  if (answer.empty())
-    co_return Status(Code::kInternal, "the disk engine gave no allocation state");
+  if (answer.empty()) co_return Status(Code::kInternal, "the disk engine gave no allocation state");
   co_return answer;
 }
 
@@ -187,8 +190,8 @@ Task<Status> LocalPrimary::zero_range(uint64_t offset, uint64_t length, bool kee
     if (partial) {
       const uint64_t take = std::min(end, begin + kBlockBytes) - offset;
       Buffer buffer = co_await parts_.bounce->take(kBlockBytes);
-      CVOL_CO_TRY(co_await overlay_and_write(begin, buffer.first(kBlockBytes), offset - begin,
-                                             take, nullptr));
+      CVOL_CO_TRY(co_await overlay_and_write(begin, buffer.first(kBlockBytes), offset - begin, take,
+                                             nullptr));
       offset += take;
       continue;
     }

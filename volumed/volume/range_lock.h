@@ -30,9 +30,7 @@ class RangeLock {
     }
 
     bool await_ready() const noexcept { return blockers_ == 0; }
-    void await_suspend(std::coroutine_handle<> waiter) noexcept {
-      waiter_ = waiter;
-    }
+    void await_suspend(std::coroutine_handle<> waiter) noexcept { waiter_ = waiter; }
     void await_resume() noexcept { CVOL_ASSERT(blockers_ == 0); }
 
    protected:

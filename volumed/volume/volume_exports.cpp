@@ -26,8 +26,7 @@ std::string new_session() {
 void VolumeManager::open(std::string name,
                          std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) {
   auto shared = std::make_shared<decltype(done)>(std::move(done));
-  const bool taken =
-      opener_->post([this, name, shared] { (*shared)(open_now(name)); });
+  const bool taken = opener_->post([this, name, shared] { (*shared)(open_now(name)); });
   if (!taken) (*shared)(Status(Code::kUnavailable, "volumed is stopping"));
 }
 
@@ -54,8 +53,7 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::open_now(const std::string& 
       return Status(Code::kDamaged, "volume '" + name + "' is damaged: " + volume.problem);
   }
   std::lock_guard opening(volume.opening);
-  if (volume.removing)
-    return Status(Code::kNotFound, "volume '" + name + "' is being removed");
+  if (volume.removing) return Status(Code::kNotFound, "volume '" + name + "' is being removed");
   if (auto shown = volume.open_export.lock()) return shown;
   CVOL_TRY(ensure_session(volume));
   return make_export(volume);
@@ -65,8 +63,8 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::open_now(const std::string& 
 Result<std::shared_ptr<nbd::Export>> VolumeManager::make_export(Hosted& hosted) {
   const v1::VolumeRecord record = record_of(hosted);
   Disk& disk = *hosted.disk;
-  const auto info = disk.invoke(
-      [&](store::DiskEngine& engine) { return engine.replica(hosted.replica); });
+  const auto info =
+      disk.invoke([&](store::DiskEngine& engine) { return engine.replica(hosted.replica); });
   if (!info) return info.status();
   std::shared_ptr<VolumeMetrics> metrics;
   {
@@ -88,8 +86,8 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::make_export(Hosted& hosted) 
   made->device = std::make_shared<LocalPrimary>(std::move(parts));
   made->reactor = &disk.shard->reactor();
   // The last connection to go gives the attachment back, if no device holds it.
-  auto closed = [this, opener = std::weak_ptr<Worker>(opener_), name = hosted.name](
-                    nbd::Export* gone) {
+  auto closed = [this, opener = std::weak_ptr<Worker>(opener_),
+                 name = hosted.name](nbd::Export* gone) {
     delete gone;
     if (auto worker = opener.lock()) {
       worker->post([this, name] {
@@ -137,8 +135,7 @@ void VolumeManager::drop_session_if_unused(Hosted& hosted) {
 bool VolumeManager::close_exports(Hosted& hosted) {
   const auto until = std::chrono::steady_clock::now() + kCloseTime;
   if (!hosted.open_export.expired() && server_) {
-    disk_set_.first_shard().run<bool>(
-        [&] { return disconnect_all(server_.get(), hosted.name); });
+    disk_set_.first_shard().run<bool>([&] { return disconnect_all(server_.get(), hosted.name); });
   }
   while (!hosted.open_export.expired()) {
     if (std::chrono::steady_clock::now() > until) return false;
@@ -159,8 +156,7 @@ Result<attach::Device> VolumeManager::attach_device(Hosted& hosted) {
   {
     std::lock_guard lock(mutex_);
     if (!hosted.problem.empty())
-      return Status(Code::kDamaged,
-                    "volume '" + hosted.name + "' is damaged: " + hosted.problem);
+      return Status(Code::kDamaged, "volume '" + hosted.name + "' is damaged: " + hosted.problem);
   }
   const bool was_attached = !view_of(hosted, devices()).device.empty();
   {
@@ -204,9 +200,9 @@ Result<VolumeView> VolumeManager::detach(const std::string& name) {
   if (find(name) != *hosted)
     return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
   if (volume.mounted)
-    return Status(Code::kFailedPrecondition,
-                  "volume '" + name + "' is mounted; unmount it first ('cvol volume unmount " +
-                      name + "')");
+    return Status(
+        Code::kFailedPrecondition,
+        "volume '" + name + "' is mounted; unmount it first ('cvol volume unmount " + name + "')");
   CVOL_TRY(detach_device(volume));
   return view_after(volume);
 }

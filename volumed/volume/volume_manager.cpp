@@ -101,12 +101,13 @@ VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::Metad
   node_.started = std::chrono::system_clock::now();
 }
 
-VolumeManager::~VolumeManager() { stop(); }
+VolumeManager::~VolumeManager() {
+  stop();
+}
 
 Result<std::unique_ptr<VolumeManager>> VolumeManager::start(
     ManagerOptions options, std::unique_ptr<meta::MetadataStore> store) {
-  std::unique_ptr<VolumeManager> manager(
-      new VolumeManager(std::move(options), std::move(store)));
+  std::unique_ptr<VolumeManager> manager(new VolumeManager(std::move(options), std::move(store)));
   CVOL_TRY(manager->open_node());
   CVOL_TRY(manager->disk_set_.start());
   CVOL_TRY(manager->open_disks());
@@ -147,8 +148,7 @@ Result<Disk*> VolumeManager::choose_disk() {
     if (disk->engine == nullptr) continue;
     const store::DiskInfo info = disk->invoke([](auto& engine) { return engine.info(); });
     if (info.failed) continue;
-    const uint64_t free = info.capacity_bytes - std::min(info.capacity_bytes,
-                                                         info.allocated_bytes);
+    const uint64_t free = info.capacity_bytes - std::min(info.capacity_bytes, info.allocated_bytes);
     if (best == nullptr || free > most_free) {
       best = disk;
       most_free = free;
@@ -319,9 +319,8 @@ Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_
   if (find(name) != *hosted) return not_found(name);
   const uint64_t old = record_of(volume).size_bytes();
   if (size_bytes < old)
-    return Status(Code::kInvalidArgument,
-                  "volume '" + name + "' has " + format_size(old) +
-                      "; volumes only grow: create a smaller one and copy");
+    return Status(Code::kInvalidArgument, "volume '" + name + "' has " + format_size(old) +
+                                              "; volumes only grow: create a smaller one and copy");
   if (volume.disk == nullptr || volume.disk->engine == nullptr || !volume.problem.empty())
     return Status(Code::kFailedPrecondition, "volume '" + name + "' is damaged: " + volume.problem);
   // The replica first: one that is larger than its record does no harm after a crash.
@@ -383,33 +382,33 @@ Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
                   "volume '" + name + "' is mounted for " + record.mount().caller_ids(0) +
                       (record.mount().caller_ids_size() > 1 ? " and others" : "") +
                       "; unmount it first ('cvol volume unmount'), or remove it with --force");
-  for (const std::string& caller : std::vector<std::string>(
-           record.mount().caller_ids().begin(), record.mount().caller_ids().end()))
+  for (const std::string& caller : std::vector<std::string>(record.mount().caller_ids().begin(),
+                                                            record.mount().caller_ids().end()))
     CVOL_TRY(remove_caller(hosted, caller));
   const bool was_mounted = hosted.mounted;
   CVOL_TRY(unmount_file_system(hosted));
   const VolumeView view = view_of(hosted, devices());
   if (!view.device.empty()) {
     if (!force && !was_mounted)
-      return Status(Code::kFailedPrecondition,
-                    "volume '" + name + "' is attached as " + view.device +
-                        "; detach it first ('cvol volume detach " + name +
-                        "'), or remove it with --force");
+      return Status(Code::kFailedPrecondition, "volume '" + name + "' is attached as " +
+                                                   view.device +
+                                                   "; detach it first ('cvol volume detach " +
+                                                   name + "'), or remove it with --force");
     CVOL_TRY(detach_device(hosted));
   }
   {
     std::lock_guard opening(hosted.opening);
     if (!force && !hosted.open_export.expired() && view.device.empty())
       return Status(Code::kFailedPrecondition,
-                    "volume '" + name + "' is in use by an NBD client; disconnect it, or remove "
-                    "the volume with --force");
+                    "volume '" + name +
+                        "' is in use by an NBD client; disconnect it, or remove "
+                        "the volume with --force");
     hosted.removing = true;
   }
   if (close_exports(hosted)) return Status::ok();
   std::lock_guard opening(hosted.opening);
   hosted.removing = false;
-  return Status(Code::kBusy,
-                "requests to volume '" + name + "' are still under way; try again");
+  return Status(Code::kBusy, "requests to volume '" + name + "' are still under way; try again");
 }
 
 Status VolumeManager::remove_replica(Hosted& hosted) {

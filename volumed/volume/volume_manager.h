@@ -36,15 +36,15 @@ struct ManagerOptions {
   std::string run_dir;
   std::string node_name;
   std::string cluster = "default";
-  std::string metadata;                       // "rocksdb:PATH", for displays
-  std::vector<std::string> nbd_addresses;     // besides RUN_DIR/nbd.sock
+  std::string metadata;                    // "rocksdb:PATH", for displays
+  std::vector<std::string> nbd_addresses;  // besides RUN_DIR/nbd.sock
   store::FormatOptions first_disk;
   store::EngineOptions engine;
   nbd::ServerOptions nbd;
-  std::string attach_method = "auto";         // "auto", "kernel", "fuse", "none"
-  std::string no_attach_because;              // not empty: why there is no attaching and mounting
+  std::string attach_method = "auto";  // "auto", "kernel", "fuse", "none"
+  std::string no_attach_because;       // not empty: why there is no attaching and mounting
   std::string holder_binary;
-  std::string boot_id;                        // of the host
+  std::string boot_id;  // of the host
   DiskMaker disks = DiskMaker::real();
   std::unique_ptr<FileSystems> file_systems;  // null: the real ones
   // null: the real one. A test's attacher.
@@ -76,8 +76,8 @@ struct VolumeView {
 struct DiskView {
   std::string id;
   std::string path;
-  std::string problem;         // empty: it works
-  store::DiskInfo info;        // if it is open
+  std::string problem;                            // empty: it works
+  store::DiskInfo info;                           // if it is open
   const store::EngineMetrics* metrics = nullptr;  // valid as long as the manager; null: not open
 };
 
@@ -188,7 +188,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::shared_ptr<Worker> opener_;
   std::atomic<bool> stopped_{false};
 
-  std::mutex mutex_;  // guards volumes_, problems_, and what Hosted says
+  std::mutex mutex_;                          // guards volumes_, problems_, and what Hosted says
   std::map<std::string, HostedPtr> volumes_;  // by name
   std::vector<std::string> problems_;
 };

@@ -13,9 +13,8 @@ namespace {
 constexpr std::size_t kMostCallers = 4096;
 
 Status validate_caller(const std::string& id) {
-  const bool printable = std::all_of(id.begin(), id.end(), [](unsigned char c) {
-    return c >= 0x20 && c != 0x7f;
-  });
+  const bool printable =
+      std::all_of(id.begin(), id.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
   if (id.empty() || id.size() > 256 || !printable)
     return Status(Code::kInvalidArgument, "a caller id has 1 to 256 printable characters");
   return Status::ok();
@@ -24,8 +23,8 @@ Status validate_caller(const std::string& id) {
 Status validate_target(const std::string& target) {
   if (target.empty()) return Status::ok();
   const std::filesystem::path path(target);
-  const bool climbs = std::any_of(path.begin(), path.end(),
-                                  [](const auto& part) { return part == ".."; });
+  const bool climbs =
+      std::any_of(path.begin(), path.end(), [](const auto& part) { return part == ".."; });
   if (!path.is_absolute() || climbs || target.size() > 4000 ||
       path.lexically_normal() == std::filesystem::path("/"))
     return Status(Code::kInvalidArgument,
@@ -93,9 +92,8 @@ Status VolumeManager::mount_file_system(Hosted& hosted) {
   }
   // It holds what users put there from now on.
   if (record_of(hosted).format_state() != v1::FORMAT_STATE_DONE)
-    CVOL_TRY(update(hosted, [](v1::VolumeRecord& next) {
-      next.set_format_state(v1::FORMAT_STATE_DONE);
-    }));
+    CVOL_TRY(update(hosted,
+                    [](v1::VolumeRecord& next) { next.set_format_state(v1::FORMAT_STATE_DONE); }));
   events_.add("volume_mounted", hosted.name, "mounted " + device->path + " at " + path);
   return Status::ok();
 }
@@ -114,14 +112,13 @@ Status VolumeManager::prepare_file_system(Hosted& hosted, const std::string& dev
                       "; cvol never overwrites data: use it with 'cvol volume attach', or wipe "
                       "it there yourself");
   if (record.format_state() == v1::FORMAT_STATE_NONE)
-    CVOL_TRY(update(hosted, [](v1::VolumeRecord& next) {
-      next.set_format_state(v1::FORMAT_STATE_STARTED);
-    }));
+    CVOL_TRY(update(
+        hosted, [](v1::VolumeRecord& next) { next.set_format_state(v1::FORMAT_STATE_STARTED); }));
   Status made = file_systems_->make(hosted.name, device, record.fs());
-  if (made.code() == Code::kFailedPrecondition &&
-      record.format_state() == v1::FORMAT_STATE_STARTED)
-    return made.with_context("an earlier making of the file system was interrupted; if nothing "
-                             "was ever stored on this volume, remove it and create it again");
+  if (made.code() == Code::kFailedPrecondition && record.format_state() == v1::FORMAT_STATE_STARTED)
+    return made.with_context(
+        "an earlier making of the file system was interrupted; if nothing "
+        "was ever stored on this volume, remove it and create it again");
   return made;
 }
 
@@ -133,9 +130,9 @@ Status VolumeManager::add_caller(Hosted& hosted, const std::string& caller_id,
   const auto bound = record.mount().targets().find(caller_id);
   const std::string old = bound == record.mount().targets().end() ? "" : bound->second;
   if (known && old != target)
-    return Status(Code::kAlreadyExists,
-                  "caller " + caller_id + " has it mounted " +
-                      (old.empty() ? "without a target" : "at " + old) + "; unmount that first");
+    return Status(Code::kAlreadyExists, "caller " + caller_id + " has it mounted " +
+                                            (old.empty() ? "without a target" : "at " + old) +
+                                            "; unmount that first");
   // Noted first: a bind that nobody knows of would stay behind after a crash.
   if (!known) CVOL_TRY(note_caller(hosted, caller_id, target));
   if (target.empty() || (known && file_systems_->is_mounted(target))) return Status::ok();
@@ -185,9 +182,8 @@ Status VolumeManager::remove_caller(Hosted& hosted, const std::string& caller_id
     CVOL_TRY(detach_device(hosted));
   }
   if (!known) return Status::ok();
-  CVOL_TRY(update(hosted, [&](v1::VolumeRecord& next) {
-    erase_caller(*next.mutable_mount(), caller_id);
-  }));
+  CVOL_TRY(update(hosted,
+                  [&](v1::VolumeRecord& next) { erase_caller(*next.mutable_mount(), caller_id); }));
   drop_session_if_unused(hosted);
   return Status::ok();
 }

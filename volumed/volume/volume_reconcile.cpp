@@ -30,9 +30,9 @@ Status write_node_id(const std::string& path, const std::string& id) {
   const int file = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (file < 0) return status_from_errno(errno, "create " + fresh);
   const std::string text = id + "\n";
-  const bool written = ::write(file, text.data(), text.size()) ==
-                           static_cast<ssize_t>(text.size()) &&
-                       ::fsync(file) == 0;
+  const bool written =
+      ::write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
+      ::fsync(file) == 0;
   const int error = errno;
   ::close(file);
   if (!written) return status_from_errno(error, "write " + fresh);
@@ -46,8 +46,7 @@ Status write_node_id(const std::string& path, const std::string& id) {
 Status VolumeManager::open_node() {
   const std::string path = options_.data_dir + "/node-id";
   const std::string id = read_small_file(path);
-  if (!id.empty())
-    CVOL_TRY(Uuid::parse(id).status().with_context(path + " is damaged"));
+  if (!id.empty()) CVOL_TRY(Uuid::parse(id).status().with_context(path + " is damaged"));
   auto node = catalog_.register_node(id, options_.node_name, options_.boot_id);
   if (!node) return node.status();
   if (id.empty()) CVOL_TRY(write_node_id(path, node->id()));
@@ -272,7 +271,8 @@ void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
     return;
   }
   log::warning("volume", "the mount of a volume did not survive; its users are forgotten",
-               {{"volume", hosted.name}, {"users", record.mount().caller_ids_size()},
+               {{"volume", hosted.name},
+                {"users", record.mount().caller_ids_size()},
                 {"reboot", !same_boot}});
   const Status forgotten = update(hosted, [](v1::VolumeRecord& next) { next.clear_mount(); });
   if (!forgotten.is_ok())

@@ -36,9 +36,7 @@ class Client {
   ~Client() { ::close(fd_); }
 
   bool connected() const { return connected_; }
-  void send(const std::string& text) {
-    ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
-  }
+  void send(const std::string& text) { ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL); }
   // Reads until `marker` was seen or the connection ended.
   std::string read_until(const std::string& marker) {
     std::string text;
@@ -66,7 +64,8 @@ class Client {
 
 HttpResponse echo(const HttpRequest& request) {
   if (request.target == "/throw") throw std::runtime_error("boom");
-  return {200, "application/json", request.method + " " + request.target + " [" + request.body + "]"};
+  return {200, "application/json",
+          request.method + " " + request.target + " [" + request.body + "]"};
 }
 
 std::unique_ptr<HttpServer> start(HttpOptions options = {}) {

@@ -15,7 +15,8 @@ TEST(Config, ReadsEveryKindOfKey) {
     buffer-size = 67108864
     insecure = true
     http = "off"
-  )", config);
+  )",
+                                     config);
   ASSERT_TRUE(status.is_ok()) << status.message();
   EXPECT_EQ(config.data_dir, "/data");
   EXPECT_EQ(config.nbd_listen.size(), 2u);
@@ -33,10 +34,10 @@ TEST(Config, RefusesUnknownKeysByName) {
 }
 
 TEST(Config, NamesTheKeyOrTheLineOfABadValue) {
-  for (const char* text : {"data-dir = \"relative\"", "data-dir = 1.5", "data-dir = [\"/a\"]",
-                           "log-level = \"loud\"", "http = \"nowhere\"", "metadata = \"sqlite:/x\"",
-                           "journal-size = \"1KiB\"", "insecure = \"yes\"", "[table]\nx = 1",
-                           "not toml at all"}) {
+  for (const char* text :
+       {"data-dir = \"relative\"", "data-dir = 1.5", "data-dir = [\"/a\"]", "log-level = \"loud\"",
+        "http = \"nowhere\"", "metadata = \"sqlite:/x\"", "journal-size = \"1KiB\"",
+        "insecure = \"yes\"", "[table]\nx = 1", "not toml at all"}) {
     Config config;
     EXPECT_FALSE(parse_config(text, config).is_ok()) << text;
   }

@@ -98,8 +98,7 @@ TEST_F(LocalPrimaryTest, LosesNoneOfManyConcurrentWritesToOneBlock) {
     reactor_.start(keep(device_->write(64 * i, data[i], false), &answers[i]));
   run_all();
   auto block = read(0, kBlockBytes);
-  for (std::size_t i = 0; i < kBlockBytes; ++i)
-    ASSERT_EQ(block[i], std::byte(i / 64 + 1)) << i;
+  for (std::size_t i = 0; i < kBlockBytes; ++i) ASSERT_EQ(block[i], std::byte(i / 64 + 1)) << i;
 }
 
 TEST_F(LocalPrimaryTest, AppliesOverlappingWritesInTheirOrderAndOthersTogether) {

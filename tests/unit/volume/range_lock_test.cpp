@@ -75,8 +75,8 @@ TEST_F(RangeLockTest, WaitsForAllBlockers) {
 
 TEST_F(RangeLockTest, MakesAReaderWaitForEarlierWritersOnly) {
   start('a', true, 0, 10);
-  start('r', false, 0, 5);   // after a
-  start('b', true, 0, 10);   // after a, not after r
+  start('r', false, 0, 5);  // after a
+  start('b', true, 0, 10);  // after a, not after r
   EXPECT_EQ(finish().substr(0, 2), "aA");
   EXPECT_EQ(log_.find('r') < log_.find('R'), true);
 }

@@ -68,9 +68,7 @@ class FakeFileSystems final : public FileSystems {
     host_.mounts.erase(target);
     return Status::ok();
   }
-  bool is_mounted(const std::string& target) override {
-    return host_.mounts.contains(target);
-  }
+  bool is_mounted(const std::string& target) override { return host_.mounts.contains(target); }
   Status grow(const std::string&, const std::string&, const std::string&,
               const std::string&) override {
     return Status::ok();
