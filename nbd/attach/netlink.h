@@ -20,7 +20,14 @@ struct KernelDeviceOptions {
   std::string backend_identifier;  // what reconfigure must repeat; /sys/block/nbdN/backend
   uint64_t size_bytes = 0;
   uint32_t block_bytes = 4096;
-  uint64_t timeout_seconds = 30;              // a request is then sent again on another socket
+  // A request is then sent again on another socket, and its own is given up. The driver tells in no
+  // other way that a socket has ended: what was in flight when volumed died waits this long in all,
+  // so it is what a restart under load costs. Short is safe. Behind the socket of a dead volumed
+  // nobody reads. A living one that was only slow has either admitted the first copy, which then
+  // stands before the second in the order of writes, or sees the hang-up and drops it
+  // (nbd/server/transmission.cpp). Not shorter, because a disk may take seconds for a flush, and
+  // each such request would be done twice.
+  uint64_t timeout_seconds = 5;
   uint64_t dead_connection_seconds = 86'400;  // with no socket left, I/O waits so long
   uint64_t server_flags = 0;                  // transmission flags of NBD proto.md
 };

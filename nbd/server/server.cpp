@@ -46,10 +46,11 @@ class ServerImpl final : public Server {
   Task<void> shake_hands(io::Stream stream);
   Task<void> watchdog(int handle, io::CancelToken* token);
   void transmit(int descriptor, std::shared_ptr<Export> target, Agreement agreement,
-                ExportName name);
+                ExportName name, Resends resends);
   static Task<void> run_transmission(ServerImpl* server, ShardState* shard, int descriptor,
                                      std::shared_ptr<Export> target, Agreement agreement,
-                                     ExportName name, std::shared_ptr<Connection> connection);
+                                     ExportName name, Resends resends,
+                                     std::shared_ptr<Connection> connection);
   ShardState& shard_of(io::Reactor& reactor);
   void connection_ended(const std::shared_ptr<Connection>& connection);
   void cut(const std::shared_ptr<Connection>& connection);
@@ -124,7 +125,8 @@ Task<void> ServerImpl::shake_hands(io::Stream stream) {
     if (outcome.code() != Code::kCancelled)
       log::warning("nbd", "closing a connection", {{"why", outcome.message()}});
   } else if (!stopping_) {
-    transmit(stream.release(), std::move(outcome->target), outcome->agreement, outcome->name);
+    transmit(stream.release(), std::move(outcome->target), outcome->agreement, outcome->name,
+             Resends::kBySession);
   }
   changed_.wake_all();
 }
@@ -138,7 +140,7 @@ ShardState& ServerImpl::shard_of(io::Reactor& reactor) {
 
 // Hands the socket to the shard that owns the device.
 void ServerImpl::transmit(int descriptor, std::shared_ptr<Export> target, Agreement agreement,
-                          ExportName name) {
+                          ExportName name, Resends resends) {
   auto connection = std::make_shared<Connection>();
   connection->volume = target->name;
   connection->reactor = target->reactor;
@@ -149,19 +151,20 @@ void ServerImpl::transmit(int descriptor, std::shared_ptr<Export> target, Agreem
   }
   log::info("nbd", "connected", {{"volume", connection->volume}});
   ShardState& shard = shard_of(*target->reactor);
-  target->reactor->post([this, &shard, descriptor, target, agreement, name, connection] {
+  target->reactor->post([this, &shard, descriptor, target, agreement, name, resends, connection] {
     shard.scope().spawn(
-        run_transmission(this, &shard, descriptor, target, agreement, name, connection));
+        run_transmission(this, &shard, descriptor, target, agreement, name, resends, connection));
   });
 }
 
 Task<void> ServerImpl::run_transmission(ServerImpl* server, ShardState* shard, int descriptor,
                                         std::shared_ptr<Export> target, Agreement agreement,
-                                        ExportName name, std::shared_ptr<Connection> connection) {
+                                        ExportName name, Resends resends,
+                                        std::shared_ptr<Connection> connection) {
   {
-    auto transmission =
-        std::make_unique<Transmission>(*shard, io::Stream(&shard->reactor(), descriptor), target,
-                                       agreement, name, server->options_.requests_per_connection);
+    auto transmission = std::make_unique<Transmission>(
+        *shard, io::Stream(&shard->reactor(), descriptor), target, agreement, name,
+        server->options_.requests_per_connection, resends);
     connection->transmission = transmission.get();
     if (connection->cut) transmission->shutdown();
     co_await transmission->run();
@@ -195,7 +198,8 @@ void ServerImpl::serve_connected(int descriptor, std::shared_ptr<Export> target)
       io::Stream(&reactor_, descriptor).close();
       return;
     }
-    transmit(descriptor, target, Agreement{}, ExportName{target->name, "", 0});
+    transmit(descriptor, target, Agreement{}, ExportName{target->name, "", 0},
+             Resends::kAfterHangUp);
   });
 }
 

@@ -1,6 +1,7 @@
 #include "nbd/server/transmission.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 
 #include <algorithm>
 #include <cstring>
@@ -19,12 +20,14 @@ constexpr io::Nanoseconds kStuckTime = 20 * io::kSecond;
 }  // namespace
 
 Transmission::Transmission(ShardState& shard, io::Stream stream, std::shared_ptr<Export> target,
-                           Agreement agreement, ExportName name, uint32_t most_requests)
+                           Agreement agreement, ExportName name, uint32_t most_requests,
+                           Resends resends)
     : shard_(shard),
       stream_(std::move(stream)),
       export_(std::move(target)),
       agreement_(agreement),
       name_(std::move(name)),
+      resends_(resends),
       places_(most_requests) {
   shard_.add(this);
 }
@@ -141,8 +144,24 @@ Task<void> Transmission::receive_requests() {
         co_return;
       }
     }
+    if (is_given_up()) {
+      give_back(payload);
+      places_.release();
+      log_end("the kernel gave it up; what was unread comes again on another one");
+      co_return;
+    }
     requests_.spawn(serve(*request, std::move(payload)));
   }
+}
+
+// A hang-up leaves what was sent before it readable. Such a request may have been sent again
+// already, answered, and overwritten by a later one: admitted now, it would undo that. The device
+// takes its place in the order of writes in the same turn in which this was asked, so a request
+// that is admitted stands before its second copy. (Rule R12, for a client without sessions.)
+bool Transmission::is_given_up() const {
+  if (resends_ != Resends::kAfterHangUp) return false;
+  pollfd state{stream_.handle(), 0, 0};
+  return ::poll(&state, 1, 0) == 1 && (state.revents & (POLLHUP | POLLERR)) != 0;
 }
 
 Task<void> Transmission::serve(Request request, Buffer payload) {

@@ -19,10 +19,18 @@
 
 namespace cvol::nbd {
 
+// What the client does with requests that were not answered when a connection ended.
+enum class Resends {
+  kBySession,  // nothing, or it fences by the session in the export's name
+  // The kernel's nbd: hangs up, then sends them again on any other connection of the device.
+  kAfterHangUp,
+};
+
 class Transmission {
  public:
   Transmission(ShardState& shard, io::Stream stream, std::shared_ptr<Export> target,
-               Agreement agreement, ExportName name, uint32_t most_requests);
+               Agreement agreement, ExportName name, uint32_t most_requests,
+               Resends resends = Resends::kBySession);
   ~Transmission();
 
   // Returns when the connection has ended and everything admitted is done.
@@ -44,6 +52,7 @@ class Transmission {
   // Makes at least `bytes` available in scratch_; false at the end of the stream.
   Task<bool> fill(std::size_t bytes);
   Task<bool> receive_payload(Buffer& buffer, uint64_t bytes);
+  bool is_given_up() const;
   Task<void> serve(Request request, Buffer payload);
   Task<void> serve_read(Request request);
   Task<Status> serve_change(const Request& request, const Buffer& payload);
@@ -60,6 +69,7 @@ class Transmission {
   std::shared_ptr<Export> export_;
   Agreement agreement_;
   ExportName name_;
+  const Resends resends_;
   io::Semaphore places_;  // requests that may be under way
 
   static constexpr std::size_t kScratchBytes = 4096;

@@ -18,11 +18,10 @@ check() {
 
 # wait_for SECONDS COMMAND...
 wait_for() {
-  left=$(($1 * 10))
+  until=$(($(date +%s) + $1))
   shift
   while ! "$@" > /dev/null 2>&1; do
-    left=$((left - 1))
-    [ $left -gt 0 ] || return 1
+    [ "$(date +%s)" -lt $until ] || return 1
     sleep 0.1
   done
 }

@@ -9,7 +9,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 script=$1
 shift
-for program in qemu-system-x86_64 cpio busybox fio mkfs.ext4 mkfs.xfs; do
+for program in qemu-system-x86_64 cpio busybox fio mkfs.ext4 mkfs.xfs nbd-client; do
   PATH=$PATH:/usr/sbin:/sbin command -v $program > /dev/null ||
     { echo "SKIP: $program is not installed"; exit 77; }
 done
