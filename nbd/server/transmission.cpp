@@ -13,7 +13,8 @@
 namespace cvol::nbd {
 namespace {
 
-constexpr std::size_t kMostVectors = 512;  // of one send
+constexpr std::size_t kMostVectors = 512;    // of one send
+constexpr std::size_t kMostSessions = 1024;  // that are remembered
 constexpr std::size_t kMostSendBytes = 4 * kMiB;
 constexpr io::Nanoseconds kStuckTime = 20 * io::kSecond;
 
@@ -53,23 +54,32 @@ void Transmission::give_back(Buffer& buffer) {
   held_waiters_.wake_one();
 }
 
+// The request's place is free when its reply is sent: a client that does not read stops itself.
+void Transmission::done_with(Reply& sent) {
+  give_back(sent.data);
+  places_.release();
+}
+
 void Transmission::cut_if_stuck(io::Nanoseconds before) {
-  if (send_started_ == 0 || send_started_ > before) return;
-  log_end("the client does not read its replies while others wait for the memory");
+  const bool sends = send_started_ != 0 && send_started_ <= before;
+  const bool receives = payload_progress_ != 0 && payload_progress_ <= before;
+  if (!sends && !receives) return;
+  log_end(sends ? "the client does not read its replies while others wait for the memory"
+                : "the client does not send its payload while others wait for the memory");
   stream_.shutdown();
 }
 
 Task<void> Transmission::run() {
   bool admitted = true;
   if (!name_.session.empty()) {
-    admitted = co_await shard_.enter_session(name_.session, name_.generation, this);
+    admitted = co_await shard_.enter_session(session_key(), name_.generation, this);
     if (!admitted) log_end("a newer connection of its session is there");
   }
   if (admitted) co_await receive_requests();
   co_await requests_.join();
   co_await sender_.join();
   stream_.shutdown();
-  if (!name_.session.empty()) shard_.leave_session(name_.session, this);
+  if (!name_.session.empty()) shard_.leave_session(session_key(), this);
 }
 
 void Transmission::log_end(const std::string& why) {
@@ -104,7 +114,9 @@ Task<bool> Transmission::receive_payload(Buffer& buffer, uint64_t bytes) {
   while (have < bytes) {
     const iovec iov[2] = {{buffer.data() + have, bytes - have},
                           {scratch_.data(), agreement_.request_bytes()}};
+    payload_progress_ = shard_.reactor().now();
     const int64_t got = co_await stream_.recvv(iov, 2);
+    payload_progress_ = 0;
     if (got <= 0) {
       log_end("the stream ended within a payload");
       co_return false;
@@ -184,7 +196,6 @@ Task<void> Transmission::serve(Request request, Buffer payload) {
     reply({encode_done(request, agreement_, wire_error(status.code())), {}, 0, {}});
   }
   give_back(payload);
-  places_.release();
 }
 
 Task<Status> Transmission::serve_change(const Request& request, const Buffer& payload) {
@@ -236,7 +247,7 @@ Task<void> Transmission::serve_block_status(Request request) {
 
 void Transmission::reply(Reply made) {
   if (broken_) {
-    give_back(made.data);
+    done_with(made);
     return;
   }
   queue_.push_back(std::move(made));
@@ -272,10 +283,10 @@ Task<void> Transmission::send_replies() {
         stream_.shutdown();
       }
     }
-    for (Reply& one : sending_) give_back(one.data);
+    for (Reply& one : sending_) done_with(one);
     sending_.clear();
   }
-  for (Reply& one : queue_) give_back(one.data);
+  for (Reply& one : queue_) done_with(one);
   queue_.clear();
   sender_runs_ = false;
 }
@@ -341,6 +352,8 @@ Task<bool> ShardState::enter_session(std::string name, uint64_t generation,
 void ShardState::leave_session(const std::string& name, Transmission* connection) {
   Session& session = sessions_[name];
   session.members.erase(connection);
+  // Old generations are remembered, but not for ever more sessions.
+  if (session.members.empty() && sessions_.size() > kMostSessions) sessions_.erase(name);
   session_waiters_.wake_all();
 }
 

@@ -37,7 +37,7 @@ class Transmission {
   Task<void> run();
   // Ends the connection: no further request is admitted.
   void shutdown() { stream_.shutdown(); }
-  // Ends it if one send has not gone out since `before`.
+  // Ends it if a send or an awaited payload has not moved since `before`.
   void cut_if_stuck(io::Nanoseconds before);
 
  private:
@@ -62,7 +62,9 @@ class Transmission {
   // Memory for a request, within this connection's share.
   Task<Buffer> take(std::size_t bytes);
   void give_back(Buffer& buffer);
+  void done_with(Reply& sent);
   void log_end(const std::string& why);
+  std::string session_key() const { return name_.volume + "@" + name_.session; }
 
   ShardState& shard_;
   io::Stream stream_;
@@ -80,8 +82,9 @@ class Transmission {
   std::vector<Reply> queue_;
   std::vector<Reply> sending_;
   bool sender_runs_ = false;
-  io::Nanoseconds send_started_ = 0;  // of the send under way; 0: none
-  uint64_t held_bytes_ = 0;           // of the pool, by requests and replies
+  io::Nanoseconds send_started_ = 0;      // of the send under way; 0: none
+  io::Nanoseconds payload_progress_ = 0;  // since when a payload has not moved; 0: none awaited
+  uint64_t held_bytes_ = 0;               // of the pool, by requests and replies
   io::WaitList held_waiters_;
   bool broken_ = false;  // the stream takes no more
   io::Scope requests_;

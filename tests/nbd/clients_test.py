@@ -84,7 +84,7 @@ class Clients(unittest.TestCase):
         self.d.cvol("volume", "create", "fio", "--size", "128MiB")
         run("fio", "--name=v", "--ioengine=nbd", f"--uri={self.d.uri('fio')}", "--size=128M",
             "--rw=randrw", "--bsrange=512-128k", "--bs_unaligned=0", "--iodepth=32",
-            "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=256", "--io_size=256M",
+            "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--verify_backlog=256", "--io_size=256M",
             "--runtime=20")
 
     @unittest.skipIf(nbd is None, "python3-libnbd is not installed")

@@ -105,7 +105,7 @@ Task<void> Engine::idle_timer() {
   while (!closing_ && failure_ && !journal_->empty()) {
     const uint64_t before = appends_;
     co_await reactor_.sleep(options_.idle_after, &cancel_);
-    if (closing_ || appends_ != before) continue;
+    if (closing_ || appends_ != before || journal_->empty()) continue;
     drain_lsn_ = std::max(drain_lsn_, journal_->durable_lsn());
     drain_ = true;
     kick_destage();

@@ -74,14 +74,17 @@ class Engine final : public DiskEngine {
   struct Retired {
     uint64_t lsn;
     uint32_t place;
+    ChunkKey owner;  // that gave it up
   };
 
   // --- open ---
+  Task<Result<io::File>> open_locked(std::string name);
   Task<Status> open_files(TableOpener& opener);
   Status load_meta();
   Status load_chunks();
   Task<Status> replay();
   Status rebuild_allocator();
+  bool take_back_place(ChunkKey key);
   Status load_pair(std::string_view key, std::string_view value);
   bool payload_holds(const DecodedBatch& batch, std::span<const std::byte> payload) const;
 
@@ -124,7 +127,7 @@ class Engine final : public DiskEngine {
   void zero_in_chunk(ChunkKey key, uint16_t mask, bool keep, uint64_t seq);
   void drop_overlay_blocks(OverlayChunk& chunk, uint16_t mask);
   void settle(ChunkKey key);
-  void retire(uint32_t place);
+  void retire(uint32_t place, ChunkKey owner);
   void release_retired();
 
   // --- read ---

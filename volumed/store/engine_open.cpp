@@ -17,6 +17,7 @@ namespace {
 
 constexpr uint64_t kDefaultJournalBytes = 4 * kGiB;
 constexpr uint64_t kDefaultMinJournalBytes = 16 * kMiB;
+constexpr io::Nanoseconds kLockTime = 10 * io::kSecond;
 constexpr char kUnfinished[] = "format-unfinished";
 constexpr uint64_t kZeroStepBytes = 4 * kMiB;
 // Left free on the file system for the chunk table and the rest of the machine.
@@ -75,9 +76,9 @@ Result<Label> choose_label(io::Reactor& reactor, const std::string& path,
     label.journal_bytes = std::clamp(capacity / 20, kDefaultMinJournalBytes, kDefaultJournalBytes);
   }
   label.journal_bytes = label.journal_bytes / kBlockBytes * kBlockBytes;
-  if (label.journal_bytes < kMinJournalBytes) {
+  if (label.journal_bytes < kMinJournalBytes || label.journal_bytes > kTiB) {
     return Status(Code::kInvalidArgument,
-                  fmt::format("a journal of {} is too small; use at least {}",
+                  fmt::format("a journal of {} is not possible; use {} to 1TiB",
                               format_size(label.journal_bytes), format_size(kMinJournalBytes)));
   }
   if (options.capacity_bytes == 0)
@@ -96,7 +97,9 @@ Result<Label> choose_label(io::Reactor& reactor, const std::string& path,
 bool is_disk(io::Reactor& reactor, const std::string& path) {
   io::OpenOptions read_only;
   read_only.read_only = true;
-  return reactor.open(path + "/label", read_only).is_ok();
+  // A format that was not finished was never reported as done.
+  return reactor.open(path + "/label", read_only).is_ok() &&
+         !reactor.open(path + "/" + kUnfinished, read_only).is_ok();
 }
 
 Task<Result<Uuid>> format_disk_with(io::Reactor& reactor, std::string path, FormatOptions options,
@@ -114,16 +117,18 @@ Task<Result<Uuid>> format_disk_with(io::Reactor& reactor, std::string path, Form
     co_return Status(Code::kFailedPrecondition,
                      path + " is not empty; give an empty or a new directory");
   }
-  for (const char* name : {"journal", "chunks", "table"})
+  for (const char* name : {"label", "journal", "chunks", "table"})
     CVOL_CO_TRY(reactor.remove_all(path + "/" + name));
-  CVOL_CO_TRY(reactor.remove_all(path + "/" + kUnfinished));
   Result<Label> label = choose_label(reactor, path, options);
   if (!label) co_return label.status();
 
   io::OpenOptions create;
   create.create = true;
-  Result<io::File> marker = reactor.open(path + "/" + kUnfinished, create);
-  if (!marker) co_return marker.status();
+  if (!unfinished) {
+    Result<io::File> marker = reactor.open(path + "/" + kUnfinished, create);
+    if (!marker) co_return marker.status();
+    CVOL_CO_TRY(reactor.sync_directory(path));
+  }
   Result<io::File> journal = reactor.open(path + "/journal", create);
   if (!journal) co_return journal.status();
   CVOL_CO_TRY(journal->allocate(label->journal_bytes));
@@ -151,6 +156,7 @@ Task<Result<Uuid>> format_disk_with(io::Reactor& reactor, std::string path, Form
   CVOL_CO_TRY(co_await write_block(*label_file, block.get(), 0, "the disk label"));
   const int64_t synced = co_await label_file->sync();
   if (synced < 0) co_return status_from_errno(static_cast<int>(-synced), "sync the disk label");
+  CVOL_CO_TRY(reactor.sync_directory(path));
   CVOL_CO_TRY(reactor.remove_all(path + "/" + kUnfinished));
   CVOL_CO_TRY(reactor.sync_directory(path));
   log::info("store", "formatted a disk",
@@ -225,10 +231,23 @@ Task<Status> Engine::open(TableOpener opener) {
   co_return Status::ok();
 }
 
-Task<Status> Engine::open_files(TableOpener& opener) {
+// The lock of a file goes with its open description, which writes under way hold as well. So the
+// files of a process that was killed stay locked until the kernel is done with its last writes:
+// they must not land after ours. That takes a moment, for which this waits.
+Task<Result<io::File>> Engine::open_locked(std::string name) {
   io::OpenOptions exclusive;
   exclusive.exclusive = true;
-  Result<io::File> label = reactor_.open(path_ + "/label", exclusive);
+  const io::Nanoseconds deadline = reactor_.now() + kLockTime;
+  Result<io::File> file = reactor_.open(path_ + "/" + name, exclusive);
+  while (file.code() == Code::kBusy && reactor_.now() < deadline) {
+    co_await reactor_.sleep(50 * io::kMillisecond);
+    file = reactor_.open(path_ + "/" + name, exclusive);
+  }
+  co_return file;
+}
+
+Task<Status> Engine::open_files(TableOpener& opener) {
+  Result<io::File> label = co_await open_locked("label");
   if (!label) {
     if (label.code() == Code::kNotFound)
       co_return Status(Code::kNotFound, "there is no cvol disk; format it with cvol disk add");
@@ -248,9 +267,7 @@ Task<Status> Engine::open_files(TableOpener& opener) {
   }
   label_ = *decoded;
 
-  // The lock goes with the files' own descriptions: they stay locked while the kernel still works
-  // on writes of a process that was killed.
-  Result<io::File> journal = reactor_.open(path_ + "/journal", exclusive);
+  Result<io::File> journal = co_await open_locked("journal");
   if (!journal) co_return journal.status();
   got = co_await journal->readv(&iov, 1, 0);
   if (got < 0) co_return status_from_errno(static_cast<int>(-got), "read the journal header");
@@ -259,7 +276,7 @@ Task<Status> Engine::open_files(TableOpener& opener) {
   if (!size) co_return size.status();
   if (*size < label_.journal_bytes)
     co_return Status(Code::kDamaged, "the journal file is shorter than its label says");
-  Result<io::File> chunks = reactor_.open(path_ + "/chunks", exclusive);
+  Result<io::File> chunks = co_await open_locked("chunks");
   if (!chunks) co_return chunks.status();
   chunks_ = std::move(*chunks);
   Result<std::unique_ptr<Table>> table =
@@ -397,6 +414,18 @@ Task<Status> Engine::replay() {
   co_return Status::ok();
 }
 
+// The table may be later than the records that are replayed over it: a chunk that it already gave
+// its new place loses that to an older record, and needs one again for a newer write. On a full
+// disk it is that same place: older records can meet it only under the same chunk.
+bool Engine::take_back_place(ChunkKey key) {
+  const auto own = std::find_if(retired_.begin(), retired_.end(),
+                                [&](const Retired& retired) { return retired.owner == key; });
+  if (own == retired_.end()) return false;
+  map_->insert(key, own->place);
+  retired_.erase(own);
+  return true;
+}
+
 // Which places are used follows from the map; which are promised, from the overlay.
 Status Engine::rebuild_allocator() {
   Result<uint64_t> size = chunks_.size();
@@ -412,25 +441,25 @@ Status Engine::rebuild_allocator() {
   }
   // Places that the journal's records took from their chunks stay set aside until destage has
   // passed those records: replaying them again must not meet the places in other hands.
-  std::map<uint32_t, uint64_t> still_retired;
+  std::map<uint32_t, Retired> still_retired;  // by place; the last record counts
   for (const Retired& retired : retired_) {
-    if (!map_->owned(retired.place)) still_retired[retired.place] = retired.lsn;
+    if (!map_->owned(retired.place)) still_retired[retired.place] = retired;
   }
   retired_.clear();
-  for (const auto& [place, lsn] : still_retired) {
+  for (const auto& [place, retired] : still_retired) {
     if (place >= backed) return Status(Code::kDamaged, "file 'chunks' is too short");
     places_->mark_used(place);
-    retired_.push_back({lsn, place});
+    retired_.push_back(retired);
   }
-  std::sort(retired_.begin(), retired_.end(),
-            [](const Retired& a, const Retired& b) { return a.lsn < b.lsn; });
   Status status = Status::ok();
   overlay_.for_each([&](OverlayChunk& chunk) {
-    chunk.reserved = map_->find(chunk.key) == kNoPlace;
-    if (!chunk.reserved) return;
-    if (!places_->reserve(1)) status = Status(Code::kNoSpace, "");
+    if (map_->find(chunk.key) != kNoPlace) return;
     ++find_replica(chunk.key.replica())->allocated_chunks;
+    chunk.reserved = places_->reserve(1);
+    if (!chunk.reserved && !take_back_place(chunk.key)) status = Status(Code::kNoSpace, "");
   });
+  std::sort(retired_.begin(), retired_.end(),
+            [](const Retired& a, const Retired& b) { return a.lsn < b.lsn; });
   if (!status) {
     return Status(Code::kDamaged, "file 'chunks' is too small for what the journal promises to it");
   }

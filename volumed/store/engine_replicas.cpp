@@ -110,13 +110,12 @@ Task<Status> Engine::resize_replica(ReplicaNumber number, uint64_t size) {
   CVOL_CO_TRY(validate_volume_size(size));
   if (size < replica->record.size_bytes)
     co_return Status(Code::kInvalidArgument, "a volume cannot shrink");
-  ReplicaRecord record = replica->record;
-  record.size_bytes = size;
-  TableBatch batch;
-  batch.put(replica_key(number), encode_replica_record(record));
-  CVOL_CO_TRY(co_await commit(std::move(batch)));
+  // In memory first: a destage that commits after this one writes the record as it is here. If the
+  // commit fails, so has the disk.
   replica->record.size_bytes = size;
-  co_return Status::ok();
+  TableBatch batch;
+  batch.put(replica_key(number), encode_replica_record(replica->record));
+  co_return co_await commit(std::move(batch));
 }
 
 Task<Status> Engine::remove_replica(ReplicaNumber number) {
@@ -149,7 +148,7 @@ Task<Status> Engine::give_back_chunks(ReplicaNumber number) {
     if (key.replica() != number) continue;
     keys.push_back(key);
     map_->erase(key);
-    retire(place);
+    retire(place, key);
   }
   // Chunks of a removal that a crash cut short are in the table but not in the map: by range.
   Status status = co_await remove_chunk_keys(number);

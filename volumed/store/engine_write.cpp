@@ -381,6 +381,7 @@ Task<Status> Engine::append_zero(ReplicaNumber number, uint64_t epoch, uint64_t 
     }
     co_return Status::ok();
   }
+  if ((*replica)->allocated_chunks == 0) co_return Status::ok();  // it reads as zeroes already
   bool anything = false;
   for_each_chunk(first, blocks, [&](uint64_t chunk, uint64_t, uint64_t) {
     const ChunkKey key(number, chunk);
@@ -501,7 +502,7 @@ void Engine::zero_in_chunk(ChunkKey key, uint16_t mask, bool keep, uint64_t seq)
     if (!keep && slot.present == 0 && (entry == nullptr || overlay_.idle(*entry))) {
       map_->erase(key);
       --find_replica(key.replica())->allocated_chunks;
-      retire(place);
+      retire(place, key);
     }
   }
   journal_->add_ref({key, 0, 0, 0});
@@ -525,14 +526,14 @@ void Engine::apply_map(const Record& record, const std::byte* checksums) {
     // its way, even a place may have been found.
     const bool empty = (record.flags & kRecordEmpty) != 0;
     if (empty && old != kNoPlace) {
-      if (old != place) retire(place);
+      if (old != place) retire(place, key);
       continue;
     }
     if (entry != nullptr && !empty) entry->mask = 0;
     if (old != place) {
       if (old != kNoPlace) {
         map_->erase(key);
-        retire(old);
+        retire(old, key);
         --replica->allocated_chunks;
       }
       if (entry != nullptr && entry->reserved) {
@@ -567,8 +568,8 @@ void Engine::settle(ChunkKey key) {
   overlay_.drop(key);
 }
 
-void Engine::retire(uint32_t place) {
-  retired_.push_back({applying_lsn_, place});
+void Engine::retire(uint32_t place, ChunkKey owner) {
+  retired_.push_back({applying_lsn_, place, owner});
 }
 
 void Engine::fail(const Status& why) {

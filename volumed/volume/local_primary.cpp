@@ -201,6 +201,7 @@ Task<Status> LocalPrimary::zero_range(uint64_t offset, uint64_t length, bool kee
     CVOL_CO_TRY(co_await parts_.engine->append_zero(parts_.replica, parts_.epoch, ++seq_, offset,
                                                     bytes, keep_allocated));
     offset += bytes;
+    if (offset < end) co_await io::yield(*parts_.reactor);  // others get their turn
   }
   co_return Status::ok();
 }
