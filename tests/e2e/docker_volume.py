@@ -15,8 +15,8 @@ kernel_log = None
 
 def setUpModule():
     global engine, node, image, kernel_log
-    kernel_log = KernelLog()
     node = Node(journal="64MiB")
+    kernel_log = KernelLog(node)
     unittest.addModuleCleanup(node.__exit__, None, None, None)
     node.start()
     engine = Engine()

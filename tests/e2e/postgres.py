@@ -175,7 +175,7 @@ def removed_by_force(database, number):
 
 
 def daemon_killed(database, node, kills):
-    log = KernelLog()
+    log = KernelLog(node)
     load = database.load(LOAD_SECONDS + 2 * kills)
     for _ in range(kills):
         time.sleep(LOAD_SECONDS / (kills + 1) + 1)
