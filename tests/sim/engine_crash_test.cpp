@@ -166,10 +166,12 @@ void run_seed(uint64_t seed, Totals& totals) {
   store::FormatOptions format;
   format.journal_bytes = kMiB << random.below(3);
   format.capacity_bytes = kMiB * (2 + random.below(30));
+  if (random.chance(1, 3)) format.capacity_bytes = kMiB;  // full most of the time
   store::EngineOptions options;
   options.journal_depth = 1 + static_cast<uint32_t>(random.below(8));
   options.batch_bytes = 64 * kKiB << random.below(4);
   options.destage_when_idle = random.chance(1, 2);
+  options.destage_round_blocks = 4 << random.below(12);
   options.idle_after = 5 * io::kMillisecond;
   world.faults.disk_high = (100 + static_cast<int64_t>(random.below(2000))) * io::kMicrosecond;
   SimDisk disk(world, format, options);

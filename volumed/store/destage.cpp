@@ -17,7 +17,6 @@
 namespace cvol::store {
 namespace {
 
-constexpr uint64_t kRoundBlocks = 8192;   // journal region of one round: 32 MiB
 constexpr uint64_t kReadRunBlocks = 256;  // one read of the journal: 1 MiB
 constexpr uint64_t kReadGapBlocks = 16;   // dead blocks that are read along
 constexpr uint64_t kWriteRunBlocks = 256;
@@ -60,7 +59,7 @@ Task<void> Engine::destage_loop() {
       const bool pressed = !drain_;
       do {
         destaging_ = true;
-        const Status status = co_await destage_round(kRoundBlocks);
+        const Status status = co_await destage_round(options_.destage_round_blocks);
         destaging_ = false;
         if (!status) fail(status);
         destage_done_.wake_all();

@@ -36,9 +36,10 @@ struct FormatOptions {
 };
 
 struct EngineOptions {
-  uint64_t buffer_bytes = 256 * kMiB;  // bound of the destage and bounce buffers
-  uint32_t journal_depth = 4;          // batches on their way at once, 1..16
-  uint64_t batch_bytes = kMiB;         // most payload of one batch, 128 KiB..8 MiB
+  uint64_t buffer_bytes = 256 * kMiB;    // bound of the destage and bounce buffers
+  uint32_t journal_depth = 4;            // batches on their way at once, 1..16
+  uint64_t batch_bytes = kMiB;           // most payload of one batch, 128 KiB..8 MiB
+  uint64_t destage_round_blocks = 8192;  // journal region of one destage round, 1..16384 blocks
   bool destage_when_idle = true;
   io::Nanoseconds idle_after = 500 * io::kMillisecond;
 };

@@ -320,6 +320,42 @@ TEST_F(EngineTest, removed_replicas_leave_nothing) {
   EXPECT_EQ(disk_->table().content.size(), 1u);  // the meta record
 }
 
+TEST_F(EngineTest, a_resize_is_not_undone_by_a_destage_under_way) {
+  for (uint64_t steps = 0; steps < 60; ++steps) {
+    world_.files.clear();
+    start();
+    ASSERT_TRUE(write(1, 1, 1).is_ok());
+    Status destaged;
+    Status resized;
+    disk_->node().start(store_status(engine().destage_all(), &destaged));
+    for (uint64_t i = 0; i < steps && world_.step(); ++i) {
+    }
+    disk_->node().start(store_status(engine().resize_replica(number_, kGiB), &resized));
+    ASSERT_TRUE(world_.run_until([this] { return disk_->node().done(); }));
+    ASSERT_TRUE(resized.is_ok() && destaged.is_ok());
+    ASSERT_TRUE(reopen());
+    EXPECT_EQ(engine().replica(number_)->size_bytes, kGiB) << "after " << steps << " steps";
+    disk_.reset();
+  }
+}
+
+TEST_F(EngineTest, a_format_that_was_cut_short_is_made_anew) {
+  disk_ = std::make_unique<SimDisk>(world_, format_, options_);
+  for (const char* name : {"/disk/format-unfinished", "/disk/label", "/disk/journal"})
+    world_.files[name] = std::make_shared<io::SimFile>();
+  EXPECT_FALSE(is_disk(disk_->node(), "/disk"));
+  ASSERT_TRUE(disk_->format()) << disk_->failure().message();
+  EXPECT_TRUE(is_disk(disk_->node(), "/disk"));
+  ASSERT_TRUE(disk_->open()) << disk_->failure().message();
+}
+
+TEST_F(EngineTest, a_directory_with_other_things_is_not_formatted) {
+  disk_ = std::make_unique<SimDisk>(world_, format_, options_);
+  world_.files["/disk/photos"] = std::make_shared<io::SimFile>();
+  EXPECT_FALSE(disk_->format());
+  EXPECT_EQ(disk_->failure().code(), Code::kFailedPrecondition);
+}
+
 TEST_F(EngineTest, a_huge_thin_volume_costs_nothing) {
   start();
   Status status = wait([this]() -> Task<Status> { return engine().resize_replica(number_, kPiB); });
