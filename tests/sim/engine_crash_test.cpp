@@ -147,7 +147,7 @@ class Workload {
 
 uint64_t seeds() {
   const char* text = std::getenv("CVOL_SIM_SEEDS");
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : 60;
+  return text != nullptr ? std::strtoull(text, nullptr, 10) : 300;
 }
 
 uint64_t first_seed() {

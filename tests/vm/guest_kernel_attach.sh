@@ -43,7 +43,8 @@ grep -E 'READ:|WRITE:' /tmp/fio.log
 check "no I/O error in the kernel log" no_io_errors
 check "still mounted" is_mounted /mnt/a
 kill -USR1 $server
-check "device has grown" wait_for 10 test "$(cat /sys/block/${device#/dev/}/size)" = $((size / 256))
+has_grown() { [ "$(cat /sys/block/${device#/dev/}/size)" = $((size / 256)) ]; }
+check "device has grown" wait_for 10 has_grown
 check "resize2fs" resize2fs $device
 check "unmount" umount /mnt/a
 check "fsck is clean" e2fsck -fn $device
