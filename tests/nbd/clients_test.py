@@ -12,10 +12,7 @@ import unittest
 sys.path.insert(0, os.path.dirname(__file__))
 from harness import BIN, Daemon, go, option, request, run
 
-try:
-    import nbd
-except ImportError:
-    nbd = None
+import nbd  # python3-libnbd
 
 
 class Clients(unittest.TestCase):
@@ -87,7 +84,6 @@ class Clients(unittest.TestCase):
             "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--verify_backlog=256", "--io_size=256M",
             "--runtime=20")
 
-    @unittest.skipIf(nbd is None, "python3-libnbd is not installed")
     def test_libnbd_commands(self):
         h = self.connect()
         data = os.urandom(10000)
@@ -105,14 +101,12 @@ class Clients(unittest.TestCase):
         self.assertEqual(h.pread_structured(4096, 0, lambda *_: 0, nbd.CMD_FLAG_DF)[:0], b"")
         h.shutdown()
 
-    @unittest.skipIf(nbd is None, "python3-libnbd is not installed")
     def test_without_structured_replies(self):
         h = self.connect(set_request_structured_replies=False)
         h.pwrite(b"plain", 77)
         self.assertEqual(h.pread(5, 77), b"plain")
         h.shutdown()
 
-    @unittest.skipIf(nbd is None, "python3-libnbd is not installed")
     def test_requests_beyond_the_end_are_refused_and_the_connection_goes_on(self):
         h = self.connect(set_strict_mode=0)
         size = h.get_size()
@@ -123,7 +117,6 @@ class Clients(unittest.TestCase):
         h.pwrite(b"fine", 0)
         h.shutdown()
 
-    @unittest.skipIf(nbd is None, "python3-libnbd is not installed")
     def test_many_connections_see_each_others_writes(self):
         handles = [self.connect() for _ in range(16)]
         for number, h in enumerate(handles):
@@ -134,7 +127,6 @@ class Clients(unittest.TestCase):
         for h in handles:
             h.shutdown()
 
-    @unittest.skipIf(nbd is None, "python3-libnbd is not installed")
     def test_overlapping_unaligned_writes_of_many_clients_do_not_mix(self):
         base = 32 << 20
         def client(number):
