@@ -27,6 +27,9 @@ class ShardState {
   // memory that others wait for, is cut off after kStuckTime.
   Task<Buffer> take(std::size_t bytes);
   uint64_t buffer_bytes() const { return pool_.most_bytes(); }
+  // For bytes that came along with a payload; empty if too many connections have some. Apart from
+  // the pool: whoever waits for that may hold one of these.
+  Buffer take_staging(std::size_t bytes) { return staging_.try_take(bytes); }
 
   // Waits for what runs here, then calls `closed`; the state may be destroyed in a later turn of
   // this shard's loop.
@@ -51,6 +54,7 @@ class ShardState {
 
   io::Reactor& reactor_;
   BufferPool pool_;
+  BufferPool staging_;
   io::WaitList pool_waiters_;
   bool watching_ = false;  // cut_stuck_clients() runs
   std::vector<Transmission*> connections_;

@@ -16,6 +16,7 @@ namespace {
 constexpr std::size_t kMostVectors = 512;    // of one send
 constexpr std::size_t kMostSessions = 1024;  // that are remembered
 constexpr std::size_t kMostSendBytes = 4 * kMiB;
+constexpr uint64_t kStagingPoolBytes = 8 * kMiB;
 constexpr io::Nanoseconds kStuckTime = 20 * io::kSecond;
 
 }  // namespace
@@ -87,33 +88,33 @@ void Transmission::log_end(const std::string& why) {
 }
 
 Task<bool> Transmission::fill(std::size_t bytes) {
-  if (scratch_end_ - scratch_begin_ >= bytes) co_return true;
-  std::memmove(scratch_.data(), scratch_.data() + scratch_begin_, scratch_end_ - scratch_begin_);
-  scratch_end_ -= scratch_begin_;
-  scratch_begin_ = 0;
-  while (scratch_end_ < bytes) {
-    const int64_t got =
-        co_await stream_.recv(scratch_.data() + scratch_end_, scratch_.size() - scratch_end_);
+  if (input_end_ - input_begin_ >= bytes) co_return true;
+  std::memmove(input(), input() + input_begin_, input_end_ - input_begin_);
+  input_end_ -= input_begin_;
+  input_begin_ = 0;
+  if (input_end_ == 0) staging_.reset();
+  while (input_end_ < bytes) {
+    const int64_t got = co_await stream_.recv(input() + input_end_, input_size() - input_end_);
     if (got <= 0) {
-      if (scratch_end_ != 0) log_end("the stream ended within a request");
+      if (input_end_ != 0) log_end("the stream ended within a request");
       co_return false;
     }
-    scratch_end_ += static_cast<std::size_t>(got);
+    input_end_ += static_cast<std::size_t>(got);
   }
   co_return true;
 }
 
-// Fills `buffer`, from scratch first; asks for the next header along with the last part.
+// Fills `buffer`, from what is here first; asks for what follows along with the rest.
 Task<bool> Transmission::receive_payload(Buffer& buffer, uint64_t bytes) {
-  const std::size_t here = std::min<std::size_t>(bytes, scratch_end_ - scratch_begin_);
-  std::memcpy(buffer.data(), scratch_.data() + scratch_begin_, here);
-  scratch_begin_ += here;
+  const std::size_t here = std::min<std::size_t>(bytes, input_end_ - input_begin_);
+  std::memcpy(buffer.data(), input() + input_begin_, here);
+  input_begin_ += here;
   uint64_t have = here;
   if (have == bytes) co_return true;
-  scratch_begin_ = scratch_end_ = 0;
+  input_begin_ = input_end_ = 0;
+  if (staging_.empty()) staging_ = shard_.take_staging(kStagingBytes);
   while (have < bytes) {
-    const iovec iov[2] = {{buffer.data() + have, bytes - have},
-                          {scratch_.data(), agreement_.request_bytes()}};
+    const iovec iov[2] = {{buffer.data() + have, bytes - have}, {input(), input_size()}};
     payload_progress_ = shard_.reactor().now();
     const int64_t got = co_await stream_.recvv(iov, 2);
     payload_progress_ = 0;
@@ -123,7 +124,7 @@ Task<bool> Transmission::receive_payload(Buffer& buffer, uint64_t bytes) {
     }
     const uint64_t part = std::min<uint64_t>(static_cast<uint64_t>(got), bytes - have);
     have += part;
-    scratch_end_ = static_cast<uint64_t>(got) - part;
+    input_end_ = static_cast<uint64_t>(got) - part;
   }
   co_return true;
 }
@@ -133,12 +134,12 @@ Task<void> Transmission::receive_requests() {
     const bool more = co_await fill(agreement_.request_bytes());
     if (!more) co_return;
     Result<Request> request =
-        parse_request({scratch_.data() + scratch_begin_, agreement_.request_bytes()}, agreement_);
+        parse_request({input() + input_begin_, agreement_.request_bytes()}, agreement_);
     if (!request) {
       log_end(request.message());
       co_return;
     }
-    scratch_begin_ += agreement_.request_bytes();
+    input_begin_ += agreement_.request_bytes();
     Result<uint64_t> bytes = payload_bytes(*request, agreement_);
     if (!bytes) {
       log_end(bytes.message());
@@ -294,7 +295,9 @@ Task<void> Transmission::send_replies() {
 // --- ShardState ---
 
 ShardState::ShardState(io::Reactor& reactor, uint64_t buffer_bytes)
-    : reactor_(reactor), pool_(buffer_bytes, std::min<uint64_t>(buffer_bytes, 32 * kMiB)) {
+    : reactor_(reactor),
+      pool_(buffer_bytes, std::min<uint64_t>(buffer_bytes, 32 * kMiB)),
+      staging_(kStagingPoolBytes, kStagingPoolBytes / 8) {
   pool_.set_on_return(
       [](void* state) { static_cast<ShardState*>(state)->pool_waiters_.wake_one(); }, this);
 }

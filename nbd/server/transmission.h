@@ -1,9 +1,10 @@
 // Transmission: one connection after the handshake. Reads requests, runs them on the device, many
 // at once, and sends replies as they come ready, out of order.
 //
-// Payloads go from the socket to aligned buffers that the device takes as they are: while a payload
-// is received, the same call also takes the next request's header, so that a stream of writes costs
-// one receive each. Runs on the shard that owns the device.
+// Payloads go from the socket to aligned buffers that the device takes as they are. While a payload
+// is received, the same call also takes what follows it into a larger buffer: a burst of small
+// writes costs one receive for several of them, and a copy, which is cheaper. A connection that
+// waits for a request holds no such buffer. Runs on the shard that owns the device.
 #pragma once
 
 #include <array>
@@ -49,8 +50,10 @@ class Transmission {
   };
 
   Task<void> receive_requests();
-  // Makes at least `bytes` available in scratch_; false at the end of the stream.
+  // Makes at least `bytes` available at input_begin_; false at the end of the stream.
   Task<bool> fill(std::size_t bytes);
+  std::byte* input() { return staging_.empty() ? scratch_.data() : staging_.data(); }
+  std::size_t input_size() const { return staging_.empty() ? kScratchBytes : kStagingBytes; }
   Task<bool> receive_payload(Buffer& buffer, uint64_t bytes);
   bool is_given_up() const;
   Task<void> serve(Request request, Buffer payload);
@@ -74,10 +77,13 @@ class Transmission {
   const Resends resends_;
   io::Semaphore places_;  // requests that may be under way
 
+  // Received bytes that are not used yet: in staging_ if there is one, else in scratch_.
   static constexpr std::size_t kScratchBytes = 4096;
+  static constexpr std::size_t kStagingBytes = 64 * 1024;
   std::array<std::byte, kScratchBytes> scratch_;
-  std::size_t scratch_begin_ = 0;
-  std::size_t scratch_end_ = 0;
+  Buffer staging_;
+  std::size_t input_begin_ = 0;
+  std::size_t input_end_ = 0;
 
   std::vector<Reply> queue_;
   std::vector<Reply> sending_;

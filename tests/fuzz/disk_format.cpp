@@ -8,14 +8,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
   const auto bytes = as_bytes(data, size);
   const auto text = as_text(data, size);
   (void)decode_label(bytes);
-  (void)check_journal_header(bytes, Label{});
+  cvol::Result<Label> header = decode_journal_header(bytes);
+  if (header) (void)check_journal_header(*header, Label{});
   cvol::Result<ChunkRecord> chunk = decode_chunk_record(text);
   if (chunk) CVOL_ASSERT(encode_chunk_record(*chunk) == text);
   cvol::Result<ReplicaRecord> replica = decode_replica_record(text);
   (void)replica.is_ok();
   cvol::Result<TableMeta> meta = decode_table_meta(text);
   if (meta) CVOL_ASSERT(encode_table_meta(*meta) == text);
+  cvol::Result<uint64_t> mark = decode_commit_mark(text);
+  if (mark) CVOL_ASSERT(encode_commit_mark(*mark) == text);
+  cvol::Result<ScrubRecord> scrub = decode_scrub_record(text);
+  if (scrub) CVOL_ASSERT(encode_scrub_record(*scrub) == text);
+  (void)decode_disk_state(bytes);
   uint32_t number = 0;
+  if (parse_commit_mark_key(text, &number)) CVOL_ASSERT(commit_mark_key(number) == text);
   uint64_t index = 0;
   uint64_t point = 0;
   if (parse_chunk_key(text, &number, &index, &point))

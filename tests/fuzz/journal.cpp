@@ -23,7 +23,7 @@ Task<void> replay(io::Reactor* reactor, Label label, BufferPool* pool) {
               (uint64_t{record.record.payload} + record.record.count) * kBlockBytes;
           CVOL_ASSERT(end <= payload.size());
         }
-        return true;
+        return std::vector<BadBlock>{};
       },
       [](const DecodedBatch&, std::span<const std::byte>) {});
   (void)result.is_ok();

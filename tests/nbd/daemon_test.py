@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """volumed as its operators see it: crashes, stops, wrong starts, many volumes, huge volumes."""
+import ctypes
 import os
 import re
 import socket
@@ -104,7 +105,12 @@ class Starts(unittest.TestCase):
             d.stop()
             label = d.data / "disks/default/label"
             good = label.read_bytes()
-            label.write_bytes(good[:8] + b"\x63" + good[9:])
+            # Both copies, with checksums that hold: a bad checksum would be damage.
+            xxhash = ctypes.CDLL("libxxhash.so.0")
+            xxhash.XXH3_64bits.restype = ctypes.c_uint64
+            newer = good[:8] + b"\x63" + good[9:4088]
+            newer += xxhash.XXH3_64bits(newer, len(newer)).to_bytes(8, "little")
+            label.write_bytes(newer * 2)
             self.refused(d, "version")
             label.write_bytes(good)
             d.start()
@@ -117,10 +123,14 @@ class Starts(unittest.TestCase):
             d.stop()
             label = d.data / "disks/default/label"
             good = label.read_bytes()
-            label.write_bytes(good[:60] + b"\xff" + good[61:])
+            one = good[:60] + b"\xff" + good[61:]
+            both = one[:4096] + one[:4096]
+            label.write_bytes(both)
             self.refused(d, "checksum")
-            label.write_bytes(good)
+            self.assertEqual(label.read_bytes(), both)
+            label.write_bytes(one)  # the other copy will do
             d.start()
+            self.assertEqual(label.read_bytes(), good)
             out = run("qemu-io", "-f", "raw", "-c", "read -P 9 0 1M", d.uri("v")).stdout
             self.assertNotIn("failed", out)
 
@@ -128,11 +138,16 @@ class Starts(unittest.TestCase):
         with Daemon() as d:
             d.cvol("volume", "create", "v", "--size", "16MiB")
             d.stop()
-            current = d.data / "disks/default/table/CURRENT"
-            good = current.read_bytes()
-            current.write_bytes(b"nonsense\n")
+            copies = [d.data / "disks/default" / name / "CURRENT" for name in ("table", "table2")]
+            good = [current.read_bytes() for current in copies]
+            for current in copies:
+                current.write_bytes(b"nonsense\n")
             self.refused(d, "table")
-            current.write_bytes(good)
+            copies[1].write_bytes(good[1])  # the other copy will do, and the first is made anew
+            d.start()
+            self.assertIn("v", d.cvol("volume", "ls").stdout)
+            d.stop()
+            copies[1].write_bytes(b"nonsense\n")
             d.start()
             self.assertIn("v", d.cvol("volume", "ls").stdout)
 
@@ -226,6 +241,170 @@ class Watching(unittest.TestCase):
         run("bash", "-n", "-c", run(BIN / "cvol", "completion", "bash").stdout)
 
 
+class Disks(unittest.TestCase):
+    """Damage, scrubs and failed disks."""
+
+    def fill(self, d, volume, mebibytes):
+        h = connect(d, volume)
+        for i in range(mebibytes):
+            h.pwrite(bytes([1 + i % 250]) * (1 << 20), i << 20)
+        h.shutdown()
+
+    def place_of(self, d, pattern):
+        """The offset of a block in file `chunks` that is full of one byte."""
+        chunks = d.data / "disks/default/chunks"
+        with open(chunks, "rb") as file:
+            at = 0
+            while True:
+                data = file.read(1 << 20)
+                if not data:
+                    raise AssertionError("the pattern is not in file chunks")
+                found = data.find(bytes([pattern]) * 4096)
+                if found >= 0:
+                    return at + (found + 4095) // 4096 * 4096
+                at += len(data)
+
+    def flip(self, d, offset):
+        with open(d.data / "disks/default/chunks", "r+b") as file:
+            file.seek(offset + 1000)
+            byte = file.read(1)[0]
+            file.seek(offset + 1000)
+            file.write(bytes([byte ^ 16]))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def events(self, d):
+        return d.cvol("events").stdout
+
+    def scrub_of(self, d):
+        return d.json("disk", "ls")[0]["scrub"]
+
+    def test_a_scrub_finds_a_flipped_bit_and_writing_mends_it(self):
+        with Daemon() as d:
+            self.assertIn("never", d.cvol("disk", "ls").stdout)
+            d.cvol("volume", "create", "v", "--size", "16MiB")
+            self.fill(d, "v", 8)
+            disk = d.json("disk", "ls")[0]
+            out = d.cvol("disk", "scrub", disk["id"][:8], "--wait", "--rate", "1GiB/s").stdout
+            self.assertIn("no damage", out)
+            self.assertIn("just now, clean", d.cvol("disk", "ls").stdout)
+            self.flip(d, self.place_of(d, 4))  # the block at 3 MiB
+            out = d.cvol("disk", "scrub", disk["path"], "--wait", "--rate", "1GiB/s", check=False)
+            self.assertEqual(out.returncode, 1, out.stdout)
+            self.assertIn(f"volume v, offset {3 << 20}", out.stdout)
+            self.assertIn("1 damaged", d.cvol("disk", "ls").stdout)
+            scrub = self.scrub_of(d)
+            self.assertEqual(scrub["completed_damaged_blocks"], 1)
+            self.assertEqual(scrub["damage"][0]["volume"], "v")
+            events = self.events(d)
+            self.assertRegex(events, rf"block_damaged  v  offset {3 << 20} .*'chunks'")
+            h = connect(d, "v")
+            with self.assertRaises(nbd.Error):
+                h.pread(4096, 3 << 20)
+            self.assertEqual(h.pread(8192, (3 << 20) + 4096), b"\4" * 8192)
+            self.assertEqual(h.pread(4096, (3 << 20) - 4096), b"\3" * 4096)
+            h.pwrite(b"\7" * 4096, 3 << 20)
+            self.assertEqual(h.pread(4096, 3 << 20), b"\7" * 4096)
+            h.shutdown()
+            d.cvol("disk", "scrub", disk["path"], "--wait", "--rate", "1GiB/s")
+            self.assertEqual(self.events(d).count("block_damaged"), 1)
+
+    def test_a_scrub_goes_on_after_kill_9_and_stops_when_told(self):
+        with Daemon() as d:
+            d.cvol("volume", "create", "v", "--size", "128MiB")
+            self.fill(d, "v", 128)
+            path = d.json("disk", "ls")[0]["path"]
+            d.cvol("disk", "scrub", path, "--rate", "2MiB/s")
+            self.assertRegex(d.cvol("disk", "ls").stdout, r"running \d+ %")
+            time.sleep(33)  # its position is kept every 30 s
+            before = self.scrub_of(d)
+            self.assertEqual(before["state"], "running")
+            self.assertGreater(before["bytes"], 40 << 20)
+            d.kill()
+            d.start()
+            after = self.scrub_of(d)
+            print(f"killed at {before['bytes'] >> 20} MiB, goes on at {after['bytes'] >> 20} MiB")
+            self.assertEqual(after["state"], "running")
+            self.assertEqual(after["rate"], 2 << 20)
+            self.assertEqual(after["started"], before["started"])
+            self.assertGreater(after["bytes"], 40 << 20)
+            self.assertLessEqual(after["bytes"], before["bytes"] + (4 << 20))
+            d.cvol("disk", "scrub", path, "--stop")
+            self.assertRegex(d.cvol("disk", "ls").stdout, r"stopped at \d+ %")
+            stopped = self.scrub_of(d)["bytes"]
+            d.stop()
+            d.start()
+            self.assertEqual(self.scrub_of(d)["bytes"], stopped)
+            d.cvol("disk", "scrub", path, "--rate", "10GiB/s", "--wait")
+            scrub = self.scrub_of(d)
+            self.assertEqual(scrub["completed_damaged_blocks"], 0)
+            self.assertGreaterEqual(scrub["completed_bytes"], 128 << 20)
+            self.assertLess(scrub["bytes_total"], 90 << 20)
+
+    def fail(self, d):
+        """Marks the disk as a failed write would have done."""
+        path = d.data / "disks/default/label"
+        with open(path, "r+b") as label:
+            label.seek(8192)
+            label.write(b"no state block at all".ljust(4096, b"!"))
+
+    def test_a_failed_disk_serves_nothing_until_it_is_verified(self):
+        with Daemon() as d:
+            d.cvol("volume", "create", "v", "--size", "16MiB")
+            self.fill(d, "v", 4)
+            d.stop()
+            self.fail(d)
+            d.start()
+            disk = d.json("disk", "ls")[0]
+            self.assertEqual(disk["state"], "failed")
+            self.assertIn("cvol disk verify", disk["problem"])
+            volume = d.json("volume", "inspect", "v")
+            self.assertEqual(volume["state"], "damaged")
+            self.assertIn("has failed", volume["problem"])
+            with self.assertRaises(nbd.Error):
+                connect(d, "v")
+            out = d.cvol("volume", "create", "w", "--size", "16MiB", check=False)
+            self.assertIn("no disk of this node works", out.stdout)
+            self.assertEqual(d.cvol("disk", "scrub", disk["path"], check=False).returncode, 5)
+            self.flip(d, self.place_of(d, 2))
+            out = d.cvol("disk", "verify", disk["path"], check=False)
+            self.assertEqual(out.returncode, 5, out.stdout)
+            self.assertIn("--accept-damage", out.stdout)
+            self.assertIn(f"volume v, offset {1 << 20}", out.stdout)
+            self.assertEqual(d.json("disk", "ls")[0]["state"], "failed")
+            out = d.cvol("disk", "verify", disk["path"], "--accept-damage", check=False).stdout
+            self.assertEqual(d.json("disk", "ls")[0]["state"], "ok", out)
+            self.assertEqual(d.json("volume", "inspect", "v")["state"], "available")
+            h = connect(d, "v")
+            self.assertEqual(h.pread(4096, 0), b"\1" * 4096)
+            with self.assertRaises(nbd.Error):
+                h.pread(4096, 1 << 20)
+            h.pwrite(b"\7" * 4096, 1 << 20)
+            h.shutdown()
+            self.assertIn("disk_mended", self.events(d))
+            d.kill()
+            d.start()
+            self.assertEqual(d.json("disk", "ls")[0]["state"], "ok")
+            self.assertIn("no damage", d.cvol("disk", "verify", disk["path"]).stdout)
+
+    def test_bad_disks_rates_and_intervals_are_refused(self):
+        with Daemon() as d:
+            path = d.json("disk", "ls")[0]["path"]
+            for arguments, code, word in (
+                    (("scrub", "/no/such/disk"), 3, "cvol disk ls"),
+                    (("scrub", path, "--rate", "much"), 2, "rate"),
+                    (("scrub", path, "--rate", "1KiB/s"), 2, "64KiB/s"),
+                    (("scrub", path, "--stop", "--wait"), 2, "--stop"),
+                    (("verify", "ffff0000"), 3, "no disk")):
+                out = d.cvol("disk", *arguments, check=False)
+                self.assertEqual(out.returncode, code, out.stdout)
+                self.assertIn(word, out.stdout)
+            d.cvol("disk", "scrub", path, "--stop")
+            completed = run(BIN / "cvol", "__complete", "--", "disk", "scrub", "",
+                            env={**os.environ, "CVOL_API": f"unix:{d.run_dir}/api.sock"}).stdout
+            self.assertEqual(completed.strip(), path)
+
+
 class Volumes(unittest.TestCase):
     def test_bad_names_sizes_and_options_are_refused(self):
         with Daemon() as d:
@@ -250,6 +429,12 @@ class Volumes(unittest.TestCase):
             self.assertIn("No space", out.stdout)
             out = run("qemu-io", "-f", "raw", "-c", "read -P 1 0 96M", "-c", "write -P 3 0 96M",
                       "-c", "read -P 3 0 96M", d.uri("a")).stdout
+            self.assertNotIn("failed", out)
+            out = run("qemu-io", "-f", "raw", "-d", "unmap", "-c", "discard 0 64M", "-c",
+                      "read -P 0 0 64M", d.uri("a")).stdout
+            self.assertNotIn("failed", out)
+            out = run("qemu-io", "-f", "raw", "-c", "write -P 2 0 64M", "-c", "read -P 2 0 64M",
+                      d.uri("b")).stdout
             self.assertNotIn("failed", out)
             d.cvol("volume", "rm", "a")
             out = run("qemu-io", "-f", "raw", "-c", "write -P 2 0 96M", "-c", "read -P 2 0 96M",

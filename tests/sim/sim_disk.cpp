@@ -34,18 +34,25 @@ SimDisk::~SimDisk() {
   if (engine_ != nullptr) close();
 }
 
+SimDisk::States SimDisk::new_states() {
+  return {std::make_shared<store::MemoryTableState>(), std::make_shared<store::MemoryTableState>()};
+}
+
+store::TableOpener SimDisk::opener() const {
+  return opener_ ? opener_ : store::memory_table_opener(tables_[0], tables_[1]);
+}
+
 void SimDisk::new_node() {
   node_ = std::make_unique<io::SimReactor>(world_);
 }
 
 bool SimDisk::format() {
-  node_->run(do_format(node_.get(), format_, store::memory_table_opener(table_), &failure_));
+  node_->run(do_format(node_.get(), format_, opener(), &failure_));
   return failure_.is_ok();
 }
 
 bool SimDisk::open() {
-  node_->run(
-      do_open(node_.get(), options_, store::memory_table_opener(table_), &engine_, &failure_));
+  node_->run(do_open(node_.get(), options_, opener(), &engine_, &failure_));
   return failure_.is_ok();
 }
 
@@ -54,30 +61,34 @@ void SimDisk::close() {
   engine_.reset();
 }
 
-void SimDisk::load(const std::map<std::string, io::SimImage>& files,
-                   std::map<std::string, std::string, std::less<>> table) {
+void SimDisk::load(const std::map<std::string, io::SimImage>& files, TableContent table,
+                   TableContent table2) {
   world_.files.clear();
   for (const auto& [path, image] : files) {
     auto file = std::make_shared<io::SimFile>();
     file->reset(image);
     world_.files[path] = file;
   }
-  table_ = std::make_shared<store::MemoryTableState>();
-  table_->content = std::move(table);
-  table_->exists = true;
+  tables_ = new_states();
+  tables_[0]->content = std::move(table);
+  tables_[1]->content = std::move(table2);
+  tables_[0]->exists = tables_[1]->exists = true;
 }
 
 void SimDisk::crash(const Keep& keep) {
   std::map<std::string, io::SimImage> images;
   for (auto& [path, file] : world_.files) images[path] = file->crash_image(keep);
-  auto survivor = std::make_shared<store::MemoryTableState>();
-  survivor->content = table_->content;
-  survivor->exists = table_->exists;
-  table_->dead = true;
+  const States survivors = new_states();
+  for (std::size_t i = 0; i < tables_.size(); ++i) {
+    survivors[i]->content = tables_[i]->content;
+    survivors[i]->exists = tables_[i]->exists;
+    tables_[i]->dead = true;
+    tables_[i]->before_commit = nullptr;
+  }
   node_->die();
   world_.run_until([this] { return node_->done(); });  // everything unwinds with errors
   if (engine_ != nullptr) close();
-  table_ = survivor;
+  tables_ = survivors;
   new_node();
   for (auto& [path, image] : images) {
     auto file = std::make_shared<io::SimFile>();

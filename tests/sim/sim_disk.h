@@ -1,6 +1,7 @@
 // SimDisk: one engine on a simulated disk that can be crashed and opened again; for tests.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <map>
 #include <memory>
@@ -29,13 +30,19 @@ class SimDisk {
   // Orderly end.
   void close();
   // Puts a disk in place, as a crash left it; then open().
-  void load(const std::map<std::string, io::SimImage>& files,
-            std::map<std::string, std::string, std::less<>> table);
+  using TableContent = std::map<std::string, std::string, std::less<>>;
+  void load(const std::map<std::string, io::SimImage>& files, TableContent table,
+            TableContent table2);
+  // From now on the chunk table is what this opens, and not in memory.
+  void use_tables(store::TableOpener opener) { opener_ = std::move(opener); }
 
   store::Engine& engine() { return *static_cast<store::Engine*>(engine_.get()); }
   io::SimReactor& node() { return *node_; }
   io::SimWorld& world() { return world_; }
-  store::MemoryTableState& table() { return *table_; }
+  store::EngineOptions& options() { return options_; }  // of the next open()
+  // The copies of the chunk table.
+  store::MemoryTableState& table() { return *tables_[0]; }
+  store::MemoryTableState& table2() { return *tables_[1]; }
   const Status& failure() const { return failure_; }
 
  private:
@@ -44,7 +51,12 @@ class SimDisk {
   io::SimWorld& world_;
   store::FormatOptions format_;
   store::EngineOptions options_;
-  std::shared_ptr<store::MemoryTableState> table_ = std::make_shared<store::MemoryTableState>();
+  using States = std::array<std::shared_ptr<store::MemoryTableState>, 2>;
+  static States new_states();
+  store::TableOpener opener() const;
+
+  States tables_ = new_states();
+  store::TableOpener opener_;
   std::unique_ptr<io::SimReactor> node_;
   std::unique_ptr<store::DiskEngine> engine_;
   Status failure_;

@@ -25,6 +25,15 @@ class GrpcClient final : public ApiClient {
   Result<v1::AddDiskResponse> add_disk(const v1::AddDiskRequest& request) override {
     return call<v1::AddDiskResponse>(&v1::Cvol::Stub::AddDisk, request);
   }
+  Result<v1::ScrubDiskResponse> scrub_disk(const v1::ScrubDiskRequest& request) override {
+    return call<v1::ScrubDiskResponse>(&v1::Cvol::Stub::ScrubDisk, request);
+  }
+  Result<v1::StopScrubResponse> stop_scrub(const v1::StopScrubRequest& request) override {
+    return call<v1::StopScrubResponse>(&v1::Cvol::Stub::StopScrub, request);
+  }
+  Result<v1::VerifyDiskResponse> verify_disk(const v1::VerifyDiskRequest& request) override {
+    return call<v1::VerifyDiskResponse>(&v1::Cvol::Stub::VerifyDisk, request);
+  }
   Result<v1::CreateVolumeResponse> create_volume(const v1::CreateVolumeRequest& request) override {
     return call<v1::CreateVolumeResponse>(&v1::Cvol::Stub::CreateVolume, request);
   }

@@ -73,6 +73,50 @@ v1::Volume to_proto(const volume::VolumeView& view, const volume::NodeView& node
   return volume;
 }
 
+namespace {
+
+void set_time(google::protobuf::Timestamp* (v1::Scrub::*field)(), uint64_t seconds,
+              v1::Scrub& scrub) {
+  if (seconds != 0) (scrub.*field)()->set_seconds(static_cast<int64_t>(seconds));
+}
+
+const char* scrub_state(const store::ScrubRecord& record) {
+  if (record.state == store::ScrubState::kRunning) return "running";
+  if (record.state == store::ScrubState::kStopped) return "stopped";
+  return record.completed == 0 ? "never" : "done";
+}
+
+void fill_scrub(const volume::DiskView& view, v1::Scrub& scrub) {
+  const store::ScrubInfo& info = view.scrub;
+  const store::ScrubRecord& record = info.record;
+  scrub.set_state(scrub_state(record));
+  scrub.set_verify(info.verify);
+  scrub.set_progress_percent(static_cast<uint32_t>(info.progress * 100));
+  scrub.set_rate(record.rate);
+  set_time(&v1::Scrub::mutable_started, record.started, scrub);
+  set_time(&v1::Scrub::mutable_stopped, record.stopped, scrub);
+  scrub.set_bytes(record.bytes);
+  scrub.set_damaged_blocks(record.damaged);
+  set_time(&v1::Scrub::mutable_completed, record.completed, scrub);
+  set_time(&v1::Scrub::mutable_completed_started, record.completed_started, scrub);
+  scrub.set_completed_bytes(record.completed_bytes);
+  scrub.set_completed_damaged_blocks(record.completed_damaged);
+  scrub.set_outcome(info.outcome);
+  set_time(&v1::Scrub::mutable_next, view.next_scrub, scrub);
+  scrub.set_bytes_total(info.bytes_total);
+  scrub.set_damaged_blocks_total(info.damaged_total);
+  for (const volume::DamageView& found : view.damage) {
+    v1::Damage& damage = *scrub.add_damage();
+    damage.set_volume(found.volume);
+    damage.set_offset(found.damage.block * kBlockBytes);
+    damage.set_file(store::file_name(found.damage.file));
+    damage.set_file_block(found.damage.file_block);
+    damage.set_unreadable(found.damage.unreadable);
+  }
+}
+
+}  // namespace
+
 v1::Disk to_proto(const volume::DiskView& view, const std::string& node) {
   v1::Disk disk;
   disk.set_id(view.id);
@@ -85,6 +129,7 @@ v1::Disk to_proto(const volume::DiskView& view, const std::string& node) {
   disk.set_journal_bytes(view.info.journal_bytes);
   disk.set_journal_used_bytes(view.info.journal_used_bytes);
   disk.set_replicas(view.info.replicas);
+  fill_scrub(view, *disk.mutable_scrub());
   return disk;
 }
 

@@ -137,6 +137,23 @@ void add_disks(Text& text, const std::vector<DiskView>& disks) {
         [](const DiskView& view) { return view.info.journal_used_bytes; });
   gauge("cvol_disk_replicas", "Replicas on the disk.",
         [](const DiskView& view) { return view.info.replicas; });
+  gauge("cvol_disk_scrub_running", "1 while the disk is scrubbed or verified.",
+        [](const DiskView& view) {
+          return uint64_t{view.scrub.record.state == store::ScrubState::kRunning};
+        });
+  text.family("cvol_disk_scrub_progress_ratio", "gauge",
+              "How far the scrub is that runs or was stopped, 0 to 1.");
+  for (const DiskView& view : disks) text.sample(name(view), view.scrub.progress);
+  gauge("cvol_disk_scrub_last_completed_timestamp_seconds",
+        "When a scrub last read everything; 0: never.",
+        [](const DiskView& view) { return view.scrub.record.completed; });
+  gauge("cvol_disk_scrub_last_damaged_blocks", "Damaged blocks that the last whole scrub found.",
+        [](const DiskView& view) { return view.scrub.record.completed_damaged; });
+  text.family("cvol_disk_scrub_read_bytes_total", "counter", "Bytes read by scrubs.");
+  for (const DiskView& view : disks) text.sample(name(view), view.scrub.bytes_total);
+  text.family("cvol_disk_scrub_damaged_blocks_total", "counter",
+              "Damaged blocks found by scrubs, once in each.");
+  for (const DiskView& view : disks) text.sample(name(view), view.scrub.damaged_total);
   for (const DiskCounter& row : kDiskCounters) {
     text.family(row.name, "counter", row.help);
     for (const DiskView& view : disks) {

@@ -66,6 +66,21 @@ class Service final : public v1::Cvol::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status ScrubDisk(grpc::ServerContext*, const v1::ScrubDiskRequest* request,
+                         v1::ScrubDiskResponse* response) override {
+    return answer_disk(manager_.scrub_disk(request->disk(), request->rate()), response);
+  }
+
+  grpc::Status StopScrub(grpc::ServerContext*, const v1::StopScrubRequest* request,
+                         v1::StopScrubResponse* response) override {
+    return answer_disk(manager_.stop_scrub(request->disk()), response);
+  }
+
+  grpc::Status VerifyDisk(grpc::ServerContext*, const v1::VerifyDiskRequest* request,
+                          v1::VerifyDiskResponse* response) override {
+    return answer_disk(manager_.verify_disk(request->disk(), request->accept_damage()), response);
+  }
+
   grpc::Status CreateVolume(grpc::ServerContext*, const v1::CreateVolumeRequest* request,
                             v1::CreateVolumeResponse* response) override {
     volume::CreateRequest create;
@@ -146,6 +161,13 @@ class Service final : public v1::Cvol::Service {
   grpc::Status answer(Result<VolumeView> view, Response* response) {
     if (!view) return to_grpc(view.status());
     *response->mutable_volume() = to_proto(*view, manager_.node());
+    return grpc::Status::OK;
+  }
+
+  template <typename Response>
+  grpc::Status answer_disk(Result<volume::DiskView> view, Response* response) {
+    if (!view) return to_grpc(view.status());
+    *response->mutable_disk() = to_proto(*view, manager_.node().name);
     return grpc::Status::OK;
   }
 

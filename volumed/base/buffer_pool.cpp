@@ -31,9 +31,15 @@ BufferPool::BufferPool(uint64_t most_bytes, uint64_t keep_bytes)
 
 BufferPool::~BufferPool() {
   CVOL_ASSERT(used_ == 0);
+  trim();
+}
+
+void BufferPool::trim() {
   for (auto& list : free_) {
     for (std::byte* data : list) std::free(data);
+    list.clear();
   }
+  kept_ = 0;
 }
 
 Buffer BufferPool::try_take(std::size_t bytes) {

@@ -59,6 +59,9 @@ class BufferPool {
   // An empty Buffer if the bound is reached: wait for others to be returned (io/buffer_wait.h).
   Buffer try_take(std::size_t bytes);
 
+  // Gives the memory of free buffers back to the system.
+  void trim();
+
   uint64_t used_bytes() const { return used_; }
   uint64_t most_bytes() const { return most_; }
 

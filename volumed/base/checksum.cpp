@@ -1,7 +1,12 @@
 #include "volumed/base/checksum.h"
 
+// On x86-64 the library chooses AVX2 or AVX-512 where the processor has it: half the time of SSE2.
+#if defined(__x86_64__)
+#include <xxh_x86dispatch.h>
+#else
 #define XXH_INLINE_ALL
 #include <xxhash.h>
+#endif
 
 #include "volumed/base/units.h"
 
@@ -12,7 +17,7 @@ uint64_t checksum_salt(const Uuid& volume) {
 }
 
 uint64_t block_checksum(uint64_t salt, uint64_t block, const std::byte* data) {
-  return XXH3_64bits_withSeed(data, kBlockBytes, salt ^ (block * 0x9e3779b97f4a7c15ULL));
+  return XXH3_64bits_withSeed(data, kBlockBytes, block_checksum_seed(salt, block));
 }
 
 uint64_t plain_checksum(std::span<const std::byte> data) {

@@ -13,6 +13,11 @@ namespace cvol {
 // The volume's part of the salt; computed once per volume.
 uint64_t checksum_salt(const Uuid& volume);
 
+// The seed of the block's XXH3-64.
+inline uint64_t block_checksum_seed(uint64_t salt, uint64_t block) {
+  return salt ^ (block * 0x9e3779b97f4a7c15ULL);
+}
+
 // Checksum of exactly 4 KiB at `data`, which is block number `block` of the volume.
 uint64_t block_checksum(uint64_t salt, uint64_t block, const std::byte* data);
 

@@ -105,4 +105,43 @@ Status validate_volume_size(uint64_t bytes) {
   return Status::ok();
 }
 
+Status validate_rate(uint64_t bytes_per_second) {
+  if (bytes_per_second >= 64 * kKiB && bytes_per_second <= 64 * kGiB) return Status::ok();
+  return Status(Code::kInvalidArgument,
+                fmt::format("a rate of {}/s is not between 64KiB/s and 64GiB/s",
+                            format_size(bytes_per_second)));
+}
+
+Result<uint64_t> parse_rate(std::string_view text) {
+  const std::string_view whole = text;
+  if (text.ends_with("/s")) text.remove_suffix(2);
+  Result<uint64_t> rate = parse_size(text);
+  if (!rate) {
+    return Status(Code::kInvalidArgument,
+                  fmt::format("'{}' is no rate; write it like 64MiB/s", whole.substr(0, 64)));
+  }
+  if (const Status valid = validate_rate(*rate); !valid) return valid;
+  return rate;
+}
+
+Result<uint64_t> parse_duration(std::string_view text) {
+  if (text == "0") return uint64_t{0};
+  std::size_t at = 0;
+  uint64_t count = 0;
+  while (at < text.size() && at < 9 && text[at] >= '0' && text[at] <= '9')
+    count = count * 10 + static_cast<uint64_t>(text[at++] - '0');
+  const std::string_view unit = text.substr(at);
+  uint64_t seconds = 0;
+  if (unit == "s") seconds = 1;
+  if (unit == "min") seconds = 60;
+  if (unit == "h") seconds = 3600;
+  if (unit == "d") seconds = 86400;
+  if (at == 0 || seconds == 0) {
+    return Status(
+        Code::kInvalidArgument,
+        fmt::format("'{}' is no duration; write it like 14d, 36h or 90min", text.substr(0, 64)));
+  }
+  return count * seconds;
+}
+
 }  // namespace cvol

@@ -28,6 +28,13 @@ Result<uint64_t> parse_size(std::string_view text);
 // "10GiB", "1.5GiB", "512B": at most one decimal, exact sizes without one.
 std::string format_size(uint64_t bytes);
 
+// Bytes per second: "64MiB/s" or "64MiB", from 64KiB/s to 64GiB/s.
+Result<uint64_t> parse_rate(std::string_view text);
+Status validate_rate(uint64_t bytes_per_second);
+
+// Seconds of "14d", "36h", "90min" or "30s"; "0" without a unit.
+Result<uint64_t> parse_duration(std::string_view text);
+
 // Checks a user-chosen name against [a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}.
 Status validate_name(std::string_view name, std::string_view what);
 

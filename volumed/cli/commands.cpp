@@ -64,12 +64,13 @@ std::vector<std::string> disk_row(const v1::Disk& disk) {
           usage(disk.allocated_bytes(), disk.capacity_bytes()),
           usage(disk.journal_used_bytes(), disk.journal_bytes()),
           std::to_string(disk.replicas()),
+          describe_scrub(disk.scrub(), TimeUtil::GetCurrentTime().seconds()),
           disk.id()};
 }
 
 std::string disk_table(const google::protobuf::RepeatedPtrField<v1::Disk>& disks) {
   std::vector<std::vector<std::string>> rows = {
-      {"PATH", "NODE", "STATE", "USED", "JOURNAL", "REPLICAS", "ID"}};
+      {"PATH", "NODE", "STATE", "USED", "JOURNAL", "REPLICAS", "SCRUB", "ID"}};
   for (const v1::Disk& disk : disks) rows.push_back(disk_row(disk));
   return format_table(rows);
 }

@@ -39,6 +39,11 @@ struct Settings {
   std::string target;
   std::string caller;
   bool follow = false;
+  std::string rate;
+  bool wait = false;
+  bool no_wait = false;
+  bool stop = false;
+  bool accept_damage = false;
 };
 
 // Each returns what went wrong, if anything.
@@ -48,6 +53,8 @@ Status show_status(api::ApiClient& api, const Settings& settings, std::ostream& 
 Status list_nodes(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status list_disks(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status scrub_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status verify_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status list_volumes(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
@@ -58,5 +65,9 @@ Status detach_volume(api::ApiClient& api, const Settings& settings, std::ostream
 Status mount_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status unmount_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status show_events(api::ApiClient& api, const Settings& settings, std::ostream& out);
+
+// "running 47 %", "3 days ago, clean", "never": the column of `cvol disk ls`. `now`: seconds since
+// 1970.
+std::string describe_scrub(const v1::Scrub& scrub, int64_t now);
 
 }  // namespace cvol::cli

@@ -38,6 +38,7 @@ const std::map<std::string, std::vector<std::string>> kChoices = {
     {"--output", {"json", "table"}},
     {"--fs", {"ext4", "xfs"}},
     {"--replicas", {"1"}},
+    {"--rate", {"16MiB/s", "64MiB/s", "256MiB/s"}},
     {"--size", {"1GiB", "10GiB", "100GiB", "1TiB"}}};
 
 const CLI::Option* find_option(const CLI::App& app, const std::string& word) {
@@ -85,7 +86,7 @@ std::string completion_script(const std::string& shell) {
 }
 
 std::vector<std::string> complete(const CLI::App& app, const std::vector<std::string>& words,
-                                  const std::function<std::vector<std::string>()>& volumes) {
+                                  const KnownNames& known) {
   const CLI::App* at = &app;
   const CLI::Option* open = nullptr;  // an option that waits for its value
   std::size_t positionals = 0;
@@ -124,7 +125,8 @@ std::vector<std::string> complete(const CLI::App& app, const std::vector<std::st
   const bool creates = at->get_name() == "create";
   const bool any_number = !names.empty() && names.back() == "NAMES";
   if (!creates && (any_number || (positionals < names.size() && names[positionals] == "NAME")))
-    candidates = volumes();
+    candidates = known.volumes();
+  if (positionals < names.size() && names[positionals] == "DISK") candidates = known.disks();
   if (at->get_name() == "completion") candidates = {"bash", "zsh", "fish"};
   return starting_with(candidates, current);
 }

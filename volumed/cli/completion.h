@@ -15,8 +15,12 @@ namespace cvol::cli {
 std::string completion_script(const std::string& shell);
 
 // Candidates for the last of `words` (what stands after "cvol" on the line so far, the last one
-// unfinished or empty). `volumes` is asked for names only where one belongs.
+// unfinished or empty). `known` is asked for names only where one belongs.
+struct KnownNames {
+  std::function<std::vector<std::string>()> volumes;
+  std::function<std::vector<std::string>()> disks;  // paths
+};
 std::vector<std::string> complete(const CLI::App& app, const std::vector<std::string>& words,
-                                  const std::function<std::vector<std::string>()>& volumes);
+                                  const KnownNames& known);
 
 }  // namespace cvol::cli

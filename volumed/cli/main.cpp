@@ -76,6 +76,23 @@ void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   add->add_option("--capacity", settings.capacity, "Most to use; default: what is free there");
   add->add_option("--journal-size", settings.journal_size, "Size of the write-ahead journal");
   add_command(*disk, "ls", "List disks", list_disks, chosen);
+  CLI::App* scrub = add_command(*disk, "scrub", "Read and check all of a disk while it is used",
+                                scrub_disk, chosen);
+  scrub->add_option("DISK", settings.name, "Path of the disk, or the first digits of its id")
+      ->required();
+  scrub->add_option("--rate", settings.rate, "How fast to read, like 64MiB/s");
+  scrub->add_flag("--wait", settings.wait, "Wait for the end; damage is an error");
+  scrub->add_flag("--stop", settings.stop, "End the scrub; the next one goes on from there");
+  CLI::App* verify =
+      add_command(*disk, "verify",
+                  "Read and check all of a disk at full speed; takes a failed disk into service",
+                  verify_disk, chosen);
+  verify->add_option("DISK", settings.name, "Path of the disk, or the first digits of its id")
+      ->required();
+  verify->add_flag("--accept-damage", settings.accept_damage,
+                   "Take a failed disk into service although blocks are damaged");
+  verify->add_flag("--wait", settings.wait, "Wait for the end (the default)");
+  verify->add_flag("--no-wait", settings.no_wait, "Only begin it");
   add_volume_commands(app, settings, chosen);
   CLI::App* events = add_command(app, "events", "Show what happened lately", show_events, chosen);
   events->add_flag("-f,--follow", settings.follow, "Go on with what happens next");
@@ -89,6 +106,16 @@ std::vector<std::string> volume_names(const Settings& settings) {
   if (!volumes) return names;
   for (const v1::Volume& volume : volumes->volumes()) names.push_back(volume.name());
   return names;
+}
+
+std::vector<std::string> disk_paths(const Settings& settings) {
+  std::vector<std::string> paths;
+  auto client = api::ApiClient::open(api::api_address(settings.api));
+  if (!client) return paths;
+  auto disks = (*client)->list_disks();
+  if (!disks) return paths;
+  for (const v1::Disk& disk : disks->disks()) paths.push_back(disk.path());
+  return paths;
 }
 
 int fail(const Status& status) {
@@ -116,7 +143,9 @@ int run(int argc, char** argv) {
   if (argc >= 2 && std::string(argv[1]) == "__complete") {
     std::vector<std::string> words(argv + 2, argv + argc);
     if (!words.empty() && words.front() == "--") words.erase(words.begin());
-    for (const auto& text : complete(app, words, [&] { return volume_names(settings); }))
+    for (const auto& text :
+         complete(app, words,
+                  {[&] { return volume_names(settings); }, [&] { return disk_paths(settings); }}))
       std::cout << text << "\n";
     return kExitOk;
   }

@@ -32,6 +32,11 @@ ordered_json scalar(const Message& message, const FieldDescriptor* field, int in
       return repeated ? reflection->GetRepeatedString(message, field, index)
                       : reflection->GetString(message, field);
     case FieldDescriptor::CPPTYPE_MESSAGE:
+      // A time that has not come.
+      if (!repeated && !reflection->HasField(message, field) &&
+          field->message_type()->full_name() == "google.protobuf.Timestamp") {
+        return nullptr;
+      }
       return to_json(repeated ? reflection->GetRepeatedMessage(message, field, index)
                               : reflection->GetMessage(message, field));
     default:

@@ -15,7 +15,7 @@ namespace cvol::cli {
 std::string format_table(const std::vector<std::vector<std::string>>& rows);
 
 // A message as JSON: names as in the .proto file, every field present, numbers as numbers,
-// timestamps as RFC 3339 texts.
+// timestamps as RFC 3339 texts, null if they are absent.
 nlohmann::ordered_json to_json(const google::protobuf::Message& message);
 
 // An array of messages.

@@ -20,6 +20,23 @@ Status set_size(uint64_t& into, const std::string& text, uint64_t least, uint64_
   return Status::ok();
 }
 
+Status set_rate(uint64_t& into, const std::string& text) {
+  auto rate = parse_rate(text);
+  if (!rate) return rate.status();
+  into = *rate;
+  return Status::ok();
+}
+
+Status set_interval(uint64_t& into, const std::string& text) {
+  constexpr uint64_t kHour = 3600;
+  auto seconds = parse_duration(text);
+  if (!seconds) return seconds.status();
+  if (*seconds != 0 && (*seconds < kHour || *seconds > 366 * 24 * kHour))
+    return Status(Code::kInvalidArgument, text + " is not 0 (never) or between 1h and 366d");
+  into = *seconds;
+  return Status::ok();
+}
+
 Status set_path(std::string& into, const std::string& text) {
   if (text.empty() || text[0] != '/')
     return Status(Code::kInvalidArgument, "'" + text + "' is no absolute path");
@@ -160,6 +177,15 @@ const std::vector<ConfigKey>& config_keys() {
       {"buffer-size", "SIZE", "Bound of data in memory, per shard (256MiB)", false,
        [](Config& c, const std::string& t) {
          return set_size(c.buffer_size, t, 16 * kMiB, 64 * kGiB);
+       }},
+      {"scrub-rate", "RATE", "How fast scrubs read, each disk (32MiB/s)", false,
+       [](Config& c, const std::string& t) { return set_rate(c.scrub_rate, t); }},
+      {"scrub-interval", "TIME", "From one scrub of a disk to the next (14d); 0: only when told",
+       false, [](Config& c, const std::string& t) { return set_interval(c.scrub_interval, t); }},
+      {"read-cache", "CACHE", "Of small reads: page (the kernel's page cache) or none (page)",
+       false,
+       [](Config& c, const std::string& t) {
+         return set_choice(c.read_cache, t, {"page", "none"});
        }},
       {"log-level", "LEVEL", "trace, debug, info, warning or error (info)", false,
        [](Config& c, const std::string& t) {

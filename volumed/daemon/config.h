@@ -21,13 +21,16 @@ struct Config {
   std::string run_dir = "/run/cvol";
   std::string node_name;  // empty: the host's name
   std::string cluster = "default";
-  std::vector<std::string> listen;          // API on TCP, besides RUN_DIR/api.sock
-  std::vector<std::string> nbd_listen;      // NBD on TCP, besides RUN_DIR/nbd.sock
-  std::string http = "tcp:127.0.0.1:9480";  // or "off"
-  std::string metadata;                     // empty: "rocksdb:DATA_DIR/meta"
-  uint64_t journal_size = 0;                // of the first disk, bytes; 0: the engine's choice
-  uint64_t disk_capacity = 0;               // of the first disk, bytes; 0: what is free
-  uint64_t buffer_size = 256 * kMiB;        // bound of data in memory, per shard
+  std::vector<std::string> listen;              // API on TCP, besides RUN_DIR/api.sock
+  std::vector<std::string> nbd_listen;          // NBD on TCP, besides RUN_DIR/nbd.sock
+  std::string http = "tcp:127.0.0.1:9480";      // or "off"
+  std::string metadata;                         // empty: "rocksdb:DATA_DIR/meta"
+  uint64_t journal_size = 0;                    // of the first disk, bytes; 0: the engine's choice
+  uint64_t disk_capacity = 0;                   // of the first disk, bytes; 0: what is free
+  uint64_t buffer_size = 256 * kMiB;            // bound of data in memory, per shard
+  std::string read_cache = "page";              // small reads: page (the kernel's page cache), none
+  uint64_t scrub_rate = 32 * kMiB;              // bytes per second
+  uint64_t scrub_interval = 14ull * 24 * 3600;  // seconds; 0: no scrub unless told
   std::string log_level = "info";
   std::string attach_method = "auto";                     // auto, kernel, fuse, none
   std::string docker_plugin_dir = "/run/docker/plugins";  // or "off"

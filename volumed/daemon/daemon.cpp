@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <chrono>
+#include <ctime>
+
 #include "volumed/api/http_server.h"
 #include "volumed/api/metrics_text.h"
 #include "volumed/api/service.h"
@@ -105,7 +108,11 @@ Status RealDaemon::start_manager() {
   options.first_disk.capacity_bytes = config_.disk_capacity;
   options.first_disk.journal_bytes = config_.journal_size;
   options.engine.buffer_bytes = config_.buffer_size;
+  options.engine.scrub_rate = config_.scrub_rate;
+  options.engine.wall_clock = [] { return static_cast<uint64_t>(std::time(nullptr)); };
+  options.scrub_interval = std::chrono::seconds(config_.scrub_interval);
   options.nbd.buffer_bytes = config_.buffer_size;
+  options.engine.read_cache = config_.read_cache == "page";
   options.attach_method = config_.attach_method;
   options.no_attach_because = why_no_attach(config_);
   options.boot_id = read_boot_id();

@@ -2,7 +2,8 @@
 //
 // `co_await file.read(...)` builds an Op in the awaiting coroutine's frame, hands its address to
 // the reactor and resumes with its result: no allocation, no virtual call but one. The result is
-// the count of bytes, or a negative errno, as the kernel gives it.
+// the count of bytes, or a negative errno, as the kernel gives it. A read of what is in memory
+// already is done at once, and the coroutine goes on without having been suspended.
 #pragma once
 
 #include <sys/socket.h>
@@ -15,6 +16,14 @@ namespace cvol::io {
 
 class Reactor;
 class CancelToken;
+
+// How a file's operations are best made; File knows, the operations carry it.
+enum class Access : uint8_t {
+  kQueued,    // through the queue of the reactor
+  kCached,    // reads look into the page cache first
+  kIfCached,  // reads end with -EAGAIN if the page cache has not all of it
+  kMemory     // a file system in memory (tmpfs): there is nothing to wait for
+};
 
 enum class OpKind : uint8_t {
   kReadV,    // file: iov at offset
@@ -30,9 +39,10 @@ enum class OpKind : uint8_t {
 struct Op {
   Op(Reactor* owner, OpKind op_kind) : reactor(owner), kind(op_kind) {}
   Op(Reactor* owner, OpKind op_kind, int op_handle, const iovec* vectors, uint32_t vector_count,
-     uint64_t at, bool durable_write)
+     uint64_t at, bool durable_write, Access how = Access::kQueued)
       : reactor(owner),
         kind(op_kind),
+        access(how),
         durable(durable_write),
         handle(op_handle),
         iov(vectors),
@@ -51,11 +61,13 @@ struct Op {
   Op& operator=(const Op&) = delete;
 
   bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> awaiting);
+  // False if it was done at once.
+  bool await_suspend(std::coroutine_handle<> awaiting);
   int64_t await_resume() const noexcept { return result; }
 
   Reactor* reactor;
   OpKind kind;
+  Access access = Access::kQueued;
   bool durable = false;
   int handle = -1;
   const iovec* iov = nullptr;

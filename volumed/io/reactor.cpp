@@ -12,14 +12,14 @@ thread_local Reactor* current_reactor = nullptr;
 
 }  // namespace
 
-void Op::await_suspend(std::coroutine_handle<> awaiting) {
+bool Op::await_suspend(std::coroutine_handle<> awaiting) {
   waiter = awaiting;
   if (own_iov.iov_len != 0 || own_iov.iov_base != nullptr) iov = &own_iov;
   if (!Reactor::begin(*this)) {
     reactor->schedule(waiter);
-    return;
+    return true;
   }
-  reactor->submit(*this);
+  return reactor->submit(*this);
 }
 
 CancelToken::~CancelToken() {
@@ -78,13 +78,14 @@ Op Reactor::sleep_until(Nanoseconds when, CancelToken* token) {
 // --- File ---
 
 File::File(File&& other) noexcept
-    : reactor_(other.reactor_), handle_(std::exchange(other.handle_, -1)) {}
+    : reactor_(other.reactor_), handle_(std::exchange(other.handle_, -1)), access_(other.access_) {}
 
 File& File::operator=(File&& other) noexcept {
   if (this != &other) {
     close();
     reactor_ = other.reactor_;
     handle_ = std::exchange(other.handle_, -1);
+    access_ = other.access_;
   }
   return *this;
 }
@@ -94,15 +95,20 @@ void File::close() {
 }
 
 Op File::readv(const iovec* iov, uint32_t count, uint64_t offset) const {
-  return Op(reactor_, OpKind::kReadV, handle_, iov, count, offset, false);
+  return Op(reactor_, OpKind::kReadV, handle_, iov, count, offset, false, access_);
 }
 
 Op File::writev(const iovec* iov, uint32_t count, uint64_t offset, bool durable) const {
-  return Op(reactor_, OpKind::kWriteV, handle_, iov, count, offset, durable);
+  return Op(reactor_, OpKind::kWriteV, handle_, iov, count, offset, durable, access_);
+}
+
+Op File::readv_if_cached(const iovec* iov, uint32_t count, uint64_t offset) const {
+  const Access access = access_ == Access::kMemory ? access_ : Access::kIfCached;
+  return Op(reactor_, OpKind::kReadV, handle_, iov, count, offset, false, access);
 }
 
 Op File::sync() const {
-  return Op(reactor_, OpKind::kSync, handle_, nullptr, 0, 0, false);
+  return Op(reactor_, OpKind::kSync, handle_, nullptr, 0, 0, false, access_);
 }
 
 Result<uint64_t> File::size() const {

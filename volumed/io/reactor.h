@@ -33,6 +33,7 @@ struct OpenOptions {
   bool direct = true;      // O_DIRECT where the file system has it
   bool exclusive = false;  // flock; kBusy if another process holds it
   bool read_only = false;
+  bool cached = false;  // instead of `direct`: reads may be served from the page cache
 };
 
 class Reactor;
@@ -42,7 +43,8 @@ class Reactor;
 class File {
  public:
   File() = default;
-  File(Reactor* reactor, int handle) : reactor_(reactor), handle_(handle) {}
+  File(Reactor* reactor, int handle, Access access = Access::kQueued)
+      : reactor_(reactor), handle_(handle), access_(access) {}
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
   ~File() { close(); }
@@ -55,6 +57,8 @@ class File {
   // reads; short writes are reported as they are), or -errno.
   Op readv(const iovec* iov, uint32_t count, uint64_t offset) const;
   Op writev(const iovec* iov, uint32_t count, uint64_t offset, bool durable) const;
+  // Of a file opened with `cached`: at once, or -EAGAIN if the page cache does not have all of it.
+  Op readv_if_cached(const iovec* iov, uint32_t count, uint64_t offset) const;
   // fdatasync. After an error the file must not be trusted or synced again.
   Op sync() const;
 
@@ -67,6 +71,7 @@ class File {
  private:
   Reactor* reactor_ = nullptr;
   int handle_ = -1;
+  Access access_ = Access::kQueued;
 };
 
 // A connected stream socket (TCP or unix).
@@ -132,8 +137,9 @@ class Reactor {
   // Resumes `handle` from the reactor's loop, soon. Reactor's thread.
   virtual void schedule(std::coroutine_handle<> handle) = 0;
 
-  // Starts an operation; called by co_await. Reactor's thread.
-  virtual void submit(Op& op) = 0;
+  // Starts an operation; called by co_await. False if it is done: op.result is set, and op.waiter
+  // is not resumed. Reactor's thread.
+  virtual bool submit(Op& op) = 0;
 
   // Blocking (milliseconds at most), for set-up.
   virtual Result<File> open(const std::string& path, const OpenOptions& options) = 0;

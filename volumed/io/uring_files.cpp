@@ -1,10 +1,12 @@
 // Files and sockets of UringReactor: opening and the calls that block.
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -16,15 +18,21 @@
 namespace cvol::io {
 
 Result<File> UringReactor::open(const std::string& path, const OpenOptions& options) {
+  const bool direct = options.direct && !options.cached;
   int flags = O_CLOEXEC | (options.read_only ? O_RDONLY : O_RDWR);
   if (options.create) flags |= O_CREAT | O_EXCL;
   int handle = -1;
-  if (options.direct) handle = ::open(path.c_str(), flags | O_DIRECT, 0600);
-  if (handle < 0 && (!options.direct || errno == EINVAL)) {
+  if (direct) handle = ::open(path.c_str(), flags | O_DIRECT, 0600);
+  if (handle < 0 && (!direct || errno == EINVAL)) {
     handle = ::open(path.c_str(), flags & ~O_EXCL, 0600);
   }
   if (handle < 0) return status_from_errno(errno, "open " + path);
-  File file(this, handle);
+  struct statfs system {};
+  const bool in_memory = fstatfs(handle, &system) == 0 && system.f_type == TMPFS_MAGIC;
+  File file(this, handle,
+            in_memory        ? Access::kMemory
+            : options.cached ? Access::kCached
+                             : Access::kQueued);
   if (options.exclusive && flock(handle, LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK) {
       return Status(Code::kBusy, path + " is in use by another process; stop that volumed first");

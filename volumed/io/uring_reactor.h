@@ -39,7 +39,7 @@ class UringReactor final : public Reactor {
   Random& random() override { return random_; }
   void post(std::function<void()> work) override;
   void schedule(std::coroutine_handle<> handle) override { ready_.push_back(handle); }
-  void submit(Op& op) override;
+  bool submit(Op& op) override;
   Result<File> open(const std::string& path, const OpenOptions& options) override;
   Result<Listener> listen(const std::string& address) override;
   Result<Stream> connect(const std::string& address) override;
@@ -60,6 +60,7 @@ class UringReactor final : public Reactor {
  private:
   explicit UringReactor(UringOptions options);
   io_uring_sqe* next_sqe();
+  bool do_now(Op& op);
   void turn();
   void run_posted();
   void run_ready();
@@ -74,6 +75,7 @@ class UringReactor final : public Reactor {
   uint64_t wake_count_ = 0;  // where the kernel writes the eventfd's value
   bool stopping_ = false;
   uint64_t under_way_ = 0;
+  uint32_t done_now_ = 0;  // operations done at once since the loop last turned
   std::deque<std::coroutine_handle<>> ready_;
   Random random_;
 

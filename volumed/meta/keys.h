@@ -17,6 +17,8 @@ class Keys {
   std::string alive(std::string_view id) const { return root_ + "alive/" + std::string(id); }
   std::string disks() const { return root_ + "disks/"; }
   std::string disk(std::string_view id) const { return disks() + std::string(id); }
+  std::string disk_failures() const { return root_ + "disk_failures/"; }
+  std::string disk_failure(std::string_view id) const { return disk_failures() + std::string(id); }
   std::string volumes() const { return root_ + "volumes/"; }
   std::string volume(std::string_view id) const { return volumes() + std::string(id); }
   std::string name(std::string_view name) const { return root_ + "names/" + std::string(name); }

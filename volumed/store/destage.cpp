@@ -6,8 +6,15 @@
 // the new tail; then memory follows and the journal's space is free. The foreground goes on all the
 // time: whatever it changes in a chunk meanwhile is recorded later in the journal, so that chunk is
 // brought up to date by a later round.
+//
+// The foreground must not feel it. Work on many blocks is done in slices between which others get
+// their turn, sorting is left to a helper thread, and reads and writes are paced: a round is given
+// the time that the foreground needs to fill the journal by as much, more of it while the journal
+// is rather empty and less when it is rather full, so that the two settle at the same rate. What
+// was written again before its turn came need not be moved at all, so destage begins late.
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "volumed/base/assert.h"
 #include "volumed/base/checksum.h"
@@ -20,35 +27,49 @@ namespace {
 constexpr uint64_t kReadRunBlocks = 256;  // one read of the journal: 1 MiB
 constexpr uint64_t kReadGapBlocks = 16;   // dead blocks that are read along
 constexpr uint64_t kWriteRunBlocks = 256;
-constexpr uint64_t kStartPercent = 40;       // of the journal in use: destage begins ...
-constexpr uint64_t kStopPercent = 25;        // ... and ends
+// Percent points of the journal after the mark where destage begins: it ends, goes as fast as the
+// foreground, and goes as fast as it can.
+constexpr double kStop = -5;
+constexpr double kEven = 15;
+constexpr double kFull = 38;
+constexpr double kLeastPace = 0.25;  // of the foreground's rate
+constexpr io::Nanoseconds kRateWindow = 50 * io::kMillisecond;
+constexpr io::Nanoseconds kLeastSleep = 200 * io::kMicrosecond;
+constexpr io::Nanoseconds kMostSleep = 5 * io::kMillisecond;  // the journal may fill meanwhile
+constexpr std::size_t kSlice = 64;      // blocks or chunks between which others get their turn
+constexpr std::size_t kSortHere = 512;  // more are sorted on a helper thread
+constexpr int kReadAttempts = 3;
 constexpr std::size_t kMostRetired = 16384;  // places that wait to be free: 1 GiB
 
 }  // namespace
 
-struct Engine::DestageRound {
-  struct Block {
-    ChunkKey key;
-    uint32_t position = 0;  // ring block
-    uint32_t place = kNoPlace;
-    uint8_t block = 0;  // in the chunk
-    uint32_t checksum = 0;
-    const std::byte* data = nullptr;
+struct Engine::LiveBlock {
+  ChunkKey key;
+  uint32_t position = 0;  // ring block
+  uint32_t place = kNoPlace;
+  uint8_t block = 0;  // in the chunk
+  uint32_t checksum = 0;
+  const std::byte* data = nullptr;
 
-    uint64_t disk_block() const { return uint64_t{place} * kBlocksPerChunk + block; }
-  };
+  uint64_t disk_block() const { return uint64_t{place} * kBlocksPerChunk + block; }
+};
+
+struct Engine::DestageRound {
   Journal::Region region;
   std::vector<ChunkKey> chunks;  // touched, sorted
-  std::vector<Block> live;
+  std::vector<LiveBlock> live;
   std::vector<Buffer> buffers;
   Status status;
   uint64_t wrote = 0;
+  io::Nanoseconds started = 0;
+  uint64_t moved = 0;  // blocks read and written so far; of twice the live ones
 };
 
 bool Engine::destage_wanted() const {
   if (!failure_ || journal_->tail().lsn > journal_->durable_lsn()) return false;
   if (drain_ || journal_->starved()) return true;
-  return used_percent() >= kStartPercent || retired_.size() >= kMostRetired;
+  if (idle_drain_ || journal_->crowded()) return true;
+  return used_percent() >= options_.destage_percent || retired_.size() >= kMostRetired;
 }
 
 Task<void> Engine::destage_loop() {
@@ -61,18 +82,22 @@ Task<void> Engine::destage_loop() {
         destaging_ = true;
         const Status status = co_await destage_round(options_.destage_round_blocks);
         destaging_ = false;
-        if (!status) fail(status);
+        if (!status && status.code() != Code::kCancelled) fail(status);
         destage_done_.wake_all();
-      } while (!closing_ && failure_ && pressed && used_percent() > kStopPercent &&
+      } while (!closing_ && failure_ && pressed &&
+               used_percent() > options_.destage_percent + kStop &&
                journal_->tail().lsn <= journal_->durable_lsn());
       if (drain_ && journal_->tail().lsn > drain_lsn_) drain_ = false;
+      if (idle_drain_ && appends_ != idle_appends_) idle_drain_ = false;
     }
     if (!failure_) drain_ = false;
+    idle_drain_ = false;
     destage_done_.wake_all();
   }
 }
 
 Task<Status> Engine::destage_all() {
+  const Operation operation(*this);
   if (!failure_) co_return failure_;
   const uint64_t target = journal_->durable_lsn();
   drain_lsn_ = std::max(drain_lsn_, target);
@@ -103,20 +128,67 @@ void Engine::on_durable() {
 Task<void> Engine::idle_timer() {
   while (!closing_ && failure_ && !journal_->empty()) {
     const uint64_t before = appends_;
-    co_await reactor_.sleep(options_.idle_after, &cancel_);
+    co_await reactor_.sleep(options_.idle_after, cancel_.get());
     if (closing_ || appends_ != before || journal_->empty()) continue;
-    drain_lsn_ = std::max(drain_lsn_, journal_->durable_lsn());
-    drain_ = true;
+    idle_drain_ = true;
+    idle_appends_ = before;
     kick_destage();
   }
   idle_timer_runs_ = false;
+}
+
+// How fast the foreground fills the journal, in blocks a second.
+double Engine::foreground_rate() {
+  const io::Nanoseconds now = reactor_.now();
+  const io::Nanoseconds passed = now - rate_since_;
+  if (passed >= kRateWindow) {
+    const uint64_t head = journal_->tail().position + journal_->used_blocks();
+    const double latest = static_cast<double>(head - rate_head_) * io::kSecond / passed;
+    // A window long ago says nothing.
+    rate_ = passed > 20 * kRateWindow ? latest : rate_ / 2 + latest / 2;
+    rate_since_ = now;
+    rate_head_ = head;
+  }
+  return rate_;
+}
+
+// Called before each read or write of a round. Waits if the round is ahead of its time.
+Task<void> Engine::pace(DestageRound& round) {
+  const double all = 2.0 * static_cast<double>(std::max<std::size_t>(round.live.size(), 1));
+  while (!closing_ && failure_ && !drain_ && !journal_->starved()) {
+    const double over = used_percent() - options_.destage_percent;
+    const bool quiet = idle_drain_ && appends_ == idle_appends_;
+    if (over >= kFull || quiet || journal_->crowded()) co_return;
+    const double rate = foreground_rate();
+    const double factor = std::max(kLeastPace, (over - kStop) / (kEven - kStop));
+    if (rate * factor < 1) co_return;
+    const double time = static_cast<double>(round.region.ring_span) / (rate * factor) *
+                        static_cast<double>(round.moved) / all;
+    const io::Nanoseconds due = round.started + static_cast<io::Nanoseconds>(time * io::kSecond);
+    const io::Nanoseconds now = reactor_.now();
+    if (due - now < kLeastSleep) co_return;
+    co_await reactor_.sleep(std::min(due - now, kMostSleep), cancel_.get());
+  }
+}
+
+template <typename Items, typename Less>
+Task<void> Engine::sort_aside(Items& items, Less less) {
+  if (items.size() <= kSortHere) {
+    std::sort(items.begin(), items.end(), less);
+    co_return;
+  }
+  co_await reactor_.blocking([&items, less] {
+    std::sort(items.begin(), items.end(), less);
+    return 0;
+  });
 }
 
 Task<Status> Engine::destage_round(uint64_t most_blocks) {
   DestageRound round;
   round.region = journal_->oldest(most_blocks);
   if (round.region.batches == 0) co_return Status::ok();
-  collect(round);
+  round.started = reactor_.now();
+  co_await collect(round);
   CVOL_CO_TRY(co_await read_live(round));
   give_places(round);
   CVOL_CO_TRY(co_await write_live(round));
@@ -127,9 +199,14 @@ Task<Status> Engine::destage_round(uint64_t most_blocks) {
       co_return status_from_errno(static_cast<int>(-synced), "sync file 'chunks' of " + path_);
     }
   }
-  TableBatch batch = table_changes(round);
-  CVOL_CO_TRY(co_await commit(std::move(batch), &round.region));
-  finish_round(round);
+  // With the turn from the first look at a replica's record to the commit: a resize or a removal
+  // that comes meanwhile commits after this batch, never before it.
+  co_await commit_turn_.acquire();
+  TableBatch batch = co_await table_changes(round);
+  const Status committed = co_await commit_in_turn(std::move(batch), &round.region);
+  commit_turn_.release();
+  CVOL_CO_TRY(committed);
+  co_await finish_round(round);
   co_await wait_for_readers();  // of places and journal space that are about to be used again
   journal_->release(round.region);
   release_retired();
@@ -139,9 +216,17 @@ Task<Status> Engine::destage_round(uint64_t most_blocks) {
   co_return Status::ok();
 }
 
+// Is what the round has of this block still its newest content? Once it is not, it never is again.
+bool Engine::is_newest(const LiveBlock& block) const {
+  const OverlayChunk* entry = overlay_.find(block.key);
+  return entry != nullptr && ((entry->mask >> block.block) & 1) != 0 &&
+         entry->position[block.block] == block.position;
+}
+
 // Which chunks the region touched, and which of its blocks are still the newest.
-void Engine::collect(DestageRound& round) {
+Task<void> Engine::collect(DestageRound& round) {
   for (uint64_t i = 0; i < round.region.refs; ++i) {
+    if (i % kSlice == kSlice - 1) co_await io::yield(reactor_);
     const JournalRef& ref = journal_->ref(i);
     round.chunks.push_back(ref.key);
     if (ref.count == 0) continue;
@@ -150,7 +235,7 @@ void Engine::collect(DestageRound& round) {
     for (uint32_t k = 0; k < ref.count; ++k) {
       const uint32_t block = ref.first + k;
       if (((entry->mask >> block) & 1) == 0 || entry->position[block] != ref.position + k) continue;
-      DestageRound::Block live;
+      LiveBlock live;
       live.key = ref.key;
       live.position = ref.position + k;
       live.block = static_cast<uint8_t>(block);
@@ -158,7 +243,7 @@ void Engine::collect(DestageRound& round) {
       round.live.push_back(live);
     }
   }
-  std::sort(round.chunks.begin(), round.chunks.end());
+  co_await sort_aside(round.chunks, std::less<>());
   round.chunks.erase(std::unique(round.chunks.begin(), round.chunks.end()), round.chunks.end());
 }
 
@@ -177,7 +262,9 @@ Task<Status> Engine::read_live(DestageRound& round) {
       }
       ++count;
     }
+    co_await pace(round);
     co_await destage_writes_.acquire();
+    round.moved += count;
     scope.spawn(read_live_run(round, first, count));
     first += count;
   }
@@ -192,26 +279,39 @@ Task<void> Engine::read_live_run(DestageRound& round, std::size_t first, std::si
   CVOL_ASSERT(!buffer.empty());  // the pool is larger than a round
   const iovec iov{buffer.data(), blocks * kBlockBytes};
   const int64_t got = co_await journal_->readv(&iov, 1, start);
-  if (got != static_cast<int64_t>(iov.iov_len)) {
-    round.status =
-        status_from_errno(got < 0 ? static_cast<int>(-got) : EIO, "read the journal of " + path_);
-  }
+  const bool whole = got == static_cast<int64_t>(iov.iov_len);
   for (std::size_t i = first; i < first + count; ++i) {
-    DestageRound::Block& block = round.live[i];
+    if ((i - first) % kSlice == kSlice - 1) co_await io::yield(reactor_);
+    LiveBlock& block = round.live[i];
     block.data = buffer.data() + (block.position - start) * kBlockBytes;
+    Status read = Status::ok();
+    if (!whole) read = co_await read_alone(block.position, const_cast<std::byte*>(block.data));
+    if (read.code() == Code::kCancelled) round.status = read;
     const Replica* replica = find_replica(block.key.replica());
-    if (replica == nullptr) continue;
+    if (replica == nullptr || !round.status) continue;
     const uint64_t number = block.key.chunk() * kBlocksPerChunk + block.block;
     if (short_checksum(block_checksum(replica->salt, number, block.data)) == block.checksum)
       continue;
     // It goes to its chunk as it is, with the checksum that it should have: reads tell.
-    metrics_.damaged_blocks.add(1);
-    log::error(
-        "store", "a block in the journal is damaged",
-        {{"path", path_}, {"volume", replica->record.volume.to_string()}, {"block", number}});
+    report_block(block.key, block.block, DamagedFile::kJournal, block.position, !read.is_ok(),
+                 "destage");
   }
   round.buffers.push_back(std::move(buffer));
   destage_writes_.release();
+}
+
+// A block of a run that could not be read. kIo if it cannot be read at all: it is lost, and what is
+// in its memory then does not pass for it. kCancelled: the next one to open the disk tries again.
+Task<Status> Engine::read_alone(uint32_t position, std::byte* memory) {
+  const iovec iov{memory, kBlockBytes};
+  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
+    if (attempt > 0) co_await reactor_.sleep(options_.retry_after, cancel_.get());
+    if (closing_) co_return Status(Code::kCancelled, "the disk is being closed");
+    const int64_t got = co_await journal_->readv(&iov, 1, position);
+    if (got == static_cast<int64_t>(kBlockBytes)) co_return Status::ok();
+  }
+  std::memset(memory, 0, kBlockBytes);
+  co_return Status(Code::kIo, "read the journal of " + path_);
 }
 
 // Chunks without a place get one, in the order of the volume.
@@ -236,14 +336,16 @@ void Engine::give_places(DestageRound& round) {
 
 Task<Status> Engine::write_live(DestageRound& round) {
   // A chunk may have been zeroed or mapped anew while its blocks were read.
-  std::erase_if(round.live, [this](DestageRound::Block& block) {
-    const OverlayChunk* entry = overlay_.find(block.key);
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < round.live.size(); ++i) {
+    if (i % kSlice == kSlice - 1) co_await io::yield(reactor_);
+    LiveBlock block = round.live[i];
     block.place = map_->find(block.key);
-    return entry == nullptr || ((entry->mask >> block.block) & 1) == 0 ||
-           entry->position[block.block] != block.position || block.place == kNoPlace;
-  });
-  std::sort(round.live.begin(), round.live.end(),
-            [](const auto& a, const auto& b) { return a.disk_block() < b.disk_block(); });
+    if (block.place != kNoPlace && is_newest(block)) round.live[kept++] = block;
+  }
+  round.live.resize(kept);
+  co_await sort_aside(round.live,
+                      [](const auto& a, const auto& b) { return a.disk_block() < b.disk_block(); });
   io::Scope scope;
   for (std::size_t first = 0; first < round.live.size();) {
     std::size_t count = 1;
@@ -251,7 +353,9 @@ Task<Status> Engine::write_live(DestageRound& round) {
            round.live[first + count].disk_block() == round.live[first].disk_block() + count) {
       ++count;
     }
+    co_await pace(round);
     co_await destage_writes_.acquire();
+    round.moved += count;
     scope.spawn(write_live_run(round, first, count));
     first += count;
   }
@@ -281,18 +385,14 @@ Task<void> Engine::write_live_run(DestageRound& round, std::size_t first, std::s
 }
 
 // The table after the round: the map as it is, with the blocks that were written.
-TableBatch Engine::table_changes(DestageRound& round) {
-  std::erase_if(round.live, [this](const DestageRound::Block& block) {
-    const OverlayChunk* entry = overlay_.find(block.key);
-    return entry == nullptr || ((entry->mask >> block.block) & 1) == 0 ||
-           entry->position[block.block] != block.position || map_->find(block.key) != block.place;
-  });
-  std::sort(round.live.begin(), round.live.end(),
-            [](const auto& a, const auto& b) { return a.key < b.key; });
+Task<TableBatch> Engine::table_changes(DestageRound& round) {
+  co_await sort_aside(round.live, [](const auto& a, const auto& b) { return a.key < b.key; });
   TableBatch batch;
   std::size_t at = 0;
   uint32_t last_replica = UINT32_MAX;
+  std::size_t slice = 0;
   for (const ChunkKey key : round.chunks) {
+    if (++slice % kSlice == 0) co_await io::yield(reactor_);
     const Replica* replica = find_replica(key.replica());
     if (replica == nullptr || replica->record.removing) continue;
     if (key.replica() != last_replica) {
@@ -305,27 +405,27 @@ TableBatch Engine::table_changes(DestageRound& round) {
       continue;
     }
     const ChunkSlot& slot = map_->slot(place);
-    ChunkRecord record{slot.version, place, slot.present, slot.checksums};
+    ChunkRecord record{slot.version, place, slot.present, slot.all_checksums()};
     while (at < round.live.size() && round.live[at].key < key) ++at;
     for (; at < round.live.size() && round.live[at].key == key; ++at) {
+      if (round.live[at].place != place || !is_newest(round.live[at])) continue;
       record.present |= static_cast<uint16_t>(1u << round.live[at].block);
       record.checksums[round.live[at].block] = round.live[at].checksum;
       record.version = std::max(record.version, overlay_.find(key)->version);
     }
     batch.put(chunk_key(key.replica(), key.chunk()), encode_chunk_record(record));
   }
-  return batch;
+  co_return batch;
 }
 
 // Memory follows the table. What the foreground changed meanwhile stays as it is.
-void Engine::finish_round(DestageRound& round) {
-  for (const DestageRound::Block& block : round.live) {
+Task<void> Engine::finish_round(DestageRound& round) {
+  std::size_t slice = 0;
+  for (const LiveBlock& block : round.live) {
+    if (++slice % kSlice == 0) co_await io::yield(reactor_);
+    if (map_->find(block.key) != block.place || !is_newest(block)) continue;
     OverlayChunk* entry = overlay_.find(block.key);
     const uint16_t bit = static_cast<uint16_t>(1u << block.block);
-    if (entry == nullptr || (entry->mask & bit) == 0 ||
-        entry->position[block.block] != block.position || map_->find(block.key) != block.place) {
-      continue;
-    }
     ChunkSlot& slot = map_->slot(block.place);
     slot.present |= bit;
     slot.checksums[block.block] = block.checksum;
@@ -333,7 +433,10 @@ void Engine::finish_round(DestageRound& round) {
     entry->mask &= static_cast<uint16_t>(~bit);
     settle(block.key);
   }
-  for (const ChunkKey key : round.chunks) settle(key);
+  for (const ChunkKey key : round.chunks) {
+    if (++slice % kSlice == 0) co_await io::yield(reactor_);
+    settle(key);
+  }
 }
 
 // Places that were taken from their chunks by records before the tail are free for others.
@@ -343,22 +446,6 @@ void Engine::release_retired() {
     retired_.pop_front();
   }
   metrics_.allocated_bytes.set(uint64_t{places_->used() + places_->reserved()} * kChunkBytes);
-}
-
-Task<void> Engine::close() {
-  closing_ = true;
-  cancel_.cancel();
-  kick_destage();
-  destage_done_.wake_all();
-  co_await scope_.join();
-  if (journal_ != nullptr) co_await journal_->drain();
-  co_await reactor_.blocking([this] {
-    table_.reset();
-    return 0;
-  });
-  journal_.reset();
-  chunks_.close();
-  label_file_.close();
 }
 
 }  // namespace cvol::store

@@ -4,8 +4,10 @@
 // Ownership: the engine owns its files; it holds an exclusive lock on them while open.
 // Durability: append_write() and append_zero() return when the operation is on stable storage;
 // operations of one replica take effect in the order of their seq, and are visible to reads only
-// once durable. A failed write or sync of the journal or the chunks fails the disk: every later
-// operation answers kIo until the disk is opened again.
+// once durable. A failed write or sync of journal, chunks or table fails the disk: every later
+// operation answers kIo. That is for good: the disk keeps a mark, and is opened as failed, until a
+// full verify has found it sound. A failed read fails nothing but itself, and a commit of the table
+// that finds the file system full waits until there is room.
 //
 // What it is not: it does not order overlapping writes (the primary does, by seq), knows nothing of
 // volumes' names, epochs' meaning or replication.
@@ -24,11 +26,41 @@
 #include "volumed/base/units.h"
 #include "volumed/base/uuid.h"
 #include "volumed/io/reactor.h"
+#include "volumed/store/format.h"
 
 namespace cvol::store {
 
 // Number of a replica on its disk; never reused.
 using ReplicaNumber = uint32_t;
+
+// A part of the disk whose content does not hold.
+enum class DamagedFile : uint8_t { kChunks, kJournal, kTable };
+struct Damage {
+  DamagedFile file = DamagedFile::kChunks;
+  Uuid volume;                    // not for kTable
+  uint64_t block = 0;             // of the volume; not for kTable
+  uint64_t file_block = 0;        // where it lies in the file; not for kTable
+  bool unreadable = false;        // the disk gave an error, else other bytes than were stored
+  const char* found_by = "read";  // "read", "destage", "replay", "scrub"
+  std::string why;                // of kTable
+  uint64_t more = 0;              // not 0: nothing but "so many were told, further ones are not"
+};
+// "journal", "chunks", "table".
+const char* file_name(DamagedFile file);
+
+// What the engine tells its owner, on the reactor's thread; the calls must not block.
+struct EngineHooks {
+  // Each damaged block once while the disk is open, the first kMostDamageTold of them.
+  std::function<void(const Damage&)> damaged;
+  std::function<void(Uuid disk, const std::string& why)> failed;
+  // A verify has found the disk sound, and its mark is gone.
+  std::function<void(Uuid disk)> mended;
+  // A scrub or verify has read everything.
+  std::function<void(const ScrubRecord&)> scrubbed;
+  // Something that passes: "the file system is full, the chunk table waits".
+  std::function<void(const std::string& what)> notice;
+};
+constexpr std::size_t kMostDamageTold = 256;
 
 struct FormatOptions {
   uint64_t journal_bytes = 0;   // 0: min(4 GiB, 5 % of the capacity), at least 16 MiB
@@ -40,8 +72,20 @@ struct EngineOptions {
   uint32_t journal_depth = 4;            // batches on their way at once, 1..16
   uint64_t batch_bytes = kMiB;           // most payload of one batch, 128 KiB..8 MiB
   uint64_t destage_round_blocks = 8192;  // journal region of one destage round, 1..16384 blocks
+  bool read_cache = true;                // small reads of chunks go through the kernel's page cache
+  // Of the journal in use: destage begins; above 100 only when the journal has no room left.
+  double destage_percent = 50;
   bool destage_when_idle = true;
   io::Nanoseconds idle_after = 500 * io::kMillisecond;
+  uint64_t scrub_rate = 32 * kMiB;  // bytes per second of a scrub that is not told another
+  io::Nanoseconds scrub_commit_after = 30 * io::kSecond;  // its position is persisted ...
+  uint64_t scrub_commit_bytes = kGiB;                     // ... or after so much
+  io::Nanoseconds retry_after = io::kSecond;              // of a commit without space, of a read
+  // Not empty: the owner knows that the disk has failed, whatever its own mark says.
+  std::string known_failure;
+  // Seconds since 1970. Not set: the reactor's clock, for tests.
+  std::function<uint64_t()> wall_clock;
+  EngineHooks hooks;
 };
 
 struct ReplicaInfo {
@@ -63,6 +107,18 @@ struct DiskInfo {
   uint64_t replicas = 0;
   bool failed = false;
   std::string failure;  // why, if failed
+};
+
+// A scrub reads everything that the disk stores and checks it. A verify is a scrub as fast as the
+// disk goes; if the disk has failed, it decides whether it goes into service again.
+struct ScrubInfo {
+  ScrubRecord record;        // as persisted, and as it is now
+  bool verify = false;       // the pass that runs, or ran last, is a verify
+  double progress = 0;       // 0..1, of the pass that runs or was stopped
+  uint64_t bytes_total = 0;  // read by scrubs while the disk was open
+  uint64_t damaged_total = 0;
+  std::string outcome;         // of the last pass, if it did not come to its end: why
+  std::vector<Damage> damage;  // of the pass, the first kMostDamageTold
 };
 
 class DiskEngine {
@@ -91,8 +147,20 @@ class DiskEngine {
                                    uint64_t offset, uint64_t length, bool keep_allocated) = 0;
   // Verified bytes, or kDamaged (the text names the first damaged block).
   virtual Task<Status> read(ReplicaNumber number, uint64_t offset, std::span<std::byte> into) = 0;
+  // Nothing if the disk has failed.
   virtual std::vector<Extent> block_status(ReplicaNumber number, uint64_t offset,
                                            uint64_t length) const = 0;
+
+  // Begins a scrub, or goes on with one that was stopped; one that runs gets the new rate. `rate`:
+  // bytes per second, 0: EngineOptions::scrub_rate.
+  virtual Status start_scrub(uint64_t rate) = 0;
+  // Ends it; its position is kept. Nothing happens if none runs.
+  virtual Task<Status> stop_scrub() = 0;
+  // Begins a verify. kBusy if one runs. A scrub that runs becomes one (it begins anew).
+  // `accept_damage`: a failed disk goes into service although blocks are damaged; they read as
+  // errors.
+  virtual Status start_verify(bool accept_damage) = 0;
+  virtual ScrubInfo scrub() const = 0;
 
   // Applies the whole journal to the chunks.
   virtual Task<Status> destage_all() = 0;

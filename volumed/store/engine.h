@@ -1,6 +1,7 @@
 // Engine: the one implementation of DiskEngine. Its parts: engine_open.cpp (label, table, replay),
 // engine_write.cpp (admission, journal entries, what a durable record changes), engine_read.cpp,
-// destage.cpp. See docs/architecture.md for how they fit.
+// destage.cpp, scrub.cpp, engine_failure.cpp (damage, the mark of a failed disk, verify). See
+// docs/architecture.md for how they fit.
 //
 // How the pieces of state relate: a block's newest content is where the overlay says (journal);
 // else where the chunk map says (a place in file `chunks`); else zeroes. Durable kZero and kMap
@@ -13,6 +14,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -53,6 +55,10 @@ class Engine final : public DiskEngine {
   Task<Status> read(ReplicaNumber number, uint64_t offset, std::span<std::byte> into) override;
   std::vector<Extent> block_status(ReplicaNumber number, uint64_t offset,
                                    uint64_t length) const override;
+  Status start_scrub(uint64_t rate) override;
+  Task<Status> stop_scrub() override;
+  Status start_verify(bool accept_damage) override;
+  ScrubInfo scrub() const override;
   Task<Status> destage_all() override;
   Task<void> close() override;
 
@@ -69,6 +75,23 @@ class Engine final : public DiskEngine {
   struct ReadPlan;
   struct LargeWrite;
   struct DestageRound;
+  struct LiveBlock;
+  struct ScrubPass;
+  struct ScrubBlock;
+
+  // An operation of the owner: a disk is not opened again under it.
+  class Operation {
+   public:
+    explicit Operation(Engine& engine) : engine_(engine) { ++engine_.operations_; }
+    ~Operation() {
+      if (--engine_.operations_ == 0) engine_.operations_gone_.wake_all();
+    }
+    Operation(const Operation&) = delete;
+    Operation& operator=(const Operation&) = delete;
+
+   private:
+    Engine& engine_;
+  };
 
   // A place that nobody maps any more, but that a read or a destage may still touch.
   struct Retired {
@@ -80,13 +103,24 @@ class Engine final : public DiskEngine {
   // --- open ---
   Task<Result<io::File>> open_locked(std::string name);
   Task<Status> open_files(TableOpener& opener);
+  Task<Status> read_label();
+  Task<Status> check_header(const io::File& journal);
   Status load_meta();
   Status load_chunks();
+  struct ReplayDamage {
+    ChunkKey key;
+    uint32_t block = 0;     // in the chunk
+    uint32_t position = 0;  // ring block
+  };
+  void find_damage(const DecodedBatch& batch, std::span<const std::byte> payload,
+                   std::vector<ReplayDamage>& damage) const;
   Task<Status> replay();
   Status rebuild_allocator();
   bool take_back_place(ChunkKey key);
   Status load_pair(std::string_view key, std::string_view value);
-  bool payload_holds(const DecodedBatch& batch, std::span<const std::byte> payload) const;
+  std::vector<BadBlock> bad_payload(const DecodedBatch& batch,
+                                    std::span<const std::byte> payload) const;
+  Status load_scrub(std::string_view value);
 
   // --- replicas ---
   Replica* find_replica(ReplicaNumber number) const {
@@ -96,7 +130,12 @@ class Engine final : public DiskEngine {
   ReplicaInfo info_of(ReplicaNumber number, const Replica& replica) const;
   Task<Status> give_back_chunks(ReplicaNumber number);
   Task<Status> remove_chunk_keys(ReplicaNumber number);
-  Task<Status> commit(TableBatch batch, const Journal::Region* destaged = nullptr);
+  Task<Status> commit(TableBatch batch);
+  // With commit_turn_ held.
+  Task<Status> commit_in_turn(TableBatch batch, const Journal::Region* destaged);
+  Task<Status> commit_patiently(const TableBatch& batch);
+  Task<Status> wait_for_room(bool told, const Status& why);
+  void notice(const std::string& what);
 
   // --- write ---
   // Reserves places for a journaled write; undone by apply() of its record, or withdraw().
@@ -135,6 +174,7 @@ class Engine final : public DiskEngine {
                  std::span<std::byte> into, ReadPlan& plan) const;
   Task<void> read_segment(ReadPlan& plan, std::size_t segment);
   Task<Status> execute(ReadPlan& plan);
+  void report_unread(ReadPlan& plan);
   bool still_current(ReplicaNumber number, const ReadPlan& plan, std::size_t block) const;
 
   // Readers are counted in two generations; see wait_for_readers().
@@ -151,21 +191,65 @@ class Engine final : public DiskEngine {
   // --- destage ---
   Task<void> destage_loop();
   Task<Status> destage_round(uint64_t most_blocks);
-  void collect(DestageRound& round);
+  Task<void> collect(DestageRound& round);
+  bool is_newest(const LiveBlock& block) const;
+  double foreground_rate();
+  Task<void> pace(DestageRound& round);
+  template <typename Items, typename Less>
+  Task<void> sort_aside(Items& items, Less less);
   Task<Status> read_live(DestageRound& round);
   Task<void> read_live_run(DestageRound& round, std::size_t first, std::size_t count);
+  Task<Status> read_alone(uint32_t position, std::byte* memory);
   Task<Status> write_live(DestageRound& round);
   Task<void> write_live_run(DestageRound& round, std::size_t first, std::size_t count);
   void give_places(DestageRound& round);
-  TableBatch table_changes(DestageRound& round);
-  void finish_round(DestageRound& round);
+  Task<TableBatch> table_changes(DestageRound& round);
+  Task<void> finish_round(DestageRound& round);
   void kick_destage() { destage_wake_.set(); }
   bool destage_wanted() const;
   Task<void> idle_timer();
   void on_durable();
 
+  // --- scrub ---
+  Task<void> run_scrub();
+  Task<Status> run_pass(bool anew, uint64_t rate);
+  Task<Status> scrub_everything(ScrubPass& pass);
+  Task<Status> scrub_chunks(ScrubPass& pass);
+  Task<Status> scrub_journal(ScrubPass& pass);
+  Task<Status> scrub_table();
+  void add_place(ScrubPass& pass, uint32_t place) const;
+  Task<void> scrub_piece(ScrubPass& pass, std::size_t first, std::size_t count);
+  Task<void> confirm(ScrubPass& pass, const ScrubBlock& block);
+  bool lies_there(const ScrubBlock& block) const;
+  bool content_holds(const ScrubBlock& block, const std::byte* content) const;
+  Task<int64_t> read_blocks(const ScrubBlock& first, std::byte* into, uint64_t blocks);
+  Task<Status> after_piece(ScrubPass& pass, uint64_t bytes);
+  Task<void> pace(ScrubPass& pass, uint64_t bytes);
+  bool foreground_busy(ScrubPass& pass) const;
+  uint64_t piece_bytes(ScrubPass& pass) const;
+  Task<Status> commit_scrub();
+
+  // --- damage and failure ---
+  void report_damage(Damage damage);
+  void report_block(ChunkKey key, uint32_t block, DamagedFile file, uint64_t file_block,
+                    bool unreadable, const char* found_by);
   void fail(const Status& why);
-  uint64_t used_percent() const { return journal_->used_blocks() * 100 / journal_->ring_blocks(); }
+  std::string failure_text(const std::string& why) const;
+  Task<void> persist_failure();
+  Task<Status> write_state(DiskState state);
+  Task<Status> read_state();
+  Task<Status> enter_service();
+  Task<Status> reopen_as_failed();
+  Task<Status> probe();
+  Task<void> run_verify(bool accept_damage);
+  Task<Status> leave_quarantine(bool accept_damage);
+  Task<void> end_tasks();
+  Task<void> close_files();
+  uint64_t unix_time() const;
+
+  double used_percent() const {
+    return static_cast<double>(journal_->used_blocks()) * 100 / journal_->ring_blocks();
+  }
 
   io::Reactor& reactor_;
   std::string path_;
@@ -175,6 +259,7 @@ class Engine final : public DiskEngine {
   TableMeta meta_;
   io::File label_file_;
   io::File chunks_;
+  io::File cached_chunks_;  // the same file, for reads through the page cache; may be closed
   std::unique_ptr<Table> table_;
   std::unique_ptr<ChunkMap> map_;
   std::unique_ptr<PlaceAllocator> places_;
@@ -195,18 +280,47 @@ class Engine final : public DiskEngine {
   io::Event destage_wake_;
   io::WaitList destage_done_;
   io::Semaphore destage_writes_{16};
-  bool destaging_ = false;  // a round is under way
-  bool drain_ = false;      // destage everything that is durable now
-  uint64_t drain_lsn_ = 0;  // up to this LSN
+  bool destaging_ = false;   // a round is under way
+  bool drain_ = false;       // destage everything that is durable now
+  uint64_t drain_lsn_ = 0;   // up to this LSN
+  bool idle_drain_ = false;  // destage everything, as long as nothing is appended
+  uint64_t idle_appends_ = 0;
+  io::Nanoseconds rate_since_ = 0;  // foreground_rate(): the window's beginning,
+  uint64_t rate_head_ = 0;          // the journal's head then, and
+  double rate_ = 0;                 // blocks a second
   bool idle_timer_runs_ = false;
   uint64_t appends_ = 0;  // counts durable batches, for the idle timer
   bool closing_ = false;
   bool opened_ = false;
-  uint64_t applying_lsn_ = 0;  // of the record that apply() works on
-  Status replay_error_;        // a record that contradicts the table
+  bool loaded_ = false;  // table and journal were read whole: what is in memory is what is there
+  DiskInfo last_info_;   // of before, while it is not
+  std::vector<ReplicaInfo> last_replicas_;
+  io::Semaphore state_turn_{1};  // of writing the state block
+  uint64_t applying_lsn_ = 0;    // of the record that apply() works on
+  Status replay_error_;          // a record that contradicts the table
   Status failure_;
-  io::CancelToken cancel_;
+  std::unique_ptr<io::CancelToken> cancel_ = std::make_unique<io::CancelToken>();
   io::Scope scope_;
+
+  TableOpener opener_;
+  bool stopping_ = false;    // by close()
+  uint64_t operations_ = 0;  // of the owner, under way
+  io::WaitList operations_gone_;
+  bool quarantined_ = false;   // opened as failed: everything was read and nothing is written
+  DiskState state_;            // what the state block should say ...
+  bool state_written_ = true;  // ... and whether it does
+  std::set<std::pair<uint64_t, uint32_t>> told_;  // damaged blocks that the owner knows
+  bool table_damage_told_ = false;
+
+  ScrubRecord scrub_;
+  ScrubInfo scrub_info_;            // but for the record
+  bool scrub_runs_ = false;         // a pass; of a verify too
+  bool scrub_stop_wanted_ = false;  // for good: it does not go on by itself
+  bool verifies_ = false;
+  bool table_damaged_ = false;                     // says the pass
+  std::unique_ptr<io::CancelToken> scrub_cancel_;  // while a pass runs
+  io::WaitList scrub_done_;
+  io::Scope scrub_scope_;
 };
 
 }  // namespace cvol::store

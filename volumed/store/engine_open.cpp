@@ -1,16 +1,20 @@
 // Formatting and opening a disk.
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <unordered_set>
 
 #include "volumed/base/assert.h"
 #include "volumed/base/bytes.h"
 #include "volumed/base/checksum.h"
 #include "volumed/base/log.h"
+#include "volumed/store/aligned.h"
 #include "volumed/store/engine.h"
+#include "volumed/store/mirrored_table.h"
 
 namespace cvol::store {
 namespace {
@@ -22,18 +26,8 @@ constexpr char kUnfinished[] = "format-unfinished";
 constexpr uint64_t kZeroStepBytes = 4 * kMiB;
 // Left free on the file system for the chunk table and the rest of the machine.
 constexpr uint64_t kReserveBytes = 256 * kMiB;
-
-struct FreeDeleter {
-  void operator()(std::byte* memory) const { std::free(memory); }
-};
-using AlignedBytes = std::unique_ptr<std::byte, FreeDeleter>;
-
-AlignedBytes aligned_zeroes(std::size_t bytes) {
-  AlignedBytes memory(static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, bytes)));
-  CVOL_ASSERT(memory != nullptr);
-  std::memset(memory.get(), 0, bytes);
-  return memory;
-}
+// The chunk table's two copies, with what RocksDB needs to rewrite them: one part in so many.
+constexpr uint64_t kTableShare = 128;
 
 Task<Status> write_block(const io::File& file, const std::byte* data, uint64_t offset,
                          std::string what) {
@@ -81,8 +75,10 @@ Result<Label> choose_label(io::Reactor& reactor, const std::string& path,
                   fmt::format("a journal of {} is not possible; use {} to 1TiB",
                               format_size(label.journal_bytes), format_size(kMinJournalBytes)));
   }
-  if (options.capacity_bytes == 0)
+  if (options.capacity_bytes == 0) {
     capacity = capacity > label.journal_bytes ? capacity - label.journal_bytes : 0;
+    capacity -= capacity / kTableShare;
+  }
   if (usable < label.journal_bytes || capacity < kMiB) {
     return Status(Code::kNoSpace,
                   fmt::format("{} has {} free, too little for a disk with a journal of {}", path,
@@ -117,7 +113,7 @@ Task<Result<Uuid>> format_disk_with(io::Reactor& reactor, std::string path, Form
     co_return Status(Code::kFailedPrecondition,
                      path + " is not empty; give an empty or a new directory");
   }
-  for (const char* name : {"label", "journal", "chunks", "table"})
+  for (const char* name : {"label", "journal", "chunks", "table", "table2"})
     CVOL_CO_TRY(reactor.remove_all(path + "/" + name));
   Result<Label> label = choose_label(reactor, path, options);
   if (!label) co_return label.status();
@@ -140,7 +136,7 @@ Task<Result<Uuid>> format_disk_with(io::Reactor& reactor, std::string path, Form
 
   Result<io::File> chunks = reactor.open(path + "/chunks", create);
   if (!chunks) co_return chunks.status();
-  Result<std::unique_ptr<Table>> table = opener(path + "/table", true);
+  Result<std::unique_ptr<Table>> table = MirroredTable::create(opener, path + "/table");
   if (!table) co_return table.status();
   TableMeta meta;
   meta.disk = label->disk;
@@ -153,7 +149,9 @@ Task<Result<Uuid>> format_disk_with(io::Reactor& reactor, std::string path, Form
   Result<io::File> label_file = reactor.open(path + "/label", create);
   if (!label_file) co_return label_file.status();
   encode_label(*label, bytes);
-  CVOL_CO_TRY(co_await write_block(*label_file, block.get(), 0, "the disk label"));
+  for (uint64_t copy = 0; copy < kLabelCopies; ++copy)
+    CVOL_CO_TRY(
+        co_await write_block(*label_file, block.get(), copy * kBlockBytes, "the disk label"));
   const int64_t synced = co_await label_file->sync();
   if (synced < 0) co_return status_from_errno(static_cast<int>(-synced), "sync the disk label");
   CVOL_CO_TRY(reactor.sync_directory(path));
@@ -200,28 +198,26 @@ Engine::~Engine() {
 
 Task<Status> Engine::open(TableOpener opener) {
   const io::Nanoseconds started = reactor_.now();
+  opener_ = opener;
   CVOL_CO_TRY(co_await open_files(opener));
+  CVOL_CO_TRY(co_await read_state());
   CVOL_CO_TRY(co_await reactor_.blocking([this] { return load_meta(); }));
   map_ = std::make_unique<ChunkMap>(static_cast<uint32_t>(label_.capacity_chunks));
   places_ = std::make_unique<PlaceAllocator>(static_cast<uint32_t>(label_.capacity_chunks));
   CVOL_CO_TRY(co_await reactor_.blocking([this] { return load_chunks(); }));
   CVOL_CO_TRY(co_await replay());
   CVOL_CO_TRY(rebuild_allocator());
-
-  // From here on batches carry a generation that no batch on the disk has.
-  meta_.generation += 1;
-  CVOL_CO_TRY(co_await commit(TableBatch{}));
-  journal_->start(meta_.generation);
-  opened_ = true;
-  scope_.spawn(destage_loop());
-  for (ReplicaNumber number = 0; number < replicas_.size(); ++number) {
-    Replica* replica = find_replica(number);
-    if (replica == nullptr || !replica->record.removing) continue;
-    CVOL_CO_TRY(co_await give_back_chunks(number));
+  loaded_ = true;
+  // Loading and replaying need more memory than what stays.
+  buffers_.trim();
+  malloc_trim(0);
+  if (quarantined_) {
+    log::error("store", "opened a disk that has failed; it is not served",
+               {{"path", path_}, {"why", state_.reason}});
+    co_return Status::ok();
   }
-  on_durable();  // what was replayed is destaged when idle
-  metrics_.capacity_bytes.set(label_.capacity_chunks * kChunkBytes);
-  metrics_.journal_size_bytes.set(label_.journal_bytes);
+  CVOL_CO_TRY(co_await enter_service());
+  if (scrub_.state == ScrubState::kRunning) CVOL_CO_TRY(start_scrub(scrub_.rate));
   log::info("store", "opened a disk",
             {{"path", path_},
              {"disk", label_.disk.to_string()},
@@ -246,6 +242,58 @@ Task<Result<io::File>> Engine::open_locked(std::string name) {
   co_return file;
 }
 
+// The label is there twice. Either copy will do; the other is written again if it is damaged or, on
+// a disk of an older version, missing.
+Task<Status> Engine::read_label() {
+  const AlignedBytes blocks = aligned_zeroes(kLabelCopies * kBlockBytes);
+  const iovec iov{blocks.get(), kLabelCopies * kBlockBytes};
+  const int64_t got = co_await label_file_.readv(&iov, 1, 0);
+  if (got < 0) co_return status_from_errno(static_cast<int>(-got), "read the disk label");
+  const std::span<const std::byte> bytes(blocks.get(), static_cast<std::size_t>(got));
+  std::vector<Result<Label>> copies;
+  for (uint64_t copy = 0; copy < kLabelCopies; ++copy) {
+    copies.push_back(decode_label(bytes.subspan(std::min(bytes.size(), copy * kBlockBytes))));
+    if (copies[copy].code() == Code::kUnsupported) co_return copies[copy].status();
+  }
+  if (!copies[0] && !copies[1]) {
+    co_return Status(Code::kDamaged, copies[0].message() +
+                                         "; nothing was changed: restore file 'label' from a "
+                                         "backup, or the disk from a replica");
+  }
+  if (copies[0] && copies[1] && copies[0]->disk != copies[1]->disk) {
+    co_return Status(Code::kDamaged,
+                     "the two copies of the disk label contradict each other; nothing was changed");
+  }
+  label_ = copies[0] ? *copies[0] : *copies[1];
+  for (uint64_t copy = 0; copy < kLabelCopies; ++copy) {
+    if (copies[copy]) continue;
+    log::warning("store", "a copy of the disk label is damaged or missing; it is written again",
+                 {{"path", path_}, {"copy", copy}, {"why", copies[copy].message()}});
+    encode_label(label_, std::span<std::byte, kBlockBytes>(blocks.get(), kBlockBytes));
+    const Status wrote =
+        co_await write_block(label_file_, blocks.get(), copy * kBlockBytes, "the disk label");
+    if (!wrote) log::warning("store", "it could not be written", {{"why", wrote.message()}});
+  }
+  co_return Status::ok();
+}
+
+// The journal's header block says nothing that the label does not say.
+Task<Status> Engine::check_header(const io::File& journal) {
+  const AlignedBytes block = aligned_zeroes(kBlockBytes);
+  const iovec iov{block.get(), kBlockBytes};
+  const int64_t got = co_await journal.readv(&iov, 1, 0);
+  if (got < 0) co_return status_from_errno(static_cast<int>(-got), "read the journal header");
+  Result<Label> header = decode_journal_header({block.get(), static_cast<std::size_t>(got)});
+  if (header) co_return check_journal_header(*header, label_);
+  if (header.code() == Code::kUnsupported) co_return header.status();
+  log::warning("store", "the journal header is damaged; it is written again",
+               {{"path", path_}, {"why", header.message()}});
+  encode_journal_header(label_, std::span<std::byte, kBlockBytes>(block.get(), kBlockBytes));
+  const Status wrote = co_await write_block(journal, block.get(), 0, "the journal header");
+  if (!wrote) log::warning("store", "it could not be written", {{"why", wrote.message()}});
+  co_return Status::ok();
+}
+
 Task<Status> Engine::open_files(TableOpener& opener) {
   Result<io::File> label = co_await open_locked("label");
   if (!label) {
@@ -254,33 +302,27 @@ Task<Status> Engine::open_files(TableOpener& opener) {
     co_return label.status();
   }
   label_file_ = std::move(*label);
-  const AlignedBytes block = aligned_zeroes(kBlockBytes);
-  const iovec iov{block.get(), kBlockBytes};
-  int64_t got = co_await label_file_.readv(&iov, 1, 0);
-  if (got < 0) co_return status_from_errno(static_cast<int>(-got), "read the disk label");
-  Result<Label> decoded = decode_label({block.get(), static_cast<std::size_t>(got)});
-  if (!decoded) {
-    if (decoded.code() == Code::kUnsupported) co_return decoded.status();
-    co_return Status(Code::kDamaged, decoded.message() +
-                                         "; nothing was changed: restore file 'label' from a "
-                                         "backup, or the disk from a replica");
-  }
-  label_ = *decoded;
-
+  CVOL_CO_TRY(co_await read_label());
   Result<io::File> journal = co_await open_locked("journal");
   if (!journal) co_return journal.status();
-  got = co_await journal->readv(&iov, 1, 0);
-  if (got < 0) co_return status_from_errno(static_cast<int>(-got), "read the journal header");
-  CVOL_CO_TRY(check_journal_header({block.get(), static_cast<std::size_t>(got)}, label_));
   Result<uint64_t> size = journal->size();
   if (!size) co_return size.status();
   if (*size < label_.journal_bytes)
     co_return Status(Code::kDamaged, "the journal file is shorter than its label says");
+  CVOL_CO_TRY(co_await check_header(*journal));
   Result<io::File> chunks = co_await open_locked("chunks");
   if (!chunks) co_return chunks.status();
   chunks_ = std::move(*chunks);
-  Result<std::unique_ptr<Table>> table =
-      co_await reactor_.blocking([this, &opener] { return opener(path_ + "/table", false); });
+  if (options_.read_cache) {
+    io::OpenOptions cached;
+    cached.read_only = true;
+    cached.cached = true;
+    Result<io::File> second = reactor_.open(path_ + "/chunks", cached);
+    if (!second) co_return second.status();
+    cached_chunks_ = std::move(*second);
+  }
+  Result<std::unique_ptr<Table>> table = co_await reactor_.blocking(
+      [this, &opener] { return MirroredTable::open(opener, path_ + "/table"); });
   if (!table) co_return table.status();
   table_ = std::move(*table);
 
@@ -335,11 +377,21 @@ Status Engine::load_chunks() {
   return status;
 }
 
+// Nothing depends on a scrub's figures: a damaged record is as none.
+Status Engine::load_scrub(std::string_view value) {
+  Result<ScrubRecord> record = decode_scrub_record(value);
+  if (record.code() == Code::kUnsupported) return record.status();
+  if (!record) log::warning("store", record.message(), {{"path", path_}});
+  scrub_ = record ? *record : ScrubRecord{};
+  return Status::ok();
+}
+
 Status Engine::load_pair(std::string_view key, std::string_view value) {
   uint32_t number = 0;
   uint64_t chunk = 0;
   uint64_t point = 0;
   if (key == meta_key() || parse_replica_key(key, &number)) return Status::ok();
+  if (key == scrub_key()) return load_scrub(value);
   if (!parse_chunk_key(key, &number, &chunk, &point))
     return Status(Code::kUnsupported, "chunk table: a key of an unknown kind; use a newer volumed");
   if (point != kLivePoint)
@@ -357,32 +409,39 @@ Status Engine::load_pair(std::string_view key, std::string_view value) {
   ChunkSlot& slot = map_->insert(ChunkKey(number, chunk), record->place);
   slot.version = record->version;
   slot.present = record->present;
-  slot.checksums = record->checksums;
+  slot.set_checksums(record->checksums);
   ++replica->allocated_chunks;
   replica->record.last_seq = std::max(replica->record.last_seq, record->version);
   return Status::ok();
 }
 
-bool Engine::payload_holds(const DecodedBatch& batch, std::span<const std::byte> payload) const {
+std::vector<BadBlock> Engine::bad_payload(const DecodedBatch& batch,
+                                          std::span<const std::byte> payload) const {
+  std::vector<BadBlock> bad;
   for (const DecodedRecord& decoded : batch.records) {
     const Record& record = decoded.record;
     const Replica* replica = find_replica(record.replica);
     if (record.type != RecordType::kWrite || replica == nullptr) continue;
-    for (uint32_t i = 0; i < record.count; ++i) {
-      const std::byte* block = payload.data() + (uint64_t{record.payload} + i) * kBlockBytes;
+    for (uint32_t i = 0; i < record.count && bad.size() < 2; ++i) {
+      const uint32_t index = record.payload + i;
+      const std::byte* block = payload.data() + uint64_t{index} * kBlockBytes;
       const uint64_t expected = load_le<uint64_t>(&decoded.checksums[std::size_t{i} * 8]);
-      if (block_checksum(replica->salt, record.first + i, block) != expected) return false;
+      if (block_checksum(replica->salt, record.first + i, block) == expected) continue;
+      bad.push_back({index, block_checksum_seed(replica->salt, record.first + i), expected});
     }
   }
-  return true;
+  return bad;
 }
 
 Task<Status> Engine::replay() {
   journal_->set_tail({meta_.tail_lsn, meta_.tail_position});
   const uint32_t ring = journal_->ring_blocks();
   uint64_t recorded_tail = 0;
-  auto visit = [this, ring, &recorded_tail](const DecodedBatch& batch, std::span<const std::byte>) {
+  bool whole = true;  // the batch that was checked last
+  std::vector<ReplayDamage> damage;
+  auto visit = [&](const DecodedBatch& batch, std::span<const std::byte> blocks) {
     recorded_tail = std::max(recorded_tail, batch.header.tail_lsn);
+    if (!whole) find_damage(batch, blocks, damage);
     const uint64_t payload = batch.header.position + batch.header.header_blocks;
     for (const DecodedRecord& decoded : batch.records) {
       const Record& record = decoded.record;
@@ -395,8 +454,10 @@ Task<Status> Engine::replay() {
   };
   Result<ReplayResult> result = co_await replay_journal(
       journal_->file(), label_, journal_->tail(), meta_.tail_generation, buffers_,
-      [this](const DecodedBatch& batch, std::span<const std::byte> payload) {
-        return payload_holds(batch, payload);
+      [&](const DecodedBatch& batch, std::span<const std::byte> payload) {
+        std::vector<BadBlock> bad = bad_payload(batch, payload);
+        whole = bad.empty();
+        return bad;
       },
       visit);
   if (!result) co_return result.status();
@@ -407,11 +468,40 @@ Task<Status> Engine::replay() {
                      "disk is left as it is: restore it from a replica or a backup");
   }
   // A batch that was read may still be in the disk's cache only: nothing is served before it is
-  // on stable storage.
-  const int64_t synced = co_await journal_->file().sync();
-  if (synced < 0) co_return status_from_errno(static_cast<int>(-synced), "sync the journal");
+  // on stable storage. (A failed disk is not written to; enter_service() does it later.)
+  if (!quarantined_) {
+    const int64_t synced = co_await journal_->file().sync();
+    if (synced < 0) co_return status_from_errno(static_cast<int>(-synced), "sync the journal");
+  }
   meta_.generation = std::max(meta_.generation, result->generation);
+  for (const ReplayDamage& found : damage) {
+    const OverlayChunk* entry = overlay_.find(found.key);
+    if (entry == nullptr || ((entry->mask >> found.block) & 1) == 0) continue;
+    if (entry->position[found.block] != found.position) continue;  // written again later
+    report_block(found.key, found.block, DamagedFile::kJournal, found.position,
+                 /*unreadable=*/false, "replay");
+  }
   co_return Status::ok();
+}
+
+// Which blocks of a damaged payload are damaged.
+void Engine::find_damage(const DecodedBatch& batch, std::span<const std::byte> payload,
+                         std::vector<ReplayDamage>& damage) const {
+  const uint64_t first_payload = batch.header.position + batch.header.header_blocks;
+  for (const DecodedRecord& decoded : batch.records) {
+    const Record& record = decoded.record;
+    const Replica* replica = find_replica(record.replica);
+    if (record.type != RecordType::kWrite || replica == nullptr) continue;
+    for (uint32_t i = 0; i < record.count && damage.size() < kMostDamageTold; ++i) {
+      const uint64_t index = uint64_t{record.payload} + i;
+      const uint64_t expected = load_le<uint64_t>(&decoded.checksums[std::size_t{i} * 8]);
+      const uint64_t block = record.first + i;
+      if (block_checksum(replica->salt, block, &payload[index * kBlockBytes]) == expected) continue;
+      damage.push_back({ChunkKey(record.replica, block / kBlocksPerChunk),
+                        static_cast<uint32_t>(block % kBlocksPerChunk),
+                        static_cast<uint32_t>((first_payload + index) % journal_->ring_blocks())});
+    }
+  }
 }
 
 // The table may be later than the records that are replayed over it: a chunk that it already gave
@@ -451,13 +541,19 @@ Status Engine::rebuild_allocator() {
     places_->mark_used(place);
     retired_.push_back(retired);
   }
+  std::unordered_set<uint64_t> owners;
+  for (const Retired& retired : retired_) owners.insert(retired.owner.word);
+  // Chunks that can take back a place come last: what is free may have to do for the others.
   Status status = Status::ok();
-  overlay_.for_each([&](OverlayChunk& chunk) {
-    if (map_->find(chunk.key) != kNoPlace) return;
-    ++find_replica(chunk.key.replica())->allocated_chunks;
-    chunk.reserved = places_->reserve(1);
-    if (!chunk.reserved && !take_back_place(chunk.key)) status = Status(Code::kNoSpace, "");
-  });
+  for (const bool can_take_back : {false, true}) {
+    overlay_.for_each([&](OverlayChunk& chunk) {
+      if (owners.contains(chunk.key.word) != can_take_back || map_->find(chunk.key) != kNoPlace)
+        return;
+      ++find_replica(chunk.key.replica())->allocated_chunks;
+      chunk.reserved = places_->reserve(1);
+      if (!chunk.reserved && !take_back_place(chunk.key)) status = Status(Code::kNoSpace, "");
+    });
+  }
   std::sort(retired_.begin(), retired_.end(),
             [](const Retired& a, const Retired& b) { return a.lsn < b.lsn; });
   if (!status) {

@@ -14,7 +14,8 @@ namespace cvol::store {
 namespace {
 
 constexpr int kMostAttempts = 1000;
-constexpr uint64_t kMostStatusChunks = 65536;  // of one block_status(): 4 GiB
+constexpr uint64_t kMostCachedBytes = kChunkBytes;  // longer reads do not fill the page cache
+constexpr uint64_t kMostStatusChunks = 65536;       // of one block_status(): 4 GiB
 
 enum class Source : uint8_t { kZero, kJournal, kChunks };
 
@@ -50,6 +51,7 @@ struct Engine::ReadPlan {
   std::vector<Segment> segments;
   Segment only{};  // when there is just one
   uint32_t segment_count = 0;
+  bool direct = false;  // past the page cache
 
   BlockPlace* places() { return blocks <= kInline ? inline_places : more_places.data(); }
   const BlockPlace* places() const {
@@ -59,6 +61,10 @@ struct Engine::ReadPlan {
 };
 
 namespace {
+
+DamagedFile file_of(Source source) {
+  return source == Source::kJournal ? DamagedFile::kJournal : DamagedFile::kChunks;
+}
 
 // Where blocks [first, first + count) of one chunk lie.
 void locate(const OverlayChunk* entry, const ChunkSlot* slot, uint32_t place, uint32_t first,
@@ -127,9 +133,18 @@ Task<void> Engine::read_segment(ReadPlan& plan, std::size_t index) {
     co_return;
   }
   const iovec iov{memory, bytes};
-  const int64_t got = segment.source == Source::kJournal
-                          ? co_await journal_->readv(&iov, 1, static_cast<uint32_t>(segment.at))
-                          : co_await chunks_.readv(&iov, 1, segment.at * kBlockBytes);
+  int64_t got = -EAGAIN;
+  if (segment.source == Source::kJournal) {
+    got = co_await journal_->readv(&iov, 1, static_cast<uint32_t>(segment.at));
+  } else if (cached_chunks_.is_open() && !plan.direct) {
+    // Long reads take what is cached, but leave nothing there.
+    if (bytes <= kMostCachedBytes) {
+      got = co_await cached_chunks_.readv(&iov, 1, segment.at * kBlockBytes);
+    } else {
+      got = co_await cached_chunks_.readv_if_cached(&iov, 1, segment.at * kBlockBytes);
+    }
+  }
+  if (got == -EAGAIN) got = co_await chunks_.readv(&iov, 1, segment.at * kBlockBytes);
   segment.result = got == static_cast<int64_t>(bytes) ? 0 : (got < 0 ? got : -EIO);
 }
 
@@ -169,10 +184,7 @@ Task<Status> Engine::read(ReplicaNumber number, uint64_t offset, std::span<std::
     Status status = co_await execute(plan);
     reader_leave(epoch);
     if (!status) {
-      metrics_.damaged_blocks.add(1);
-      log::error(
-          "store", "a read failed",
-          {{"path", path_}, {"replica", number}, {"offset", offset}, {"why", status.message()}});
+      report_unread(plan);
       co_return status;
     }
     bool moved = false;
@@ -184,14 +196,21 @@ Task<Status> Engine::read(ReplicaNumber number, uint64_t offset, std::span<std::
       if (short_checksum(sum) == places[i].checksum) continue;
       moved = !still_current(number, plan, i);
       if (moved) break;
-      metrics_.damaged_blocks.add(1);
+      // A cache may be wrong where the disk is right: the kernel does not promise that what is
+      // written past its page cache leaves nothing old there.
+      if (!plan.direct && places[i].source == Source::kChunks && cached_chunks_.is_open()) {
+        plan.direct = moved = true;
+        break;
+      }
+      report_block(ChunkKey(number, (plan.first_block + i) / kBlocksPerChunk),
+                   static_cast<uint32_t>((plan.first_block + i) % kBlocksPerChunk),
+                   file_of(places[i].source), places[i].at, /*unreadable=*/false, "read");
       const std::string where = fmt::format(
           "block {} (offset {}) of volume {} on disk {} is damaged: its checksum does "
           "not hold in file '{}' at block {}",
           plan.first_block + i, (plan.first_block + i) * kBlockBytes,
-          (*replica)->record.volume.to_string(), path_,
-          places[i].source == Source::kJournal ? "journal" : "chunks", places[i].at);
-      log::error("store", where);
+          (*replica)->record.volume.to_string(), path_, file_name(file_of(places[i].source)),
+          places[i].at);
       co_return Status(Code::kDamaged, where);
     }
     if (!moved) co_return Status::ok();
@@ -199,9 +218,23 @@ Task<Status> Engine::read(ReplicaNumber number, uint64_t offset, std::span<std::
   co_return Status(Code::kInternal, "a block moved all the time while it was read");
 }
 
+// The first block of what the disk did not read.
+void Engine::report_unread(ReadPlan& plan) {
+  for (std::size_t i = 0; i < plan.segment_count; ++i) {
+    const Segment& segment = plan.segment(i);
+    if (segment.result == 0) continue;
+    const uint64_t block = plan.first_block + segment.first;
+    report_block(ChunkKey(plan.number, block / kBlocksPerChunk),
+                 static_cast<uint32_t>(block % kBlocksPerChunk), file_of(segment.source),
+                 segment.at, /*unreadable=*/true, "read");
+    return;
+  }
+}
+
 std::vector<Extent> Engine::block_status(ReplicaNumber number, uint64_t offset,
                                          uint64_t length) const {
   std::vector<Extent> extents;
+  if (!failure_) return extents;  // what is in memory may not be what is stored
   auto add = [&extents](uint64_t bytes, bool hole, bool zero) {
     if (!extents.empty() && extents.back().hole == hole && extents.back().zero == zero) {
       extents.back().length += bytes;

@@ -17,6 +17,12 @@ constexpr std::size_t kRemovalsPerCommit = 4096;
 
 DiskInfo Engine::info() const {
   DiskInfo info;
+  if (!loaded_) {  // a helper thread may be loading: nothing of it is looked at
+    info = last_info_;
+    info.failed = !failure_.is_ok();
+    info.failure = failure_.message();
+    return info;
+  }
   info.disk = label_.disk;
   info.path = path_;
   info.capacity_bytes = label_.capacity_chunks * kChunkBytes;
@@ -39,6 +45,7 @@ ReplicaInfo Engine::info_of(ReplicaNumber number, const Replica& replica) const 
 }
 
 std::vector<ReplicaInfo> Engine::replicas() const {
+  if (!loaded_) return last_replicas_;
   std::vector<ReplicaInfo> all;
   for (ReplicaNumber number = 0; number < replicas_.size(); ++number) {
     const Replica* replica = find_replica(number);
@@ -48,7 +55,12 @@ std::vector<ReplicaInfo> Engine::replicas() const {
 }
 
 Result<ReplicaInfo> Engine::replica(ReplicaNumber number) const {
-  const Replica* found = find_replica(number);
+  if (!loaded_) {
+    for (const ReplicaInfo& last : last_replicas_) {
+      if (last.number == number) return last;
+    }
+  }
+  const Replica* found = loaded_ ? find_replica(number) : nullptr;
   if (found == nullptr || found->record.removing)
     return Status(Code::kNotFound, fmt::format("disk {} has no replica {}", path_, number));
   return info_of(number, *found);
@@ -57,8 +69,14 @@ Result<ReplicaInfo> Engine::replica(ReplicaNumber number) const {
 // One commit at a time. The meta record goes along, as it is when the turn has come: a tail that
 // is not committed yet never gets into another commit, nor an old one over a newer. An error leaves
 // nothing known: the disk has failed.
-Task<Status> Engine::commit(TableBatch batch, const Journal::Region* destaged) {
+Task<Status> Engine::commit(TableBatch batch) {
   co_await commit_turn_.acquire();
+  const Status status = co_await commit_in_turn(std::move(batch), nullptr);
+  commit_turn_.release();
+  co_return status;
+}
+
+Task<Status> Engine::commit_in_turn(TableBatch batch, const Journal::Region* destaged) {
   Status status = failure_;
   if (status) {
     if (destaged != nullptr) {
@@ -67,17 +85,50 @@ Task<Status> Engine::commit(TableBatch batch, const Journal::Region* destaged) {
       meta_.tail_generation = destaged->generation;
     }
     batch.put(meta_key(), encode_table_meta(meta_));
-    status = co_await reactor_.blocking([this, &batch] { return table_->commit(batch); });
+    status = co_await commit_patiently(batch);
     if (!status) {
       fail(status);
       status = failure_;
     }
   }
-  commit_turn_.release();
   co_return status;
 }
 
+// Others can fill the file system under a disk. That is no failure of the disk: it waits until
+// there is room, and what needs the table waits with it.
+Task<Status> Engine::commit_patiently(const TableBatch& batch) {
+  bool waited = false;
+  while (true) {
+    const Status status =
+        co_await reactor_.blocking([this, &batch] { return table_->commit(batch); });
+    // Who opens a disk is not kept waiting.
+    if (status.code() != Code::kNoSpace || closing_ || !opened_) {
+      if (status && waited) notice("the chunk table is written again");
+      co_return status;
+    }
+    CVOL_CO_TRY(co_await wait_for_room(waited, status));
+    waited = true;
+  }
+}
+
+// An error: the table cannot be had back.
+Task<Status> Engine::wait_for_room(bool told, const Status& why) {
+  if (!told) {
+    notice("the file system is full; what is written waits until there is room (" + why.message() +
+           ")");
+  }
+  co_await reactor_.sleep(options_.retry_after, cancel_.get());
+  const Status resumed = co_await reactor_.blocking([this] { return table_->resume(); });
+  co_return resumed.code() == Code::kDamaged ? resumed : Status::ok();
+}
+
+void Engine::notice(const std::string& what) {
+  log::warning("store", what, {{"path", path_}});
+  if (options_.hooks.notice) options_.hooks.notice(what);
+}
+
 Task<Result<ReplicaInfo>> Engine::create_replica(Uuid volume, Uuid replica_id, uint64_t size) {
+  const Operation operation(*this);
   if (!failure_) co_return failure_;
   CVOL_CO_TRY(validate_volume_size(size));
   for (const auto& replica : replicas_) {
@@ -104,6 +155,8 @@ Task<Result<ReplicaInfo>> Engine::create_replica(Uuid volume, Uuid replica_id, u
 }
 
 Task<Status> Engine::resize_replica(ReplicaNumber number, uint64_t size) {
+  const Operation operation(*this);
+  if (!failure_) co_return failure_;
   Replica* replica = find_replica(number);
   if (replica == nullptr || replica->record.removing)
     co_return Status(Code::kNotFound, fmt::format("disk {} has no replica {}", path_, number));
@@ -119,6 +172,8 @@ Task<Status> Engine::resize_replica(ReplicaNumber number, uint64_t size) {
 }
 
 Task<Status> Engine::remove_replica(ReplicaNumber number) {
+  const Operation operation(*this);
+  if (!failure_) co_return failure_;
   Replica* replica = find_replica(number);
   if (replica == nullptr || replica->record.removing)
     co_return Status(Code::kNotFound, fmt::format("disk {} has no replica {}", path_, number));
@@ -163,23 +218,33 @@ Task<Status> Engine::give_back_chunks(ReplicaNumber number) {
 Task<Status> Engine::remove_chunk_keys(ReplicaNumber number) {
   co_await commit_turn_.acquire();
   Status status = failure_;
-  if (status) {
-    status = co_await reactor_.blocking([this, number]() -> Status {
+  bool wrote = false;  // the error is that of a commit
+  for (bool waited = false; status; waited = true) {
+    status = co_await reactor_.blocking([this, number, &wrote]() -> Status {
       TableBatch batch;
+      wrote = false;
       CVOL_TRY(table_->scan_prefix(chunk_prefix(number),
                                    [&](std::string_view key, std::string_view) -> Status {
                                      batch.remove(std::string(key));
                                      if (batch.changes.size() < kRemovalsPerCommit)
                                        return Status::ok();
-                                     Status committed = table_->commit(batch);
+                                     wrote = true;
+                                     const Status committed = table_->commit(batch);
+                                     if (!committed) return committed;
+                                     wrote = false;
                                      batch.changes.clear();
-                                     return committed;
+                                     return Status::ok();
                                    }));
       batch.remove(replica_key(number));
+      wrote = true;
       return table_->commit(batch);
     });
-    if (!status) fail(status);
+    if (status.code() != Code::kNoSpace || closing_) break;
+    status = co_await wait_for_room(waited, status);
+    if (!status) break;
+    status = failure_;
   }
+  if (!status && wrote) fail(status);
   commit_turn_.release();
   co_return status;
 }

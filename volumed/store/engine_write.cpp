@@ -175,6 +175,7 @@ Task<Status> Engine::append_entry(JournalEntry& entry) {
 
 Task<Status> Engine::append_write(ReplicaNumber number, uint64_t epoch, uint64_t seq,
                                   uint64_t offset, std::span<const std::byte> data) {
+  const Operation operation(*this);
   Result<Replica*> replica = usable(number, offset, data.size());
   if (!replica) co_return replica.status();
   if (reinterpret_cast<uintptr_t>(data.data()) % kBlockBytes != 0) {
@@ -368,6 +369,7 @@ Task<Status> Engine::write_large(Replica& replica, ReplicaNumber number, uint64_
 Task<Status> Engine::append_zero(ReplicaNumber number, uint64_t epoch, uint64_t seq,
                                  uint64_t offset, uint64_t length, bool keep_allocated) {
   CVOL_ASSERT(length <= kMostZeroBytes);
+  const Operation operation(*this);
   Result<Replica*> replica = usable(number, offset, length);
   if (!replica) co_return replica.status();
   const uint64_t first = offset / kBlockBytes;
@@ -494,6 +496,8 @@ void Engine::zero_in_chunk(ChunkKey key, uint16_t mask, bool keep, uint64_t seq)
   OverlayChunk* entry = overlay_.find(key);
   const uint32_t place = map_->find(key);
   if (entry == nullptr && place == kNoPlace) return;
+  // Zeroes on zeroes that keep their place change nothing, and leave destage nothing to do.
+  if (keep && entry == nullptr && (map_->slot(place).present & mask) == 0) return;
   if (entry != nullptr) entry->mask &= static_cast<uint16_t>(~mask);
   if (place != kNoPlace) {
     ChunkSlot& slot = map_->slot(place);
@@ -570,16 +574,6 @@ void Engine::settle(ChunkKey key) {
 
 void Engine::retire(uint32_t place, ChunkKey owner) {
   retired_.push_back({applying_lsn_, place, owner});
-}
-
-void Engine::fail(const Status& why) {
-  if (!failure_) return;
-  failure_ = Status(Code::kIo, fmt::format("disk {} has failed: {}; its data stays as it is, open "
-                                           "it again when the cause is mended",
-                                           path_, why.message()));
-  log::error("store", "the disk has failed", {{"path", path_}, {"why", why.message()}});
-  journal_->fail();
-  kick_destage();
 }
 
 }  // namespace cvol::store

@@ -15,6 +15,7 @@ namespace {
 constexpr uint64_t kLabelMagic = 0x4b5349444c4f5643;    // "CVOLDISK"
 constexpr uint64_t kJournalMagic = 0x4c4e524a4c4f5643;  // "CVOLJRNL"
 constexpr uint64_t kBatchMagic = 0x484354424c4f5643;    // "CVOLBTCH"
+constexpr uint64_t kStateMagic = 0x544154534c4f5643;    // "CVOLSTAT"
 constexpr std::size_t kLabelChecksumAt = kBlockBytes - 8;
 
 Status newer(std::string_view what, uint32_t version) {
@@ -51,9 +52,10 @@ Result<Label> decode_block(uint64_t magic, std::string_view what,
   if (bytes.size() < kBlockBytes || load_le<uint64_t>(&bytes[0]) != magic)
     return Status(Code::kDamaged, fmt::format("{}: the magic number is missing", what));
   const uint32_t version = load_le<uint32_t>(&bytes[8]);
-  if (version > kDiskFormatVersion) return newer(what, version);
-  if (version == 0 ||
-      load_le<uint64_t>(&bytes[kLabelChecksumAt]) != plain_checksum(bytes.first(kLabelChecksumAt)))
+  const bool holds =
+      load_le<uint64_t>(&bytes[kLabelChecksumAt]) == plain_checksum(bytes.first(kLabelChecksumAt));
+  if (holds && version > kDiskFormatVersion) return newer(what, version);
+  if (!holds || version == 0)
     return Status(Code::kDamaged, fmt::format("{}: the checksum does not hold", what));
   Label label;
   label.disk = get_uuid(&bytes[16]);
@@ -82,11 +84,13 @@ void encode_journal_header(const Label& label, std::span<std::byte, kBlockBytes>
   encode_block(kJournalMagic, label, into);
 }
 
-Status check_journal_header(std::span<const std::byte> bytes, const Label& label) {
-  Result<Label> found = decode_block(kJournalMagic, "journal header", bytes);
-  if (!found) return found.status();
-  if (found->disk != label.disk || found->journal != label.journal ||
-      found->journal_bytes != label.journal_bytes) {
+Result<Label> decode_journal_header(std::span<const std::byte> bytes) {
+  return decode_block(kJournalMagic, "journal header", bytes);
+}
+
+Status check_journal_header(const Label& header, const Label& label) {
+  if (header.disk != label.disk || header.journal != label.journal ||
+      header.journal_bytes != label.journal_bytes) {
     return Status(Code::kDamaged, "journal header: it belongs to another disk");
   }
   return Status::ok();
@@ -235,6 +239,8 @@ namespace {
 constexpr char kMetaKind = 'a';
 constexpr char kReplicaKind = 'b';
 constexpr char kChunkKind = 'c';
+constexpr char kMarkKind = 'd';
+constexpr char kScrubKind = 'e';
 constexpr uint8_t kValueVersion = 1;
 
 template <typename T>
@@ -264,6 +270,8 @@ Status check_value(std::string_view value, std::size_t size, std::string_view wh
 constexpr std::size_t kChunkValueBytes = 1 + 8 + 4 + 2 + kBlocksPerChunk * 4;
 constexpr std::size_t kReplicaValueBytes = 1 + 16 + 16 + 8 + 8 + 1;
 constexpr std::size_t kMetaValueBytes = 1 + 16 + 8 + 8 + 8 + 8 + 4;
+constexpr std::size_t kMarkValueBytes = 1 + 8;
+constexpr std::size_t kScrubValueBytes = 1 + 1 + 1 + 4 + 9 * 8;
 
 }  // namespace
 
@@ -302,6 +310,34 @@ bool parse_chunk_key(std::string_view key, uint32_t* replica, uint64_t* chunk, u
   *chunk = load_be<uint64_t>(bytes_of(key) + 5);
   *point = ~load_be<uint64_t>(bytes_of(key) + 13);
   return true;
+}
+
+std::string commit_mark_prefix() {
+  return std::string(1, kMarkKind);
+}
+
+std::string commit_mark_key(uint32_t slot) {
+  std::string key = commit_mark_prefix();
+  append_be(key, slot);
+  return key;
+}
+
+bool parse_commit_mark_key(std::string_view key, uint32_t* slot) {
+  if (key.size() != 5 || key[0] != kMarkKind) return false;
+  *slot = load_be<uint32_t>(bytes_of(key) + 1);
+  return true;
+}
+
+std::string encode_commit_mark(uint64_t number) {
+  std::string value;
+  append_le(value, kValueVersion);
+  append_le(value, number);
+  return value;
+}
+
+Result<uint64_t> decode_commit_mark(std::string_view value) {
+  CVOL_TRY(check_value(value, kMarkValueBytes, "commit mark"));
+  return load_le<uint64_t>(bytes_of(value) + 1);
 }
 
 std::string encode_chunk_record(const ChunkRecord& record) {
@@ -375,6 +411,91 @@ Result<TableMeta> decode_table_meta(std::string_view value) {
   meta.tail_generation = load_le<uint64_t>(at + 41);
   meta.next_replica = load_le<uint32_t>(at + 49);
   return meta;
+}
+
+std::string scrub_key() {
+  return std::string(1, kScrubKind);
+}
+
+std::string encode_scrub_record(const ScrubRecord& record) {
+  std::string value;
+  append_le(value, kValueVersion);
+  append_le(value, static_cast<uint8_t>(record.state));
+  append_le(value, static_cast<uint8_t>(record.phase));
+  append_le(value, record.next_place);
+  for (const uint64_t word :
+       {record.rate, record.started, record.stopped, record.bytes, record.damaged, record.completed,
+        record.completed_started, record.completed_bytes, record.completed_damaged}) {
+    append_le(value, word);
+  }
+  return value;
+}
+
+Result<ScrubRecord> decode_scrub_record(std::string_view value) {
+  CVOL_TRY(check_value(value, kScrubValueBytes, "scrub record"));
+  const std::byte* at = bytes_of(value);
+  const auto state = load_le<uint8_t>(at + 1);
+  const auto phase = load_le<uint8_t>(at + 2);
+  if (state > static_cast<uint8_t>(ScrubState::kStopped) ||
+      phase > static_cast<uint8_t>(ScrubPhase::kTable)) {
+    return Status(Code::kDamaged, "scrub record: a state in it is impossible");
+  }
+  ScrubRecord record;
+  record.state = static_cast<ScrubState>(state);
+  record.phase = static_cast<ScrubPhase>(phase);
+  record.next_place = load_le<uint32_t>(at + 3);
+  at += 7;
+  for (uint64_t* word : {&record.rate, &record.started, &record.stopped, &record.bytes,
+                         &record.damaged, &record.completed, &record.completed_started,
+                         &record.completed_bytes, &record.completed_damaged}) {
+    *word = load_le<uint64_t>(at);
+    at += 8;
+  }
+  return record;
+}
+
+// --- state block ---
+// 0 magic, 8 version, 12 state (0 healthy, 1 failed), 16 disk uuid, 32 time, 40 bytes of the
+// reason, 44 the reason, 4088 checksum.
+
+namespace {
+
+constexpr std::size_t kReasonAt = 44;
+
+}  // namespace
+
+void encode_disk_state(const DiskState& state, std::span<std::byte, kBlockBytes> into) {
+  std::fill(into.begin(), into.end(), std::byte{0});
+  const std::size_t reason_bytes = std::min(state.reason.size(), kMaxReasonBytes);
+  store_le<uint64_t>(&into[0], kStateMagic);
+  store_le<uint32_t>(&into[8], kDiskFormatVersion);
+  store_le<uint32_t>(&into[12], state.failed ? 1 : 0);
+  put_uuid(&into[16], state.disk);
+  store_le<uint64_t>(&into[32], state.time);
+  store_le<uint32_t>(&into[40], static_cast<uint32_t>(reason_bytes));
+  std::memcpy(&into[kReasonAt], state.reason.data(), reason_bytes);
+  store_le<uint64_t>(&into[kLabelChecksumAt], plain_checksum(into.first(kLabelChecksumAt)));
+}
+
+Result<DiskState> decode_disk_state(std::span<const std::byte> bytes) {
+  if (std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) { return byte == std::byte{0}; }))
+    return DiskState{};
+  const Status damaged(Code::kDamaged, "state block: the checksum does not hold");
+  if (bytes.size() < kBlockBytes || load_le<uint64_t>(&bytes[0]) != kStateMagic) return damaged;
+  const bool holds =
+      load_le<uint64_t>(&bytes[kLabelChecksumAt]) == plain_checksum(bytes.first(kLabelChecksumAt));
+  const uint32_t version = load_le<uint32_t>(&bytes[8]);
+  if (!holds) return damaged;
+  if (version > kDiskFormatVersion) return newer("state block", version);
+  const uint32_t state = load_le<uint32_t>(&bytes[12]);
+  const uint32_t reason_bytes = load_le<uint32_t>(&bytes[40]);
+  if (version == 0 || state > 1 || reason_bytes > kMaxReasonBytes) return damaged;
+  DiskState decoded;
+  decoded.failed = state == 1;
+  decoded.disk = get_uuid(&bytes[16]);
+  decoded.time = load_le<uint64_t>(&bytes[32]);
+  decoded.reason.assign(reinterpret_cast<const char*>(&bytes[kReasonAt]), reason_bytes);
+  return decoded;
 }
 
 }  // namespace cvol::store

@@ -22,7 +22,13 @@ namespace cvol::store {
 constexpr uint32_t kDiskFormatVersion = 1;
 constexpr uint64_t kMinJournalBytes = kMiB;
 
-// --- label: the first 4 KiB of file `label` ---
+// --- label: the first 4 KiB of file `label`, and the second once more ---
+//
+// What stays the same in all versions of label, journal header and batch: where the magic, the
+// version, the checksum and (batch) the count of header blocks are. So a newer version is told from
+// an older one with a flipped bit.
+
+constexpr uint64_t kLabelCopies = 2;
 
 struct Label {
   Uuid disk;
@@ -37,7 +43,10 @@ Result<Label> decode_label(std::span<const std::byte> bytes);
 // --- journal header: the first 4 KiB of file `journal`; the ring follows ---
 
 void encode_journal_header(const Label& label, std::span<std::byte, kBlockBytes> into);
-Status check_journal_header(std::span<const std::byte> bytes, const Label& label);
+// kDamaged if the bytes do not hold together: the header follows from the label then.
+Result<Label> decode_journal_header(std::span<const std::byte> bytes);
+// Does a header that holds together belong to this label's disk?
+Status check_journal_header(const Label& header, const Label& label);
 
 // --- journal batch: header area (whole 4 KiB blocks), then payload blocks ---
 
@@ -159,11 +168,70 @@ std::string meta_key();
 bool parse_chunk_key(std::string_view key, uint32_t* replica, uint64_t* chunk, uint64_t* point);
 bool parse_replica_key(std::string_view key, uint32_t* replica);
 
+// Marks of a mirrored table: commit n leaves n in slot n modulo kCommitMarks (mirrored_table.h).
+constexpr uint32_t kCommitMarks = 4096;
+std::string commit_mark_prefix();
+std::string commit_mark_key(uint32_t slot);
+bool parse_commit_mark_key(std::string_view key, uint32_t* slot);
+std::string encode_commit_mark(uint64_t number);
+Result<uint64_t> decode_commit_mark(std::string_view value);
+
 std::string encode_chunk_record(const ChunkRecord& record);
 Result<ChunkRecord> decode_chunk_record(std::string_view value);
 std::string encode_replica_record(const ReplicaRecord& record);
 Result<ReplicaRecord> decode_replica_record(std::string_view value);
 std::string encode_table_meta(const TableMeta& meta);
 Result<TableMeta> decode_table_meta(std::string_view value);
+
+// How far the scrub of the disk has come, and what the last one found.
+enum class ScrubPhase : uint8_t { kChunks = 0, kJournal = 1, kTable = 2 };
+enum class ScrubState : uint8_t {
+  kIdle = 0,     // none was begun since the last one was finished
+  kRunning = 1,  // goes on when the disk is opened
+  kStopped = 2   // somebody stopped it; the next one goes on from there
+};
+
+struct ScrubRecord {
+  ScrubState state = ScrubState::kIdle;
+  // Of the pass that runs or was stopped.
+  ScrubPhase phase = ScrubPhase::kChunks;
+  uint32_t next_place = 0;  // kChunks: places below it have been read
+  uint64_t rate = 0;        // bytes per second; 0: as fast as the disk goes
+  uint64_t started = 0;     // seconds since 1970, as all times here
+  uint64_t stopped = 0;     // 0: never
+  uint64_t bytes = 0;       // read
+  uint64_t damaged = 0;     // blocks found
+  // Of the last pass that came to its end; `completed` 0: there was none.
+  uint64_t completed = 0;
+  uint64_t completed_started = 0;
+  uint64_t completed_bytes = 0;
+  uint64_t completed_damaged = 0;
+
+  bool operator==(const ScrubRecord&) const = default;
+};
+
+std::string scrub_key();
+std::string encode_scrub_record(const ScrubRecord& record);
+Result<ScrubRecord> decode_scrub_record(std::string_view value);
+
+// --- state block: the third 4 KiB of file `label` ---
+
+constexpr uint64_t kStateBlockOffset = 2 * kBlockBytes;
+constexpr uint64_t kProbeBlockOffset = 3 * kBlockBytes;  // of no meaning; verify writes it
+constexpr std::size_t kMaxReasonBytes = 1024;
+
+struct DiskState {
+  Uuid disk;
+  bool failed = false;
+  uint64_t time = 0;   // of the change, seconds since 1970
+  std::string reason;  // of the failure; longer ones are cut at kMaxReasonBytes
+
+  bool operator==(const DiskState&) const = default;
+};
+
+void encode_disk_state(const DiskState& state, std::span<std::byte, kBlockBytes> into);
+// A block that is not there (no bytes, or zeroes) is that of a healthy disk. kDamaged: the disk
+// must be treated as failed.
+Result<DiskState> decode_disk_state(std::span<const std::byte> bytes);
 
 }  // namespace cvol::store

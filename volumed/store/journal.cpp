@@ -130,6 +130,7 @@ bool Journal::has_space(uint32_t blocks, uint64_t* position) const {
   const uint64_t left_in_turn = ring_blocks_ - at % ring_blocks_;
   if (blocks > left_in_turn) at += left_in_turn;  // batches do not wrap
   if (at + blocks - tail_.position > ring_blocks_) return false;
+  if (refs_.size() >= 2 * kManyRefs) return false;
   *position = at;
   return true;
 }
@@ -281,7 +282,10 @@ Journal::Region Journal::oldest(uint64_t most_blocks) const {
   uint64_t end = tail_.position;
   for (const BatchInfo& batch : batches_) {
     const uint64_t batch_end = batch.position + batch.blocks;
-    if (region.batches > 0 && batch_end - tail_.position > most_blocks) break;
+    if (region.batches > 0 && (batch_end - tail_.position > most_blocks ||
+                               region.refs + batch.refs > most_blocks * kBlocksPerChunk)) {
+      break;
+    }
     ++region.batches;
     region.end_lsn = batch.lsn + 1;
     region.refs += batch.refs;

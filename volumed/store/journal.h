@@ -58,6 +58,8 @@ struct JournalPoint {
 
 class Journal {
  public:
+  static constexpr std::size_t kManyRefs = 4 << 20;  // 64 MiB of them
+
   struct Options {
     Label label;
     uint64_t generation = 0;  // set by start()
@@ -99,8 +101,8 @@ class Journal {
     uint32_t ring_span = 0;
     uint64_t refs = 0;
   };
-  // The oldest durable batches, together at most `most_blocks` (at least one batch); batches == 0
-  // if there is none.
+  // The oldest durable batches, together at most `most_blocks` and sixteen times as many refs (at
+  // least one batch); batches == 0 if there is none.
   Region oldest(uint64_t most_blocks) const;
   const JournalRef& ref(uint64_t index) const { return refs_[index]; }
   // The region is destaged and the table says so: its space may be written again.
@@ -132,6 +134,8 @@ class Journal {
   const JournalPoint& tail() const { return tail_; }
   bool empty() const { return batches_.empty() && flying_.empty() && first_ == nullptr; }
   bool starved() const { return starved_; }
+  // So many refs that memory, not space, asks for destage; at twice as many appends wait.
+  bool crowded() const { return refs_.size() >= kManyRefs; }
   bool failed() const { return failed_; }
 
   // Called when the journal has become starved for space, or a batch became durable.
@@ -195,16 +199,23 @@ class Journal {
 
 // Reads the journal from `tail` on and calls `visit` for each whole batch in LSN order, with its
 // payload (header area excluded). An unfinished end is where it stops; damage before the recorded
-// end is kDamaged if records are lost; journal_replay.cpp has the rule that tells them apart.
+// end is kDamaged if records are lost; journal_replay.cpp has the rule that tells them apart. A
+// single flipped bit is flipped back, on the disk too.
 struct ReplayResult {
   uint64_t batches = 0;
   uint64_t generation = 0;  // highest seen
 };
 using ReplayVisitor =
     std::function<void(const DecodedBatch& batch, std::span<const std::byte> payload)>;
-// True if every payload block of the batch passes its checksum.
+// A payload block (counted in its batch) that does not pass, and what it should have.
+struct BadBlock {
+  uint32_t index = 0;
+  uint64_t seed = 0;  // block_checksum_seed()
+  uint64_t checksum = 0;
+};
+// The payload blocks that do not pass their checksums, the first two of them at most.
 using PayloadCheck =
-    std::function<bool(const DecodedBatch& batch, std::span<const std::byte> payload)>;
+    std::function<std::vector<BadBlock>(const DecodedBatch& batch, std::span<const std::byte>)>;
 Task<Result<ReplayResult>> replay_journal(const io::File& file, const Label& label,
                                           JournalPoint tail, uint64_t generation,
                                           BufferPool& buffers, PayloadCheck check,

@@ -40,10 +40,14 @@ class Overlay {
   // Visits every entry, in the order of their making; the visitor must not add or drop any.
   template <typename Visit>
   void for_each(Visit visit) {
-    for (auto& slab : slabs_) {
-      for (uint32_t i = 0; i < kSlab; ++i) {
-        if (!slab[i].key.is_none()) visit(slab[i]);
-      }
+    for (std::size_t slab = 0; slab < slabs_.size(); ++slab) for_each_of(slab, visit);
+  }
+  // The same, a part at a time.
+  std::size_t slabs() const { return slabs_.size(); }
+  template <typename Visit>
+  void for_each_of(std::size_t slab, Visit visit) {
+    for (uint32_t i = 0; i < kSlab; ++i) {
+      if (!slabs_[slab][i].key.is_none()) visit(slabs_[slab][i]);
     }
   }
 

@@ -1,7 +1,9 @@
 // Table: the persistent chunk table of one disk, as an ordered map of byte strings.
 //
-// Two implementations: RocksDB (open_rocksdb_table) and memory_table.h for the simulator.
-// Threading: the calls block; the engine makes them on the reactor's helper threads, one at a time.
+// Implementations: RocksDB (open_rocksdb_table), memory_table.h for the simulator, and
+// mirrored_table.h, which keeps two of either.
+// Threading: the calls block; the engine makes them on the reactor's helper threads, one at a time
+// unless a function says otherwise.
 #pragma once
 
 #include <functional>
@@ -32,21 +34,39 @@ struct TableBatch {
 class Table {
  public:
   virtual ~Table() = default;
-  // All or nothing, and on stable storage on return. After an error nothing is known: the disk
-  // must be opened again.
+  // All or nothing, and on stable storage on return. kNoSpace: nothing was changed, and resume()
+  // may help. After any other error nothing is known: the disk must be opened again.
   virtual Status commit(const TableBatch& batch) = 0;
   using Visit = std::function<Status(std::string_view key, std::string_view value)>;
   // Visits every pair in key order, as of the call; stops at the first error, its own or the
   // visitor's.
-  Status scan(const Visit& visit) { return scan_prefix("", visit); }
+  Status scan(const Visit& visit) { return scan_range("", "", visit); }
   // The same for keys that begin with `prefix`.
-  virtual Status scan_prefix(const std::string& prefix, const Visit& visit) = 0;
+  Status scan_prefix(const std::string& prefix, const Visit& visit) {
+    return scan_range(prefix, "", visit);
+  }
+  // The same for those of them that are greater than `after`.
+  virtual Status scan_range(const std::string& prefix, const std::string& after,
+                            const Visit& visit) = 0;
+  // Reads everything that the next open would read, as it is on the disk, and checks it: kDamaged
+  // with what is damaged. Takes as long as reading the table takes. Commits and scans may go on
+  // meanwhile on other threads; one verify() at a time.
+  virtual Status verify() = 0;
+  // Makes the table take commits again after one that ended in kNoSpace, which is the one error
+  // after which what was committed before is still known. That commit may have taken effect or
+  // not: make it again. kDamaged: the table cannot be had back; other errors: try again later.
+  // Scans answer kUnavailable between a resume that failed and the next.
+  virtual Status resume() { return Status::ok(); }
 };
 
-// `create`: the directory must not hold a table yet.
+enum class TableOpen {
+  kExisting,  // kNotFound if there is none
+  kCreate,    // there must be none
+  kReplace,   // whatever is there is removed first
+};
 using TableOpener =
-    std::function<Result<std::unique_ptr<Table>>(const std::string& path, bool create)>;
+    std::function<Result<std::unique_ptr<Table>>(const std::string& path, TableOpen how)>;
 
-Result<std::unique_ptr<Table>> open_rocksdb_table(const std::string& path, bool create);
+Result<std::unique_ptr<Table>> open_rocksdb_table(const std::string& path, TableOpen how);
 
 }  // namespace cvol::store

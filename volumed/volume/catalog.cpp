@@ -136,4 +136,36 @@ Status Catalog::put_disk(v1::DiskRecord record) {
   return store_.commit({{}, {{keys_.disk(record.id()), meta::encode_record(record), 0}}}).status();
 }
 
+Result<std::vector<v1::DiskFailureRecord>> Catalog::load_disk_failures() {
+  auto entries = store_.list(keys_.disk_failures());
+  if (!entries) return entries.status();
+  std::vector<v1::DiskFailureRecord> failures;
+  for (const meta::Entry& entry : *entries) {
+    auto record = meta::parse_record<v1::DiskFailureRecord>(entry.key, entry.value);
+    if (record.code() == Code::kUnsupported) return record.status();
+    if (record) {
+      failures.push_back(std::move(*record));
+      continue;
+    }
+    // A record that cannot be read still says that there was a failure.
+    failures.emplace_back();
+    failures.back().set_id(entry.key.substr(keys_.disk_failures().size()));
+    failures.back().set_reason(record.message());
+  }
+  return failures;
+}
+
+Status Catalog::put_disk_failure(const std::string& disk_id, const std::string& reason) {
+  v1::DiskFailureRecord record;
+  record.set_id(disk_id);
+  record.set_reason(reason);
+  *record.mutable_time() = TimeUtil::GetCurrentTime();
+  return store_.commit({{}, {{keys_.disk_failure(disk_id), meta::encode_record(record), 0}}})
+      .status();
+}
+
+Status Catalog::erase_disk_failure(const std::string& disk_id) {
+  return store_.commit({{}, {{keys_.disk_failure(disk_id), {}, 0}}}).status();
+}
+
 }  // namespace cvol::volume

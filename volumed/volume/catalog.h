@@ -40,6 +40,10 @@ class Catalog {
 
   Result<std::vector<v1::DiskRecord>> load_disks();
   Status put_disk(v1::DiskRecord record);
+  Result<std::vector<v1::DiskFailureRecord>> load_disk_failures();
+  Status put_disk_failure(const std::string& disk_id, const std::string& reason);
+  // Ok if there is none.
+  Status erase_disk_failure(const std::string& disk_id);
 
  private:
   Status put_new(const std::string& key, google::protobuf::Message& record);

@@ -27,8 +27,8 @@ DiskMaker DiskMaker::real() {
   return {store::format_disk, store::open_disk, store::is_disk};
 }
 
-DiskSet::DiskSet(DiskMaker maker, store::EngineOptions options)
-    : maker_(std::move(maker)), options_(options) {
+DiskSet::DiskSet(DiskMaker maker, store::EngineOptions options, MakeHooks hooks)
+    : maker_(std::move(maker)), options_(std::move(options)), hooks_(std::move(hooks)) {
   homes_.reserve(kMostShards);
 }
 
@@ -50,13 +50,18 @@ Result<DiskSet::Home*> DiskSet::home_for_next() {
   return &homes_.back();
 }
 
-Result<std::unique_ptr<store::DiskEngine>> DiskSet::open_on(Home& home, const std::string& path) {
+Result<std::unique_ptr<store::DiskEngine>> DiskSet::open_on(Home& home, const std::string& path,
+                                                            const std::string& failure) {
   io::Reactor& reactor = home.shard->reactor();
+  store::EngineOptions options = options_;
+  options.known_failure = failure;
+  if (hooks_) options.hooks = hooks_(path);
   return home.shard->run<Result<std::unique_ptr<store::DiskEngine>>>(
-      [&] { return maker_.open(reactor, path, options_); });
+      [&] { return maker_.open(reactor, path, options); });
 }
 
-Disk& DiskSet::open_known(const std::string& id, const std::string& path) {
+Disk& DiskSet::open_known(const std::string& id, const std::string& path,
+                          const std::string& failure) {
   std::lock_guard adding(adding_);
   auto disk = std::make_unique<Disk>();
   disk->id = id;
@@ -66,7 +71,7 @@ Disk& DiskSet::open_known(const std::string& id, const std::string& path) {
   } else {
     disk->shard = (*home)->shard.get();
     disk->bounce = (*home)->bounce.get();
-    auto engine = open_on(**home, path);
+    auto engine = open_on(**home, path, failure);
     if (!engine) {
       disk->problem = engine.message();
     } else {
@@ -106,7 +111,7 @@ Result<Disk*> DiskSet::add(const std::string& path, store::FormatOptions format)
         (*home)->shard->run<Result<Uuid>>([&] { return maker_.format(reactor, path, format); });
     if (!made) return made.status();
   }
-  auto engine = open_on(**home, path);
+  auto engine = open_on(**home, path, "");
   if (!engine) return engine.status();
   auto disk = std::make_unique<Disk>();
   disk->path = path;

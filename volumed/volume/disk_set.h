@@ -52,15 +52,18 @@ struct Disk {
 
 class DiskSet {
  public:
-  DiskSet(DiskMaker maker, store::EngineOptions options);
+  // What the engine of the disk at `path` calls, on its shard.
+  using MakeHooks = std::function<store::EngineHooks(const std::string& path)>;
+  DiskSet(DiskMaker maker, store::EngineOptions options, MakeHooks hooks = {});
   ~DiskSet();
 
   // Starts the first shard, which also serves NBD.
   Status start();
   io::Shard& first_shard() { return *homes_.front().shard; }
 
-  // Opens a disk that is known by this id; what goes wrong is kept as its problem.
-  Disk& open_known(const std::string& id, const std::string& path);
+  // Opens a disk that is known by this id; what goes wrong is kept as its problem. `failure`: not
+  // empty if it is known to have failed.
+  Disk& open_known(const std::string& id, const std::string& path, const std::string& failure);
   // Opens the disk at `path`, formatting it first if it is empty. Idempotent.
   Result<Disk*> add(const std::string& path, store::FormatOptions format);
 
@@ -75,10 +78,12 @@ class DiskSet {
     std::unique_ptr<BouncePool> bounce;
   };
   Result<Home*> home_for_next();
-  Result<std::unique_ptr<store::DiskEngine>> open_on(Home& home, const std::string& path);
+  Result<std::unique_ptr<store::DiskEngine>> open_on(Home& home, const std::string& path,
+                                                     const std::string& failure);
 
   DiskMaker maker_;
   store::EngineOptions options_;
+  MakeHooks hooks_;
   std::mutex adding_;  // one at a time
   std::mutex mutex_;   // guards disks_
   std::vector<std::unique_ptr<Disk>> disks_;

@@ -26,7 +26,10 @@ std::string new_session() {
 void VolumeManager::open(std::string name,
                          std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) {
   auto shared = std::make_shared<decltype(done)>(std::move(done));
-  const bool taken = opener_->post([this, name, shared] { (*shared)(open_now(name)); });
+  const bool taken = opener_->post([this, name, shared] {
+    const Status refused = refuse_failed(name);
+    (*shared)(refused ? open_now(name) : Result<std::shared_ptr<nbd::Export>>(refused));
+  });
   if (!taken) (*shared)(Status(Code::kUnavailable, "volumed is stopping"));
 }
 
@@ -39,6 +42,19 @@ void VolumeManager::list(std::function<void(std::vector<std::string>)> done) {
     }
   }
   done(std::move(names));
+}
+
+// Clients are told of a failed disk at once. Devices that are attached are served, with errors:
+// they go on when the disk does.
+Status VolumeManager::refuse_failed(const std::string& name) {
+  HostedPtr hosted = find(name);
+  if (!hosted || hosted->disk == nullptr) return Status::ok();
+  const std::string failure = failure_of(hosted->disk);
+  if (failure.empty()) return Status::ok();
+  for (const attach::Device& device : devices()) {
+    if (device.volume == name) return Status::ok();
+  }
+  return Status(Code::kIo, "volume '" + name + "': " + failure);
 }
 
 Result<std::shared_ptr<nbd::Export>> VolumeManager::open_now(const std::string& name) {
@@ -159,6 +175,8 @@ Result<attach::Device> VolumeManager::attach_device(Hosted& hosted) {
       return Status(Code::kDamaged, "volume '" + hosted.name + "' is damaged: " + hosted.problem);
   }
   const bool was_attached = !view_of(hosted, devices()).device.empty();
+  if (const std::string failure = failure_of(hosted.disk); !was_attached && !failure.empty())
+    return Status(Code::kFailedPrecondition, "volume '" + hosted.name + "': " + failure);
   {
     std::lock_guard opening(hosted.opening);
     CVOL_TRY(ensure_session(hosted));

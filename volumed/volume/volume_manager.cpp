@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <ctime>
 #include <filesystem>
 
 #include "volumed/base/log.h"
@@ -94,10 +95,12 @@ VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::Metad
     : options_(std::move(options)),
       store_(std::move(store)),
       catalog_(*store_, options_.cluster),
-      disk_set_(options_.disks, options_.engine),
+      disk_set_(options_.disks, options_.engine,
+                [this](const std::string& path) { return hooks_for(path); }),
       file_systems_(options_.file_systems ? std::move(options_.file_systems)
                                           : FileSystems::real(options_.run_dir + "/attach/locks")),
-      opener_(std::make_shared<Worker>()) {
+      opener_(std::make_shared<Worker>()),
+      reporter_(std::make_shared<Worker>()) {
   node_.started = std::chrono::system_clock::now();
 }
 
@@ -112,9 +115,11 @@ Result<std::unique_ptr<VolumeManager>> VolumeManager::start(
   CVOL_TRY(manager->disk_set_.start());
   CVOL_TRY(manager->open_disks());
   CVOL_TRY(manager->load_volumes());
+  manager->open_reports();
   CVOL_TRY(manager->serve_nbd());
   CVOL_TRY(manager->open_attacher());
   manager->settle_attachments();
+  manager->keeper_ = std::thread([raw = manager.get()] { raw->keep_scrubbing(); });
   return manager;
 }
 
@@ -255,8 +260,10 @@ std::vector<VolumeView> VolumeManager::volumes() {
   }
   // One question per disk, not per volume.
   std::map<std::pair<Disk*, store::ReplicaNumber>, uint64_t> allocated;
+  std::map<Disk*, std::string> failures;
   for (Disk* disk : disk_set_.all()) {
     if (disk->engine == nullptr) continue;
+    failures[disk] = failure_of(disk);
     for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); }))
       allocated[{disk, info.number}] = info.allocated_bytes;
   }
@@ -264,8 +271,9 @@ std::vector<VolumeView> VolumeManager::volumes() {
   std::vector<VolumeView> views;
   for (const HostedPtr& hosted : all) {
     views.push_back(view_of(*hosted, attached));
-    if (hosted->disk != nullptr)
-      views.back().allocated_bytes = allocated[{hosted->disk, hosted->replica}];
+    if (hosted->disk == nullptr) continue;
+    views.back().allocated_bytes = allocated[{hosted->disk, hosted->replica}];
+    apply_failure(views.back(), failures[hosted->disk]);
   }
   return views;
 }
@@ -283,6 +291,7 @@ Result<VolumeView> VolumeManager::view_after(Hosted& hosted) {
     const auto info = hosted.disk->invoke(
         [&](store::DiskEngine& engine) { return engine.replica(hosted.replica); });
     if (info.is_ok()) view.allocated_bytes = info->allocated_bytes;
+    apply_failure(view, failure_of(hosted.disk));
   }
   return view;
 }
@@ -430,27 +439,18 @@ Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatO
   record.set_node_id(node_.id);
   record.set_path((*disk)->path);
   CVOL_TRY(catalog_.put_disk(record));
-  events_.add("disk_added", (*disk)->path, "added disk " + (*disk)->id);
-  for (DiskView& view : disks()) {
-    if (view.id == (*disk)->id) return std::move(view);
+  {
+    std::lock_guard lock(keeper_mutex_);
+    disk_since_.emplace((*disk)->id, static_cast<uint64_t>(std::time(nullptr)));
+    keeper_wake_.notify_all();
   }
-  return Status(Code::kInternal, "the disk is gone again");
+  events_.add("disk_added", (*disk)->path, "added disk " + (*disk)->id);
+  return look_at(**disk);
 }
 
 std::vector<DiskView> VolumeManager::disks() {
   std::vector<DiskView> views;
-  for (Disk* disk : disk_set_.all()) {
-    DiskView view;
-    view.id = disk->id;
-    view.path = disk->path;
-    view.problem = disk->problem;
-    if (disk->engine != nullptr) {
-      view.info = disk->invoke([](auto& engine) { return engine.info(); });
-      view.metrics = &disk->engine->metrics();
-      if (view.info.failed) view.problem = view.info.failure;
-    }
-    views.push_back(std::move(view));
-  }
+  for (Disk* disk : disk_set_.all()) views.push_back(look_at(*disk));
   return views;
 }
 

@@ -13,10 +13,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "nbd/attach/attach.h"
@@ -45,6 +47,8 @@ struct ManagerOptions {
   std::string no_attach_because;       // not empty: why there is no attaching and mounting
   std::string holder_binary;
   std::string boot_id;  // of the host
+  // From the end of a scrub to the next one of the disk; 0: no scrub unless told.
+  std::chrono::seconds scrub_interval = std::chrono::hours(24 * 14);
   DiskMaker disks = DiskMaker::real();
   std::unique_ptr<FileSystems> file_systems;  // null: the real ones
   // null: the real one. A test's attacher.
@@ -73,12 +77,21 @@ struct VolumeView {
   std::shared_ptr<const VolumeMetrics> metrics;  // null: never opened since the start
 };
 
+// Where a disk is damaged, as people call it.
+struct DamageView {
+  std::string volume;  // name, or its id if no volume here has it; empty for the chunk table
+  store::Damage damage;
+};
+
 struct DiskView {
   std::string id;
   std::string path;
   std::string problem;                            // empty: it works
   store::DiskInfo info;                           // if it is open
   const store::EngineMetrics* metrics = nullptr;  // valid as long as the manager; null: not open
+  store::ScrubInfo scrub;                         // if it is open
+  std::vector<DamageView> damage;                 // of the scrub
+  uint64_t next_scrub = 0;                        // seconds since 1970; 0: none is planned
 };
 
 struct NodeView {
@@ -111,6 +124,11 @@ class VolumeManager final : public nbd::ExportDirectory {
 
   Result<DiskView> add_disk(const std::string& path, store::FormatOptions format);
   std::vector<DiskView> disks();
+  // Disks are named by path, or by at least four digits of their id. `rate`: bytes per second, 0:
+  // the configured one. The calls return when the work has begun.
+  Result<DiskView> scrub_disk(const std::string& name, uint64_t rate);
+  Result<DiskView> stop_scrub(const std::string& name);
+  Result<DiskView> verify_disk(const std::string& name, bool accept_damage);
   NodeView node() const { return node_; }
   const ManagerOptions& options() const { return options_; }
   std::vector<std::string> problems();
@@ -156,7 +174,22 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status remove_replica(Hosted& hosted);
   Status release_for_removal(Hosted& hosted, bool force);
 
+  // Disks (volume_disks.cpp).
+  store::EngineHooks hooks_for(const std::string& path);
+  void report(std::function<void()> job);
+  void open_reports();
+  void tell_damage(const std::string& path, const store::Damage& damage);
+  std::string volume_name(const Uuid& volume);
+  Result<Disk*> find_disk(const std::string& name);
+  DiskView look_at(Disk& disk);
+  static std::string failure_of(Disk* disk);
+  static void apply_failure(VolumeView& view, const std::string& failure);
+  uint64_t next_scrub(const Disk& disk, const store::ScrubInfo& scrub);
+  void keep_scrubbing();
+  void stop_keeper();
+
   // Devices and exports (volume_exports.cpp).
+  Status refuse_failed(const std::string& name);
   Result<std::shared_ptr<nbd::Export>> open_now(const std::string& name);
   Result<std::shared_ptr<nbd::Export>> make_export(Hosted& hosted);
   Status ensure_session(Hosted& hosted);
@@ -187,6 +220,18 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::unique_ptr<nbd::Server> server_;         // made, used and destroyed on the first shard
   std::shared_ptr<Worker> opener_;
   std::atomic<bool> stopped_{false};
+
+  // What shards report waits until the volumes are known, then for the worker.
+  std::shared_ptr<Worker> reporter_;
+  std::mutex reports_mutex_;
+  std::vector<std::function<void()>> early_reports_;
+  bool reports_open_ = false;
+
+  std::mutex keeper_mutex_;  // guards the next three
+  std::condition_variable keeper_wake_;
+  bool keeper_stops_ = false;
+  std::map<std::string, uint64_t> disk_since_;  // id -> when it came, seconds since 1970
+  std::thread keeper_;                          // starts scrubs when it is time
 
   std::mutex mutex_;                          // guards volumes_, problems_, and what Hosted says
   std::map<std::string, HostedPtr> volumes_;  // by name

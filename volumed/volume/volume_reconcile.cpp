@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 
 #include "volumed/base/log.h"
@@ -58,10 +59,19 @@ Status VolumeManager::open_node() {
 Status VolumeManager::open_disks() {
   auto records = catalog_.load_disks();
   if (!records) return records.status();
+  auto failures = catalog_.load_disk_failures();
+  if (!failures) return failures.status();
+  std::map<std::string, std::string> reasons;
+  for (const v1::DiskFailureRecord& failure : *failures)
+    reasons[failure.id()] = failure.reason().empty() ? "its record says so" : failure.reason();
   bool any = false;
   for (const v1::DiskRecord& record : *records) {
     if (record.node_id() != node_.id) continue;
-    disk_set_.open_known(record.id(), record.path());
+    {
+      std::lock_guard lock(keeper_mutex_);
+      disk_since_[record.id()] = static_cast<uint64_t>(record.created().seconds());
+    }
+    disk_set_.open_known(record.id(), record.path(), reasons[record.id()]);
     any = true;
   }
   if (any) return Status::ok();
@@ -283,6 +293,7 @@ void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
 void VolumeManager::stop() {
   if (stopped_.exchange(true)) return;
   events_.close();
+  stop_keeper();
   if (server_) {
     io::Shard& shard = disk_set_.first_shard();
     shard.run<bool>([&] { return stop_server(server_.get()); });
@@ -296,6 +307,7 @@ void VolumeManager::stop() {
     volumes_.clear();
   }
   disk_set_.close_all();
+  reporter_->stop();
 }
 
 }  // namespace cvol::volume

@@ -75,5 +75,18 @@ TEST(BufferPool, holds_to_its_bound_but_serves_one_large_request) {
   EXPECT_EQ(pool.used_bytes(), 0u);
 }
 
+TEST(Units, rates_and_durations) {
+  EXPECT_EQ(*parse_rate("64MiB/s"), 64 * kMiB);
+  EXPECT_EQ(*parse_rate("1G"), kGiB);
+  for (const char* text : {"", "/s", "fast", "1KiB/s", "65TiB/s", "64MiB/h", "-1"})
+    EXPECT_EQ(parse_rate(text).code(), Code::kInvalidArgument) << text;
+  EXPECT_EQ(*parse_duration("14d"), 14u * 86400);
+  EXPECT_EQ(*parse_duration("36h"), 36u * 3600);
+  EXPECT_EQ(*parse_duration("90min"), 5400u);
+  EXPECT_EQ(*parse_duration("0"), 0u);
+  for (const char* text : {"", "d", "14", "14 d", "1w", "99999999999d", "-1d"})
+    EXPECT_EQ(parse_duration(text).code(), Code::kInvalidArgument) << text;
+}
+
 }  // namespace
 }  // namespace cvol

@@ -26,6 +26,7 @@ TEST(Output, ShowsEveryFieldAndNumbersAsNumbers) {
   EXPECT_EQ(json["labels"]["team"], "db");
   EXPECT_EQ(json["created"], "1970-01-01T00:00:00Z");
   EXPECT_EQ(json["device"], "");
+  EXPECT_TRUE(to_json(v1::Scrub())["completed"].is_null());
   EXPECT_EQ(json["formatted"], false);
 }
 

@@ -31,8 +31,8 @@ class FakeApi : public v1::Cvol::Service {
  public:
   Status CreateVolume(ServerContext*, const v1::CreateVolumeRequest* request,
                       v1::CreateVolumeResponse*) override {
-    std::lock_guard lock(mutex);
-    v1::Volume& volume = volumes[request->name()];
+    std::lock_guard lock(mutex_);
+    v1::Volume& volume = volumes_[request->name()];
     volume.set_name(request->name());
     volume.set_size_bytes(request->size_bytes());
     volume.set_fs(request->fs());
@@ -45,33 +45,34 @@ class FakeApi : public v1::Cvol::Service {
       --faults;
       return Status(StatusCode::UNAVAILABLE, "away");
     }
-    std::lock_guard lock(mutex);
-    auto found = volumes.find(request->name());
-    if (found == volumes.end()) return Status(StatusCode::NOT_FOUND, "no such volume");
+    std::lock_guard lock(mutex_);
+    auto found = volumes_.find(request->name());
+    if (found == volumes_.end()) return Status(StatusCode::NOT_FOUND, "no such volume");
     *response->mutable_volume() = found->second;
-    for (const auto& id : users[request->name()]) response->mutable_volume()->add_mount_ids(id);
+    for (const auto& id : users_[request->name()]) response->mutable_volume()->add_mount_ids(id);
     return Status::OK;
   }
   Status ListVolumes(ServerContext*, const v1::ListVolumesRequest*,
                      v1::ListVolumesResponse* response) override {
-    std::lock_guard lock(mutex);
-    for (const auto& [name, volume] : volumes) *response->add_volumes() = volume;
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, volume] : volumes_) *response->add_volumes() = volume;
     return Status::OK;
   }
   Status RemoveVolume(ServerContext*, const v1::RemoveVolumeRequest* request,
                       v1::RemoveVolumeResponse*) override {
-    std::lock_guard lock(mutex);
-    if (!users[request->name()].empty()) {
+    std::lock_guard lock(mutex_);
+    if (!users_[request->name()].empty()) {
       return Status(StatusCode::FAILED_PRECONDITION, "still mounted");
     }
-    volumes.erase(request->name());
+    volumes_.erase(request->name());
     return Status::OK;
   }
   Status MountVolume(ServerContext*, const v1::MountVolumeRequest* request,
                      v1::MountVolumeResponse* response) override {
-    if (mount_refusal != nullptr) return Status(StatusCode::DATA_LOSS, mount_refusal);
-    std::lock_guard lock(mutex);
-    users[request->name()].insert(request->caller_id());
+    const char* refusal = mount_refusal;
+    if (refusal != nullptr) return Status(StatusCode::DATA_LOSS, refusal);
+    std::lock_guard lock(mutex_);
+    users_[request->name()].insert(request->caller_id());
     response->set_mountpoint("/mnt/" + request->name());
     return Status::OK;
   }
@@ -81,16 +82,36 @@ class FakeApi : public v1::Cvol::Service {
       --faults;
       return Status(StatusCode::ABORTED, "busy");
     }
-    std::lock_guard lock(mutex);
-    users[request->name()].erase(request->caller_id());
+    std::lock_guard lock(mutex_);
+    users_[request->name()].erase(request->caller_id());
     return Status::OK;
   }
 
-  std::mutex mutex;
-  std::map<std::string, v1::Volume> volumes;
-  std::map<std::string, std::set<std::string>> users;
+  // For the test's thread.
+  v1::Volume volume(const std::string& name) {
+    std::lock_guard lock(mutex_);
+    return volumes_[name];
+  }
+  std::size_t volume_count() {
+    std::lock_guard lock(mutex_);
+    return volumes_.size();
+  }
+  std::size_t user_count(const std::string& name) {
+    std::lock_guard lock(mutex_);
+    return users_[name].size();
+  }
+  void add_user(const std::string& name, const std::string& user) {
+    std::lock_guard lock(mutex_);
+    users_[name].insert(user);
+  }
+
   std::atomic<int> faults{0};
-  const char* mount_refusal = nullptr;
+  std::atomic<const char*> mount_refusal{nullptr};
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, v1::Volume> volumes_;
+  std::map<std::string, std::set<std::string>> users_;
 };
 
 class DockerPluginTest : public testing::Test {
@@ -170,15 +191,15 @@ TEST_F(DockerPluginTest, AVolumeLivesFromCreateToRemove) {
   EXPECT_NE(error_of("VolumeDriver.Get", R"({"Name":"v1"})"), "");
   EXPECT_EQ(error_of("VolumeDriver.Create", R"({"Name":"v1","Opts":{"size":"1G","fs":"xfs"}})"),
             "");
-  EXPECT_EQ(api_.volumes["v1"].size_bytes(), 1u << 30);
-  EXPECT_EQ(api_.volumes["v1"].fs(), "xfs");
+  EXPECT_EQ(api_.volume("v1").size_bytes(), 1u << 30);
+  EXPECT_EQ(api_.volume("v1").fs(), "xfs");
   EXPECT_EQ(call("VolumeDriver.List", "{}")["Volumes"][0]["Name"], "v1");
   Json mounted = call("VolumeDriver.Mount", R"({"Name":"v1","ID":"a"})");
   EXPECT_EQ(mounted["Mountpoint"], "/mnt/v1");
   EXPECT_EQ(call("VolumeDriver.Get", R"({"Name":"v1"})")["Volume"]["Name"], "v1");
   EXPECT_EQ(error_of("VolumeDriver.Unmount", R"({"Name":"v1","ID":"a"})"), "");
   EXPECT_EQ(error_of("VolumeDriver.Remove", R"({"Name":"v1"})"), "");
-  EXPECT_TRUE(api_.volumes.empty());
+  EXPECT_EQ(api_.volume_count(), 0u);
 }
 
 TEST_F(DockerPluginTest, MountsAreASetOfIds) {
@@ -187,24 +208,24 @@ TEST_F(DockerPluginTest, MountsAreASetOfIds) {
     std::string body = std::string(R"({"Name":"v1","ID":")") + id + "\"}";
     EXPECT_EQ(error_of("VolumeDriver.Mount", body), "");
   }
-  EXPECT_EQ(api_.users["v1"].size(), 2u);
+  EXPECT_EQ(api_.user_count("v1"), 2u);
   EXPECT_EQ(error_of("VolumeDriver.Unmount", R"({"Name":"v1","ID":"a"})"), "");
   EXPECT_EQ(error_of("VolumeDriver.Unmount", R"({"Name":"v1","ID":"never-seen"})"), "");
-  EXPECT_EQ(api_.users["v1"].size(), 1u);
+  EXPECT_EQ(api_.user_count("v1"), 1u);
 }
 
 TEST_F(DockerPluginTest, IdsThatDockerdLostDoNotKeepAVolume) {
   EXPECT_EQ(error_of("VolumeDriver.Create", R"({"Name":"v1"})"), "");
   EXPECT_EQ(error_of("VolumeDriver.Mount", R"({"Name":"v1","ID":"lost"})"), "");
   EXPECT_EQ(error_of("VolumeDriver.Remove", R"({"Name":"v1"})"), "");
-  EXPECT_TRUE(api_.volumes.empty());
+  EXPECT_EQ(api_.volume_count(), 0u);
 }
 
 TEST_F(DockerPluginTest, OtherUsersKeepAVolume) {
   EXPECT_EQ(error_of("VolumeDriver.Create", R"({"Name":"v1"})"), "");
-  api_.users["v1"].insert("cli:/srv/x");
+  api_.add_user("v1", "cli:/srv/x");
   EXPECT_EQ(error_of("VolumeDriver.Remove", R"({"Name":"v1"})"), "still mounted");
-  EXPECT_EQ(api_.volumes.size(), 1u);
+  EXPECT_EQ(api_.volume_count(), 1u);
 }
 
 TEST_F(DockerPluginTest, APassingFaultIsNotAnAnswer) {
@@ -214,7 +235,7 @@ TEST_F(DockerPluginTest, APassingFaultIsNotAnAnswer) {
   EXPECT_EQ(error_of("VolumeDriver.Mount", R"({"Name":"v1","ID":"a"})"), "");
   api_.faults = 3;
   EXPECT_EQ(error_of("VolumeDriver.Unmount", R"({"Name":"v1","ID":"a"})"), "");
-  EXPECT_TRUE(api_.users["v1"].empty());
+  EXPECT_EQ(api_.user_count("v1"), 0u);
 }
 
 TEST_F(DockerPluginTest, AStopEndsACallThatWaits) {

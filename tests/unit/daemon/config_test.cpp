@@ -13,8 +13,11 @@ TEST(Config, ReadsEveryKindOfKey) {
     listen = "tcp:127.0.0.1:9481"
     journal-size = "1GiB"
     buffer-size = 67108864
+    read-cache = "none"
     insecure = true
     http = "off"
+    scrub-rate = "64MiB/s"
+    scrub-interval = "36h"
   )",
                                      config);
   ASSERT_TRUE(status.is_ok()) << status.message();
@@ -23,7 +26,12 @@ TEST(Config, ReadsEveryKindOfKey) {
   EXPECT_EQ(config.listen[0], "tcp:127.0.0.1:9481");
   EXPECT_EQ(config.journal_size, kGiB);
   EXPECT_EQ(config.buffer_size, 64 * kMiB);
+  EXPECT_EQ(config.read_cache, "none");
   EXPECT_TRUE(config.insecure);
+  EXPECT_EQ(config.scrub_rate, 64 * kMiB);
+  EXPECT_EQ(config.scrub_interval, 36u * 3600);
+  ASSERT_TRUE(parse_config("scrub-interval = 0", config).is_ok());
+  EXPECT_EQ(config.scrub_interval, 0u);
 }
 
 TEST(Config, RefusesUnknownKeysByName) {
@@ -37,7 +45,9 @@ TEST(Config, NamesTheKeyOrTheLineOfABadValue) {
   for (const char* text :
        {"data-dir = \"relative\"", "data-dir = 1.5", "data-dir = [\"/a\"]", "log-level = \"loud\"",
         "http = \"nowhere\"", "metadata = \"sqlite:/x\"", "journal-size = \"1KiB\"",
-        "insecure = \"yes\"", "[table]\nx = 1", "not toml at all"}) {
+        "insecure = \"yes\"", "scrub-rate = \"1KiB/s\"", "scrub-rate = \"0\"",
+        "scrub-interval = \"5min\"", "scrub-interval = \"14\"", "scrub-interval = \"400d\"",
+        "[table]\nx = 1", "not toml at all"}) {
     Config config;
     EXPECT_FALSE(parse_config(text, config).is_ok()) << text;
   }

@@ -30,7 +30,11 @@ TEST(DeviceProgram, OtherLinesAreNoAnswers) {
 }
 
 TEST(DeviceProgram, OurDescriptorsDoNotReachAProgram) {
-  int file = open("/dev/null", O_RDONLY);  // without O_CLOEXEC, on purpose
+  // Without O_CLOEXEC, on purpose; a number that the shell's own pipes do not get.
+  int low = open("/dev/null", O_RDONLY);
+  int file = fcntl(low, F_DUPFD, 100);
+  close(low);
+  ASSERT_GE(file, 100);
   auto seen = run_for_answer({"sh", "-c", "ls /proc/$$/fd | tr '\\n' ' '"});
   ASSERT_TRUE(seen.is_ok()) << seen.message();
   EXPECT_EQ(seen->find(" " + std::to_string(file) + " "), std::string::npos) << *seen;

@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include "volumed/base/bytes.h"
+#include "volumed/base/checksum.h"
 
 namespace cvol::store {
 namespace {
@@ -86,6 +87,8 @@ TEST(Label, a_newer_version_is_refused_as_such) {
   std::array<std::byte, kBlockBytes> block;
   encode_label(sample_label(), block);
   store_le<uint32_t>(&block[8], kDiskFormatVersion + 1);
+  EXPECT_EQ(decode_label(block).code(), Code::kDamaged);  // a flipped bit
+  store_le<uint64_t>(&block[kBlockBytes - 8], plain_checksum(std::span(block).first(4088)));
   Result<Label> label = decode_label(block);
   EXPECT_EQ(label.code(), Code::kUnsupported);
   EXPECT_NE(label.message().find("newer"), std::string::npos);
@@ -143,6 +146,75 @@ TEST(TableRecords, round_trips_and_golden_bytes) {
   ASSERT_TRUE(meta_again);
   EXPECT_EQ(meta_again->tail_position, 5000u);
   EXPECT_EQ(meta_again->next_replica, 9u);
+}
+
+TEST(TableRecords, commit_marks_round_trip_and_golden_bytes) {
+  const std::string value = encode_commit_mark(0x123456789abc);
+  expect_golden("commit_mark.v1", value);
+  Result<uint64_t> again = decode_commit_mark(value);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(*again, 0x123456789abcu);
+  EXPECT_EQ(decode_commit_mark(value + "x").code(), Code::kDamaged);
+  EXPECT_EQ(decode_commit_mark("").code(), Code::kDamaged);
+  uint32_t slot = 0;
+  ASSERT_TRUE(parse_commit_mark_key(commit_mark_key(4095), &slot));
+  EXPECT_EQ(slot, 4095u);
+  EXPECT_FALSE(parse_commit_mark_key(replica_key(1), &slot));
+  EXPECT_LT(chunk_key(UINT32_MAX, UINT64_MAX, 0), commit_mark_key(0));
+}
+
+TEST(ScrubRecord, round_trip_golden_bytes_and_bounds) {
+  const ScrubRecord record{
+      ScrubState::kRunning, ScrubPhase::kJournal, 77, 32 * kMiB, 1, 2, 3, 4, 5, 6, 7, 8};
+  const std::string value = encode_scrub_record(record);
+  expect_golden("scrub_record.v1", value);
+  Result<ScrubRecord> again = decode_scrub_record(value);
+  ASSERT_TRUE(again) << again.message();
+  EXPECT_EQ(*again, record);
+  EXPECT_EQ(decode_scrub_record("").code(), Code::kDamaged);
+  EXPECT_EQ(decode_scrub_record(value + "x").code(), Code::kDamaged);
+  EXPECT_EQ(decode_scrub_record(value.substr(0, 20)).code(), Code::kDamaged);
+  std::string odd = value;
+  odd[1] = 3;  // a state that does not exist
+  EXPECT_EQ(decode_scrub_record(odd).code(), Code::kDamaged);
+  odd = value;
+  odd[2] = 9;
+  EXPECT_EQ(decode_scrub_record(odd).code(), Code::kDamaged);
+  odd = value;
+  odd[0] = 2;
+  EXPECT_EQ(decode_scrub_record(odd).code(), Code::kUnsupported);
+}
+
+TEST(DiskState, round_trip_golden_bytes_and_bounds) {
+  std::array<std::byte, kBlockBytes> block;
+  const DiskState state{uuid(1), true, 1767225600, "write the journal: Input/output error"};
+  encode_disk_state(state, block);
+  expect_golden("disk_state.v1", as_string(block));
+  Result<DiskState> again = decode_disk_state(block);
+  ASSERT_TRUE(again) << again.message();
+  EXPECT_EQ(*again, state);
+  for (std::size_t byte = 0; byte < block.size(); ++byte) {
+    block[byte] ^= std::byte{0x10};
+    EXPECT_EQ(decode_disk_state(block).code(), Code::kDamaged) << "byte " << byte;
+    block[byte] ^= std::byte{0x10};
+  }
+  EXPECT_EQ(decode_disk_state(std::span(block).first(100)).code(), Code::kDamaged);
+  DiskState wordy = state;
+  wordy.reason = std::string(5000, 'x');
+  encode_disk_state(wordy, block);
+  EXPECT_EQ(decode_disk_state(block)->reason.size(), kMaxReasonBytes);
+}
+
+TEST(DiskState, none_is_healthy_and_a_newer_one_is_refused) {
+  std::array<std::byte, kBlockBytes> block{};
+  EXPECT_FALSE(decode_disk_state({})->failed);
+  EXPECT_FALSE(decode_disk_state(block)->failed);
+  encode_disk_state({uuid(1), false, 5, ""}, block);
+  EXPECT_FALSE(decode_disk_state(block)->failed);
+  store_le<uint32_t>(&block[8], kDiskFormatVersion + 1);
+  store_le<uint64_t>(&block[kBlockBytes - 8],
+                     plain_checksum(std::span(block).first(kBlockBytes - 8)));
+  EXPECT_EQ(decode_disk_state(block).code(), Code::kUnsupported);
 }
 
 TEST(TableRecords, short_long_and_newer_values_are_refused) {

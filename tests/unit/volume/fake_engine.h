@@ -81,6 +81,10 @@ class FakeEngine final : public store::DiskEngine {
     if (length == kBlockBytes) return {{length, true, true}};
     return {{kBlockBytes, false, false}, {length - kBlockBytes, true, true}};
   }
+  Status start_scrub(uint64_t) override { return Status::ok(); }
+  Task<Status> stop_scrub() override { co_return Status::ok(); }
+  Status start_verify(bool) override { return Status::ok(); }
+  store::ScrubInfo scrub() const override { return {}; }
   Task<Status> destage_all() override { co_return Status::ok(); }
   Task<void> close() override { co_return; }
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <set>
+#include <thread>
 
 #include "volumed/base/units.h"
 #include "volumed/meta/rocksdb_store.h"
@@ -110,6 +111,7 @@ class VolumeManagerTest : public testing::Test {
     options.boot_id = boot_id_;
     options.first_disk.capacity_bytes = 256 * kMiB;
     options.first_disk.journal_bytes = 16 * kMiB;
+    options.scrub_interval = scrub_interval_;
     options.file_systems = std::make_unique<FakeFileSystems>(host_);
     options.make_attacher = [this](attach::AttachOptions) {
       return Result<std::unique_ptr<attach::Attacher>>(std::make_unique<FakeAttacher>(host_));
@@ -134,6 +136,34 @@ class VolumeManagerTest : public testing::Test {
       ASSERT_TRUE(catalog.update_volume(entry, next).is_ok());
     }
   }
+  // In the metadata only, as if the disk could not be written any more.
+  void note_failure(const std::string& disk_id, const std::string& reason) {
+    manager_.reset();
+    auto store = meta::open_rocksdb_store(folder_ + "/meta");
+    ASSERT_TRUE(store.is_ok());
+    Catalog catalog(**store, "default");
+    ASSERT_TRUE(catalog.put_disk_failure(disk_id, reason).is_ok());
+  }
+  void wait_for_scrub() {
+    for (int i = 0; i < 2000; ++i) {
+      if (manager_->disks()[0].scrub.record.state != store::ScrubState::kRunning) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    FAIL() << "the scrub does not end";
+  }
+  // Events come from the shards by way of a worker: a moment later.
+  bool has_event(const std::string& kind, const std::string& subject, const std::string& word) {
+    for (int i = 0; i < 400; ++i) {
+      for (const Event& event : manager_->events().after(0)) {
+        if (event.kind == kind && event.subject == subject &&
+            event.message.find(word) != std::string::npos) {
+          return true;
+        }
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return false;
+  }
   static CreateRequest request(const std::string& name, uint64_t size = 64 * kMiB) {
     CreateRequest create;
     create.name = name;
@@ -147,6 +177,7 @@ class VolumeManagerTest : public testing::Test {
 
   std::string folder_;
   std::string boot_id_ = "boot-1";
+  std::chrono::seconds scrub_interval_{0};
   FakeHost host_;
   std::unique_ptr<VolumeManager> manager_;
 };
@@ -303,6 +334,65 @@ TEST_F(VolumeManagerTest, ReportsAVolumeWithoutItsReplicaAndKeepsAReplicaWithout
   EXPECT_EQ(manager_->problems().size(), 2u);
   EXPECT_EQ(manager_->remove("a", false).code(), Code::kFailedPrecondition);
   EXPECT_TRUE(manager_->remove("a", true).is_ok());
+}
+
+TEST_F(VolumeManagerTest, ScrubsADiskNamedByPathOrId) {
+  const DiskView disk = manager_->disks()[0];
+  EXPECT_EQ(disk.scrub.record.completed, 0u);
+  EXPECT_EQ(disk.next_scrub, 0u);
+  EXPECT_EQ(manager_->scrub_disk("/nowhere", 0).code(), Code::kNotFound);
+  EXPECT_EQ(manager_->scrub_disk(disk.id.substr(0, 3), 0).code(), Code::kNotFound);
+  EXPECT_EQ(manager_->scrub_disk(disk.path, 1).code(), Code::kInvalidArgument);
+  for (const std::string& name : {disk.path, disk.path + "/", disk.id, disk.id.substr(0, 4)}) {
+    auto begun = manager_->scrub_disk(name, 0);
+    ASSERT_TRUE(begun.is_ok()) << begun.message();
+    EXPECT_TRUE(manager_->stop_scrub(name).is_ok());
+  }
+  ASSERT_TRUE(manager_->scrub_disk(disk.path, kGiB).is_ok());
+  wait_for_scrub();
+  EXPECT_TRUE(has_event("disk_scrubbed", disk.path, "sound"));
+}
+
+TEST_F(VolumeManagerTest, ScrubsWhenItIsTime) {
+  scrub_interval_ = std::chrono::seconds(1);
+  start();
+  DiskView disk = manager_->disks()[0];
+  // None is planned while one runs.
+  for (int i = 0; i < 2000 && (disk.scrub.record.completed == 0 || disk.next_scrub == 0); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    disk = manager_->disks()[0];
+  }
+  EXPECT_GT(disk.scrub.record.completed, 0u);
+  EXPECT_GE(disk.next_scrub, disk.scrub.record.completed + 1);
+}
+
+TEST_F(VolumeManagerTest, TellsOfAFailedDiskAndServesItAgainAfterAVerify) {
+  create("a");
+  const DiskView disk = manager_->disks()[0];
+  note_failure(disk.id, "write the journal: Input/output error");
+  start();
+  EXPECT_NE(manager_->disks()[0].problem.find("Input/output error"), std::string::npos);
+  EXPECT_NE(manager_->disks()[0].problem.find("cvol disk verify"), std::string::npos);
+  EXPECT_EQ(manager_->get("a")->state, VolumeState::kDamaged);
+  EXPECT_EQ(manager_->volumes()[0].state, VolumeState::kDamaged);
+  EXPECT_EQ(manager_->mount("a", "x", "").code(), Code::kFailedPrecondition);
+  EXPECT_EQ(manager_->attach("a").code(), Code::kFailedPrecondition);
+  EXPECT_EQ(manager_->create(request("b")).code(), Code::kFailedPrecondition);
+  EXPECT_EQ(manager_->scrub_disk(disk.path, 0).code(), Code::kFailedPrecondition);
+  EXPECT_FALSE(manager_->problems().empty());
+  start();  // it stays so
+  EXPECT_FALSE(manager_->disks()[0].problem.empty());
+  auto begun = manager_->verify_disk(disk.id, false);
+  ASSERT_TRUE(begun.is_ok()) << begun.message();
+  wait_for_scrub();
+  EXPECT_EQ(manager_->disks()[0].scrub.outcome, "");
+  EXPECT_EQ(manager_->disks()[0].problem, "");
+  EXPECT_TRUE(has_event("disk_mended", disk.path, "in service"));
+  EXPECT_EQ(manager_->get("a")->state, VolumeState::kAvailable);
+  EXPECT_TRUE(manager_->mount("a", "x", "").is_ok());
+  EXPECT_TRUE(manager_->unmount("a", "x").is_ok());
+  start();
+  EXPECT_EQ(manager_->disks()[0].problem, "");
 }
 
 TEST_F(VolumeManagerTest, AddsADiskOnce) {

@@ -63,6 +63,7 @@ std::shared_ptr<SimWrite> SimFile::submit_write(uint64_t offset, std::vector<std
 
 void SimFile::complete_write(const std::shared_ptr<SimWrite>& write) {
   write->completed = true;
+  if (divert && !divert(&write->offset)) return forget(*write);
   current_.write(write->offset, write->data);
   durable_.size = std::max(durable_.size, current_.size);
   if (write->durable_on_completion) {

@@ -67,6 +67,10 @@ class SimFile {
   // Replaces everything, for opening a crash image or a damaged one.
   void reset(SimImage image);
 
+  // A disk that lies: asked for every write when it completes; false: the write is acknowledged but
+  // has not happened. May change where it goes.
+  std::function<bool(uint64_t* offset)> divert;
+
   bool locked = false;
 
  private:

@@ -34,6 +34,19 @@ std::vector<std::byte> gather(const Op& op) {
   return data;
 }
 
+int64_t read_now(const SimFile& file, const Op& op) {
+  uint64_t at = op.offset;
+  int64_t total = 0;
+  for (uint32_t i = 0; i < op.count; ++i) {
+    const uint64_t left = at < file.size() ? file.size() - at : 0;
+    const uint64_t bytes = std::min<uint64_t>(op.iov[i].iov_len, left);
+    file.read(at, {static_cast<std::byte*>(op.iov[i].iov_base), bytes});
+    at += bytes;
+    total += static_cast<int64_t>(bytes);
+  }
+  return total;
+}
+
 uint64_t length_of(const Op& op) {
   uint64_t total = 0;
   for (uint32_t i = 0; i < op.count; ++i) total += op.iov[i].iov_len;
@@ -69,6 +82,7 @@ void SimReactor::die() {
   }
   const auto pending = pending_;
   for (const auto& [number, op] : pending) {
+    if (op->kind == OpKind::kBlocking) continue;  // ends by itself: its answer is needed
     world_->at(now(), [this, alive = alive_, number = number] {
       if (!*alive) return;
       const auto found = pending_.find(number);
@@ -118,12 +132,32 @@ void SimReactor::finish_op(Op& op, int64_t result) {
   op.waiter.resume();
 }
 
-void SimReactor::submit(Op& op) {
+bool SimReactor::submit(Op& op) {
+  // What a page cache holds is there at once.
+  const bool if_cached = op.access == Access::kIfCached;
+  if (op.kind == OpKind::kReadV && (op.access == Access::kCached || if_cached) && !dead_) {
+    if (!fails(world_->faults.cached_read)) {
+      op.result = -EAGAIN;
+      if (if_cached) return false;
+      start(op);
+      return true;
+    }
+    const auto found = handles_.find(op.handle);
+    CVOL_ASSERT(found != handles_.end() && found->second.file != nullptr);
+    op.result = read_now(*found->second.file, op);
+    return false;
+  }
+  start(op);
+  return true;
+}
+
+void SimReactor::start(Op& op) {
   const uint64_t number = next_pending_++;
   pending_[number] = &op;
   numbers_[&op] = number;
   if (dead_ && op.kind != OpKind::kBlocking) {
-    world_->at(now(), [this, alive = alive_, number] {
+    // Time goes on, so that whoever tries again and again does not keep others from unwinding.
+    world_->at(now() + kMicrosecond, [this, alive = alive_, number] {
       const auto pending = pending_.find(number);
       if (*alive && pending != pending_.end()) finish_op(*pending->second, -EIO);
     });
@@ -177,19 +211,8 @@ void SimReactor::submit_file(Op& op) {
   CVOL_ASSERT(op.offset % kSimPageBytes == 0 && length % kSimPageBytes == 0);
   if (op.kind == OpKind::kReadV) {
     const bool error = fails(world_->faults.read_error);
-    complete_at(op, when, [file, raw, error]() -> int64_t {
-      if (error) return -EIO;
-      uint64_t at = raw->offset;
-      int64_t total = 0;
-      for (uint32_t i = 0; i < raw->count; ++i) {
-        const uint64_t left = at < file->size() ? file->size() - at : 0;
-        const uint64_t bytes = std::min<uint64_t>(raw->iov[i].iov_len, left);
-        file->read(at, {static_cast<std::byte*>(raw->iov[i].iov_base), bytes});
-        at += bytes;
-        total += static_cast<int64_t>(bytes);
-      }
-      return total;
-    });
+    complete_at(op, when,
+                [file, raw, error]() -> int64_t { return error ? -EIO : read_now(*file, *raw); });
     return;
   }
   const bool error = fails(world_->faults.write_error);
@@ -299,7 +322,8 @@ Result<File> SimReactor::open(const std::string& path, const OpenOptions& option
   handle.file = file;
   handle.holds_lock = options.exclusive;
   if (options.exclusive) file->locked = true;
-  return File(this, add_handle(std::move(handle)));
+  return File(this, add_handle(std::move(handle)),
+              options.cached ? Access::kCached : Access::kQueued);
 }
 
 Result<Listener> SimReactor::listen(const std::string& address) {

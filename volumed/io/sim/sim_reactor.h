@@ -31,7 +31,7 @@ class SimReactor final : public Reactor {
   Random& random() override { return random_; }
   void post(std::function<void()> work) override;
   void schedule(std::coroutine_handle<> handle) override;
-  void submit(Op& op) override;
+  bool submit(Op& op) override;
   Result<File> open(const std::string& path, const OpenOptions& options) override;
   Result<Listener> listen(const std::string& address) override;
   Result<Stream> connect(const std::string& address) override;
@@ -61,6 +61,7 @@ class SimReactor final : public Reactor {
   // Completes `op` at `when` with what `effect` returns, unless it is cancelled or the node dies.
   void complete_at(Op& op, Nanoseconds when, std::function<int64_t()> effect);
   void finish_op(Op& op, int64_t result);
+  void start(Op& op);
   void submit_file(Op& op);
   void submit_receive(Op& op);
   void submit_send(Op& op);
