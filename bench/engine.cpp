@@ -1,0 +1,224 @@
+// cvol-engine-bench: what a disk needs to open after a crash, and how much memory its chunks take.
+//
+//   cvol-engine-bench open DIRECTORY [JOURNAL_GIB=4] [VOLUME_GIB=8]
+//   cvol-engine-bench memory DIRECTORY [GIB=64]
+//
+// DIRECTORY is made, and removed at the end. One JSON object is printed.
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+
+#include "volumed/base/log.h"
+#include "volumed/io/scope.h"
+#include "volumed/io/uring_reactor.h"
+#include "volumed/store/disk_engine.h"
+
+namespace cvol {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+template <typename T>
+T need(Result<T> result) {
+  if (!result) {
+    std::fprintf(stderr, "cvol-engine-bench: %s\n", result.message().c_str());
+    std::exit(1);
+  }
+  return std::move(*result);
+}
+void need(const Status& status) {
+  if (status) return;
+  std::fprintf(stderr, "cvol-engine-bench: %s\n", status.message().c_str());
+  std::exit(1);
+}
+
+std::unique_ptr<io::UringReactor> make_reactor() {
+  return need(io::UringReactor::make(io::UringOptions{}));
+}
+
+uint64_t resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  std::string line;
+  while (std::getline(status, line)) {
+    if (line.starts_with("VmRSS:")) return std::strtoull(line.c_str() + 6, nullptr, 10) * 1024;
+  }
+  return 0;
+}
+
+struct Fill {
+  store::DiskEngine* engine = nullptr;
+  store::ReplicaNumber replica = 0;
+  uint64_t blocks = 0;
+  uint64_t seq = 0;
+  uint64_t written = 0;
+};
+
+Task<void> write_until_full(io::Reactor& reactor, Fill& fill) {
+  auto* data = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, kBlockBytes));
+  std::memset(data, 0x5a, kBlockBytes);
+  store::DiskInfo info = fill.engine->info();
+  while (info.journal_used_bytes * 1000 < info.journal_bytes * 995) {
+    const uint64_t block = reactor.random().below(fill.blocks);
+    need(co_await fill.engine->append_write(fill.replica, 1, ++fill.seq, block * kBlockBytes,
+                                            {data, kBlockBytes}));
+    ++fill.written;
+    info = fill.engine->info();
+  }
+}
+
+// Fills the journal with 4 KiB writes, many under way, and dies.
+Task<void> fill_journal(io::Reactor& reactor, std::string path, uint64_t journal, uint64_t volume) {
+  store::FormatOptions format;
+  format.journal_bytes = journal;
+  format.capacity_bytes = volume + kGiB;
+  need(co_await store::format_disk(reactor, path, format));
+  store::EngineOptions options;
+  options.destage_percent = 101;
+  options.destage_when_idle = false;
+  std::unique_ptr<store::DiskEngine> engine =
+      need(co_await store::open_disk(reactor, path, options));
+  const store::ReplicaInfo replica = need(co_await engine->create_replica(
+      Uuid::make(reactor.random()), Uuid::make(reactor.random()), volume));
+  Fill fill{engine.get(), replica.number, volume / kBlockBytes};
+  io::Scope scope;
+  for (int i = 0; i < 128; ++i) scope.spawn(write_until_full(reactor, fill));
+  while (fill.engine->info().journal_used_bytes * 1000 < journal * 990) {
+    co_await reactor.sleep(20 * io::kMillisecond);
+  }
+  _exit(0);  // as a killed process would: nothing is closed
+}
+
+Task<void> open_again(io::Reactor& reactor, std::string path) {
+  const Clock::time_point begin = Clock::now();
+  std::unique_ptr<store::DiskEngine> engine =
+      need(co_await store::open_disk(reactor, path, store::EngineOptions{}));
+  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  const store::DiskInfo info = engine->info();
+  std::printf(
+      "{\"open_seconds\": %.2f, \"journal_bytes\": %lu, \"journal_used_bytes\": %lu, "
+      "\"resident_mib\": %lu}\n",
+      seconds, info.journal_bytes, info.journal_used_bytes, resident_bytes() / kMiB);
+  std::fflush(stdout);
+  _exit(0);  // the rest would be destaged otherwise
+}
+
+void drop_page_cache(const std::string& path) {
+  const int handle = ::open(path.c_str(), O_RDONLY);
+  if (handle < 0) return;
+  posix_fadvise(handle, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(handle);
+}
+
+// Chunks that are allocated but hold no data: the table and the memory do not know the difference.
+Task<void> allocate(io::Reactor& reactor, std::string path, uint64_t bytes) {
+  store::FormatOptions format;
+  format.journal_bytes = 256 * kMiB;
+  format.capacity_bytes = bytes + kGiB;
+  need(co_await store::format_disk(reactor, path, format));
+  std::unique_ptr<store::DiskEngine> engine =
+      need(co_await store::open_disk(reactor, path, store::EngineOptions{}));
+  const store::ReplicaInfo replica = need(co_await engine->create_replica(
+      Uuid::make(reactor.random()), Uuid::make(reactor.random()), bytes));
+  const uint64_t before = resident_bytes();
+  uint64_t seq = 0;
+  for (uint64_t at = 0; at < bytes; at += kGiB)
+    need(co_await engine->append_zero(replica.number, 1, ++seq, at, kGiB, true));
+  need(co_await engine->destage_all());
+  const uint64_t allocated = engine->info().allocated_bytes;
+  std::printf(
+      "{\"after\": \"allocation\", \"allocated_gib\": %lu, \"resident_mib\": %lu, "
+      "\"gib_per_tib\": %.2f}\n",
+      allocated / kGiB, resident_bytes() / kMiB,
+      static_cast<double>(resident_bytes() - before) / kGiB * kTiB /
+          static_cast<double>(allocated));
+  std::fflush(stdout);
+  co_await engine->close();
+}
+
+Task<void> open_allocated(io::Reactor& reactor, std::string path) {
+  const uint64_t before = resident_bytes();
+  const Clock::time_point begin = Clock::now();
+  std::unique_ptr<store::DiskEngine> engine =
+      need(co_await store::open_disk(reactor, path, store::EngineOptions{}));
+  const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  const uint64_t allocated = engine->info().allocated_bytes;
+  std::printf(
+      "{\"after\": \"opening\", \"allocated_gib\": %lu, \"resident_mib\": %lu, "
+      "\"gib_per_tib\": %.2f, \"open_seconds\": %.2f}\n",
+      allocated / kGiB, resident_bytes() / kMiB,
+      static_cast<double>(resident_bytes() - before) / kGiB * kTiB / static_cast<double>(allocated),
+      seconds);
+  std::fflush(stdout);
+  co_await engine->close();
+}
+
+// Runs `step` on a reactor in a process of its own; true if it ended well.
+template <typename Step>
+bool in_process(Step step) {
+  const pid_t child = fork();
+  if (child == 0) {
+    {
+      auto reactor = make_reactor();
+      reactor->run_until_done(step(*reactor));
+    }
+    _exit(0);
+  }
+  int status = 0;
+  return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+
+int open_after_crash(const std::string& path, uint64_t journal, uint64_t volume) {
+  const bool filled = in_process(
+      [&](io::Reactor& reactor) { return fill_journal(reactor, path, journal, volume); });
+  drop_page_cache(path + "/journal");
+  return filled && in_process([&](io::Reactor& reactor) { return open_again(reactor, path); }) ? 0
+                                                                                               : 1;
+}
+
+int memory_of_chunks(const std::string& path, uint64_t bytes) {
+  const bool made =
+      in_process([&](io::Reactor& reactor) { return allocate(reactor, path, bytes); });
+  return made && in_process([&](io::Reactor& reactor) { return open_allocated(reactor, path); })
+             ? 0
+             : 1;
+}
+
+int run(int argc, char** argv) {
+  const std::string what = argc > 2 ? argv[1] : "";
+  if (what != "open" && what != "memory") {
+    std::fprintf(stderr,
+                 "usage: cvol-engine-bench open DIRECTORY [JOURNAL_GIB] [VOLUME_GIB]\n"
+                 "       cvol-engine-bench memory DIRECTORY [GIB]\n");
+    return 2;
+  }
+  const std::string path = argv[2];
+  const auto number = [&](int index, uint64_t fallback) {
+    return argc > index ? std::strtoull(argv[index], nullptr, 10) : fallback;
+  };
+  log::set_level("warning");
+  int result = 0;
+  if (what == "open") {
+    result = open_after_crash(path, number(3, 4) * kGiB, number(4, 8) * kGiB);
+  } else {
+    result = memory_of_chunks(path, number(3, 64) * kGiB);
+  }
+  std::error_code ignored;
+  std::filesystem::remove_all(path, ignored);
+  return result;
+}
+
+}  // namespace
+}  // namespace cvol
+
+int main(int argc, char** argv) {
+  return cvol::run(argc, argv);
+}
