@@ -1,0 +1,370 @@
+// Replica: the replication protocol of one volume at one of its replicas (rules R1 to R16).
+//
+// A pure state machine: events in (the on_... functions, with the time they happened), actions out
+// (Driver, driver.h). It reads no clock, file, socket or random source, and never blocks. The same
+// code runs in volumed and in the simulators.
+//
+// Threading: one thread. A driver's calls come back as events later, never from within.
+// Time: Nanoseconds of CLOCK_BOOTTIME of this node; only differences count.
+// Files: replica.cpp (records, roles, timers), member.cpp (what a member does for its primary),
+// primary.cpp (writes, acknowledgements, removal), promote.cpp (R8, R9), join.cpp (R10),
+// client.cpp (operations and their range locks). README.md numbers the invariants.
+#pragma once
+
+#include <array>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "replication/core/driver.h"
+#include "replication/core/options.h"
+
+namespace cvol::replication {
+
+class Replica {
+ public:
+  struct Start {
+    ReplicaId self;
+    Durable durable;   // as last persisted; its record may be behind the register's
+    Seq commit_point;  // as last noted, durably
+    Seq last_seq;      // highest seq that is durable here
+    Nanoseconds now = 0;
+    // A first life: nobody can hold a lease from this replica. Otherwise it waits a grace (R7).
+    bool fresh = false;
+  };
+
+  Replica(Driver& driver, const Options& options, Start start);
+  Replica(const Replica&) = delete;
+  Replica& operator=(const Replica&) = delete;
+
+  // --- events ---
+
+  // To be called every 50 ms or so while the volume has more than one replica or work under way;
+  // being late costs time, nothing else.
+  void tick(Nanoseconds now);
+  void on_message(Nanoseconds now, const Message& message);
+  // The way to a peer was lost (what was under way in both directions may be lost) or is there
+  // again. Known to be up only once told so.
+  void on_link(Nanoseconds now, const ReplicaId& peer, bool up);
+  // The process in which the peer ran last is proven dead: it serves no reads any more.
+  void on_peer_dead(Nanoseconds now, const ReplicaId& peer);
+  // A state of the register's record: a watch, a list, an answer to fetch_record().
+  void on_record(Nanoseconds now, const Record& record);
+  void on_persisted(Nanoseconds now, uint64_t ticket);
+  void on_payload(Nanoseconds now, OpId op, bool ok, WriteKind kind);
+  void on_appended(Nanoseconds now, Seq seq, AppendResult result);
+  void on_read(Nanoseconds now, OpId op, bool ok);
+  void on_tail(Nanoseconds now, uint64_t ticket, std::vector<BlockRange> ranges);
+  void on_proposed(Nanoseconds now, uint64_t ticket, CasResult result, uint64_t revision);
+  void on_copied(Nanoseconds now, OpId op, bool ok);
+  // The difference is copied, and checksums agree; or (not ok) the join cannot go on.
+  void on_copy_done(Nanoseconds now, const ReplicaId& joiner, uint64_t join, bool ok);
+  // The local disk fails everything from now on (R11).
+  void on_disk_failed(Nanoseconds now);
+
+  // --- client operations (R12); each ends with one Driver::finish ---
+
+  struct Caller {
+    uint64_t session = 0;     // generation of the record's session
+    uint64_t connection = 0;  // generation of the front end's connection within it
+  };
+  // A front end has (re)connected: requests of older connections that were not admitted are
+  // discarded (finished as fenced), admitted ones end first; then `barrier` is finished and
+  // requests of this connection are admitted.
+  void open_connection(Nanoseconds now, OpId barrier, Caller caller);
+  void read(Nanoseconds now, OpId op, Caller caller, BlockRange range);
+  // `needs_payload`: the payload is no whole blocks: Driver::make_payload before it is written.
+  void write(Nanoseconds now, OpId op, Caller caller, WriteKind kind, BlockRange range,
+             bool needs_payload);
+
+  // --- internal operations ---
+
+  // R14: the driver has found damaged blocks, and got good ones from a peer (Driver::make_payload
+  // asks for them). Ends with finish.
+  OpId repair(Nanoseconds now, BlockRange range);
+  // R10: one piece; Driver::copy is called when its range is locked. 0: the join is over.
+  OpId copy_piece(Nanoseconds now, const ReplicaId& joiner, uint64_t join, BlockRange range);
+  // Planned move: stop admitting, drain, hand over. False if `to` is no in-sync peer or this
+  // replica is not active.
+  bool hand_over(Nanoseconds now, const ReplicaId& to);
+  // R16 and operators: put the member out of the set, if enough are left.
+  bool put_out(Nanoseconds now, const ReplicaId& peer, const std::string& why);
+
+  // --- state, for drivers, status and tests ---
+
+  Role role() const { return role_; }
+  const Record& record() const { return durable_.record; }
+  const Durable& durable() const { return durable_; }
+  Epoch epoch() const { return durable_.record.epoch; }
+  bool is_primary() const { return role_ != Role::kFollower; }
+  // The primary runs this epoch with all members of the set (R12: an attach or detach is complete).
+  bool confirmed() const;
+  // In the set of the record that is known, as it is now, with all it needs.
+  bool trusts_itself() const;
+  Seq commit_point() const { return commit_point_; }
+  Seq last_seq() const { return last_seq_; }
+  const ReplicaId& self() const { return self_; }
+  // Replicas that acknowledgements wait for, this one included.
+  std::vector<ReplicaId> required() const;
+  bool has_leases(Nanoseconds now) const;
+  std::size_t in_flight() const { return in_flight_.size(); }
+  std::size_t operations() const { return ops_.size(); }
+  bool joining() const { return member_join_ != 0; }
+  // Why client operations wait, for people; empty if they do not.
+  std::string waits_for(Nanoseconds now) const;
+  // Entry for a beacon to each peer that needs one; the driver coalesces them per node. Also makes
+  // `stamp` the sending time. False if this replica sends none.
+  bool wants_beacons() const;
+  void send_beacons(Nanoseconds now);
+
+ private:
+  using Slot = uint32_t;  // index of a peer; bit of a mask. 0 is this replica.
+  using Mask = uint32_t;
+  static constexpr Slot kSelf = 0;
+  static constexpr Slot kMostPeers = 31;
+  static constexpr std::size_t kRecent = 4096;     // seqs that are told from ones sent again
+  static constexpr uint64_t kSeqGap = 4096;        // of a new primary, above all that it knows
+  static constexpr std::size_t kRewrites = 16;     // of a reconcile at one time
+  static constexpr uint64_t kRewriteBlocks = 256;  // of one of them
+
+  struct Peer {
+    ReplicaId id;
+    bool up = false;
+    bool dead = false;  // its process is known to be
+    Epoch reached;      // the epoch it has adopted from us
+    Nanoseconds reach_sent = 0;
+    Nanoseconds heard = 0;
+    Nanoseconds lease_until = 0;  // R7: from the sending of the beacon
+    uint64_t incarnation = 0;     // as it says
+    std::string failed;           // why it has to leave the set; empty: it has not
+    // R10, this replica being primary:
+    uint64_t join = 0;  // 0: none
+    enum class JoinState {
+      kNone,
+      kAccepted,
+      kCopying,
+      kEntered,
+      kCompleting,
+      kComplete
+    } state = JoinState::kNone;
+    Seq join_commit_point;
+    Seq join_wait;  // kEntered: everything up to it has to be acknowledged first
+    std::map<uint64_t, Nanoseconds> unacked;  // seqs of PREPAREs to a joiner
+    Nanoseconds join_refused_until = 0;
+    Nanoseconds join_backoff = 0;
+  };
+
+  struct Op {
+    OpId id = 0;
+    OpKind kind = OpKind::kRead;
+    WriteKind write_kind = WriteKind::kData;
+    enum class State : uint8_t {
+      kWaiting,
+      kPayload,
+      kInFlight,
+      kReading,
+      kHeld,
+      kCopying
+    } state = State::kWaiting;
+    bool needs_payload = false;
+    bool failed = false;     // read: damaged. write: no space here
+    bool exclusive = false;  // others that come later wait for it
+    BlockRange range;
+    uint64_t order = 0;       // of arrival
+    uint64_t connection = 0;  // client's; 0: internal
+    Slot joiner = 0;          // kCopy
+    uint64_t join = 0;        // kCopy
+    Seq seq;                  // in flight; its version
+    Epoch epoch;              // of the version
+    Mask sent = 0, acked = 0, refused = 0;
+    Nanoseconds since = 0;         // when it was sent
+    std::vector<uint64_t> behind;  // kHeld read: orders of writes that it waits for
+  };
+
+  struct Proposal {
+    Record next;  // revision: the expected one
+    uint64_t ticket = 0;
+    Nanoseconds sent = 0;
+    bool under_way = false;
+    bool promotes = false;
+    Slot joiner = 0;
+  };
+
+  struct Recent {
+    uint64_t seq = 0;
+    bool done = false;
+  };
+
+  bool mutant(Mutant which) const;
+
+  // replica.cpp
+  void adopt(const Record& record);
+  void become(Role role);
+  void step_down();
+  void rebuild_masks();
+  Slot slot_of(const ReplicaId& id) const;  // kMostPeers + 1: unknown
+  Slot make_slot(const ReplicaId& id);
+  void persist();
+  bool known_persisted() const { return persisted_epoch_ >= durable_.record.epoch; }
+  Message make(MessageType type, Slot to) const;
+  void send(Slot to, const Message& message);
+  Mask mask_of_set(const Record& record) const;
+  void propose(Record next, bool promotes, Slot joiner);
+  void send_proposal();
+  void forget_proposal();
+  void drain_waiting();
+
+  // member.cpp
+  bool accepts(const Message& message) const;
+  void refuse(const Message& message, Refusal why);
+  void on_reach(const Message& message);
+  void answer_reach();
+  void on_prepare(const Message& message);
+  void on_beacon(const Message& message);
+  void on_join_accept(const Message& message);
+  void on_join_complete(const Message& message);
+  void on_join_abort(const Message& message);
+  void on_hand_over(const Message& message);
+  void member_appended(Seq seq, AppendResult result);
+  void send_ack(uint64_t seq, Slot to, uint64_t join);
+  void flush_gated();
+  void hear_commit_point(Seq seq);
+  void say_hello();
+
+  // primary.cpp
+  void on_reached(const Message& message);
+  void on_ack(const Message& message);
+  void on_refuse(const Message& message);
+  void on_grant(const Message& message);
+  void reach(Slot peer);
+  void reach_all();
+  void resend(Slot peer);
+  void begin_write(Op& op);
+  void send_prepare(Op& op, Slot peer);
+  void settle(Op& op);
+  void settle_all();
+  void advance_commit_point();
+  bool acknowledgements_wait() const;
+  void check_members();
+  Mask lease_mask() const;
+  void undo(Op& op);
+
+  // promote.cpp
+  void consider_promotion();
+  void begin_promotion();
+  void promoted();
+  void recover();
+  void collect_own_tail();
+  void begin_reconcile();
+  void next_rewrites();
+  void activated();
+
+  // join.cpp
+  void on_join_hello(const Message& message);
+  void on_join_ready(const Message& message);
+  void on_join_completed(const Message& message);
+  void end_join(Slot peer, bool tell);
+  void advance_join(Slot peer);
+  void enter(Slot peer);
+
+  // client.cpp
+  Op& make_op(OpId id, OpKind kind, BlockRange range);
+  Op* find_op(OpId id);
+  bool admit(OpId op, Caller caller);
+  void start_ready_ops();
+  bool may_start(const Op& op) const;
+  void start(Op& op);
+  void end_op(OpId id, Outcome outcome);
+  void try_answer_read(Op& op);
+  void answer_held_reads();
+  void drop_all_ops();
+  bool blocks(const Op& earlier, const Op& later) const;
+
+  Driver& driver_;
+  const Options options_;
+  const ReplicaId self_;
+  Nanoseconds now_ = 0;
+
+  // Durable, and what of it is on its way to the disk.
+  Durable durable_;
+  Epoch persisted_epoch_;
+  Epoch persisted_promise_;
+  bool persisted_rebuilding_ = false;
+  uint64_t persist_ticket_ = 0;
+  struct Persisting {
+    uint64_t ticket;
+    Epoch epoch, promised;
+    bool rebuilding;
+  };
+  std::deque<Persisting> persisting_;
+
+  Role role_ = Role::kFollower;
+  bool disk_failed_ = false;
+  std::vector<Peer> peers_;  // [0] is this replica
+  Mask set_ = 1;             // of the record
+  Mask required_ = 1;        // who must acknowledge (R3)
+  Seq last_seq_;
+  Seq commit_point_;
+  Seq noted_commit_point_;
+
+  // As a member.
+  Nanoseconds grace_until_ = 0;
+  bool primary_dead_ = false;
+  bool handed_to_me_ = false;
+  std::array<Recent, kRecent> recent_{};
+  uint64_t appending_ = 0;  // PREPAREs on their way to the disk
+  struct Gated {
+    uint64_t seq;
+    ReplicaId to;
+    uint64_t join;
+    Epoch epoch;
+  };
+  std::map<uint64_t, Gated> prepares_;  // by seq: being appended
+  std::vector<Gated> gated_;            // durable, but the epoch's record is not yet
+  struct Reach {
+    bool waits = false, tail_asked = false, wants_tail = false;
+    ReplicaId from;
+    Epoch epoch;
+    uint64_t ticket = 0;
+  } reach_;
+  uint64_t member_join_ = 0;  // join number; 0: none
+  bool member_join_persisting_ = false;
+  bool member_join_ready_ = false;
+  bool member_join_completing_ = false;
+  Nanoseconds hello_sent_ = 0;
+
+  // As a candidate or primary.
+  bool promising_ = false;
+  Nanoseconds candidate_since_ = 0;
+  std::optional<Proposal> proposal_;
+  uint64_t next_ticket_ = 0;
+  Nanoseconds fetch_sent_ = 0;
+  bool fetching_ = false;
+  std::vector<BlockRange> tail_;  // R9: the union
+  bool tail_ready_ = false;
+  uint64_t tail_ticket_ = 0;
+  std::size_t tail_next_ = 0;
+  uint64_t tail_offset_ = 0;
+  std::size_t rewriting_ = 0;
+  Nanoseconds last_beacon_ = 0;
+  uint64_t next_join_ = 0;
+  Slot handing_to_ = 0;
+  Nanoseconds handed_at_ = 0;
+  bool handing_ = false;
+
+  // Operations.
+  uint64_t connection_ = 0;
+  uint64_t next_order_ = 0;
+  OpId next_internal_ = kFirstInternalOp;
+  std::unordered_map<OpId, std::unique_ptr<Op>> ops_;  // looked up, never iterated
+  std::vector<Op*> order_;                             // all of ops_, by arrival
+  std::deque<Op*> in_flight_;                          // writes that have a seq, by seq
+  uint64_t in_flight_blocks_ = 0;
+  bool starting_ = false;
+};
+
+}  // namespace cvol::replication
