@@ -64,8 +64,9 @@ class Driver {
   virtual void read(OpId op, BlockRange range) = 0;
   // R10: send the piece to the joiner, from the local disk; its range is locked. on_copied(op).
   virtual void copy(OpId op, BlockRange range) = 0;
-  // The operation is over; the id is free again. Not called for kCopy ops (on_copied ends them) but
-  // when the join is given up: then with kNotPrimary.
+  // The operation is over and the id is free again; once for each operation but a kCopy that ended
+  // with on_copied. May come from within the call that made it. What is still on its way for it (an
+  // append, a read, a copy) ends as usual and is ignored.
   virtual void finish(OpId op, Outcome outcome) = 0;
 
   // Ranges that were written or zeroed here with a seq above `after`, durably, coarse ones are

@@ -53,6 +53,7 @@ struct Message {
   BlockRange range;                   // kPrepare
   WriteKind kind = WriteKind::kData;  // kPrepare
   Refusal refusal = Refusal::kNone;
+  Epoch about;              // kRefuse: the epoch of what is refused
   bool rebuilding = false;  // kJoinHello
   bool wants_tail = false;  // kReach: of a primary that is recovering (R9)
   uint64_t op = 0;          // kPrepare: names the payload at the sender; not on the wire

@@ -174,12 +174,15 @@ class Replica {
     bool failed = false;     // read: damaged. write: no space here
     bool exclusive = false;  // others that come later wait for it
     BlockRange range;
-    uint64_t order = 0;       // of arrival
-    uint64_t connection = 0;  // client's; 0: internal
-    Slot joiner = 0;          // kCopy
-    uint64_t join = 0;        // kCopy
-    Seq seq;                  // in flight; its version
-    Epoch epoch;              // of the version
+    uint64_t order = 0;  // of arrival
+    bool client = false;
+    uint64_t session = 0;  // the client's
+    uint64_t connection = 0;
+    Mask undo_to = 0;   // kUndo: who has to take the write back
+    Slot joiner = 0;    // kCopy
+    uint64_t join = 0;  // kCopy
+    Seq seq;            // in flight; its version
+    Epoch epoch;        // of the version
     Mask sent = 0, acked = 0, refused = 0;
     Nanoseconds since = 0;         // when it was sent
     std::vector<uint64_t> behind;  // kHeld read: orders of writes that it waits for
@@ -216,7 +219,7 @@ class Replica {
   void propose(Record next, bool promotes, Slot joiner);
   void send_proposal();
   void forget_proposal();
-  void drain_waiting();
+  void go_on_handing_over();
 
   // member.cpp
   bool accepts(const Message& message) const;
@@ -243,6 +246,8 @@ class Replica {
   void reach(Slot peer);
   void reach_all();
   void resend(Slot peer);
+  Op* in_flight(Seq seq) const;
+  bool is_active_joiner(Slot peer) const;
   void begin_write(Op& op);
   void send_prepare(Op& op, Slot peer);
   void settle(Op& op);
@@ -282,6 +287,9 @@ class Replica {
   void try_answer_read(Op& op);
   void answer_held_reads();
   void drop_all_ops();
+  void fence_waiting_ops();
+  void cancel_copies(Slot joiner, uint64_t join);
+  bool is_started(const Op& op) const { return op.state != Op::State::kWaiting; }
   bool blocks(const Op& earlier, const Op& later) const;
 
   Driver& driver_;
@@ -316,7 +324,7 @@ class Replica {
   bool primary_dead_ = false;
   bool handed_to_me_ = false;
   std::array<Recent, kRecent> recent_{};
-  uint64_t appending_ = 0;  // PREPAREs on their way to the disk
+  uint64_t appending_ = 0;  // writes on their way to the disk, own ones too
   struct Gated {
     uint64_t seq;
     ReplicaId to;
@@ -362,9 +370,12 @@ class Replica {
   OpId next_internal_ = kFirstInternalOp;
   std::unordered_map<OpId, std::unique_ptr<Op>> ops_;  // looked up, never iterated
   std::vector<Op*> order_;                             // all of ops_, by arrival
-  std::deque<Op*> in_flight_;                          // writes that have a seq, by seq
+  // Writes that have a seq, consecutive; nullptr: finished, but an earlier one is not.
+  std::deque<Op*> in_flight_;
+  Seq first_in_flight_;
   uint64_t in_flight_blocks_ = 0;
-  bool starting_ = false;
+  std::size_t waiting_ = 0;  // operations that wait for others
+  std::size_t held_ = 0;     // reads that have their data, and wait to be answered
 };
 
 }  // namespace cvol::replication
