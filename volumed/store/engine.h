@@ -48,8 +48,15 @@ class Engine final : public DiskEngine {
   Task<Result<ReplicaInfo>> create_replica(Uuid volume, Uuid replica, uint64_t size) override;
   Task<Status> resize_replica(ReplicaNumber number, uint64_t size) override;
   Task<Status> remove_replica(ReplicaNumber number) override;
+  Task<Status> put_replica_state(ReplicaNumber number, std::string state) override;
+  Result<std::string> replica_state(ReplicaNumber number) const override;
+  void note_commit_point(ReplicaNumber number, uint64_t seq) override;
+  Task<Result<std::vector<ChunkVersion>>> changed_chunks(ReplicaNumber number,
+                                                         uint64_t after_seq) override;
+  std::vector<ZeroedRange> zeroed_after(ReplicaNumber number, uint64_t after_seq) const override;
   Task<Status> append_write(ReplicaNumber number, uint64_t epoch, uint64_t seq, uint64_t offset,
-                            std::span<const std::byte> data) override;
+                            std::span<const std::byte> data,
+                            std::span<const uint64_t> checksums = {}) override;
   Task<Status> append_zero(ReplicaNumber number, uint64_t epoch, uint64_t seq, uint64_t offset,
                            uint64_t length, bool keep_allocated) override;
   Task<Status> read(ReplicaNumber number, uint64_t offset, std::span<std::byte> into) override;
@@ -71,6 +78,7 @@ class Engine final : public DiskEngine {
     uint64_t salt = 0;
     uint64_t allocated_chunks = 0;  // in the map or reserved
     uint64_t operations = 0;        // under way
+    uint64_t commit_point = 0;
   };
   struct ReadPlan;
   struct LargeWrite;
@@ -147,11 +155,14 @@ class Engine final : public DiskEngine {
   Task<Status> grow(uint32_t places);
   Task<void> grow_ahead();
   Task<Status> write_small(Replica& replica, ReplicaNumber number, uint64_t epoch, uint64_t seq,
-                           uint64_t offset, std::span<const std::byte> data);
+                           uint64_t offset, std::span<const std::byte> data,
+                           std::span<const uint64_t> checksums);
   Task<Status> write_large(Replica& replica, ReplicaNumber number, uint64_t epoch, uint64_t seq,
-                           uint64_t offset, std::span<const std::byte> data);
+                           uint64_t offset, std::span<const std::byte> data,
+                           std::span<const uint64_t> checksums);
   Task<Status> write_pieces(Replica& replica, ReplicaNumber number, uint64_t epoch, uint64_t seq,
-                            uint64_t offset, std::span<const std::byte> data);
+                            uint64_t offset, std::span<const std::byte> data,
+                            std::span<const uint64_t> checksums);
   Task<Status> place_chunks(LargeWrite& write);
   Task<void> write_run(const std::byte* data, uint32_t place, uint32_t chunks, int64_t* result);
   Task<Status> append_entry(JournalEntry& entry);

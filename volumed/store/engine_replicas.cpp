@@ -41,7 +41,8 @@ ReplicaInfo Engine::info_of(ReplicaNumber number, const Replica& replica) const 
           replica.record.replica,
           replica.record.size_bytes,
           replica.allocated_chunks * kChunkBytes,
-          replica.record.last_seq};
+          replica.record.last_seq,
+          replica.commit_point};
 }
 
 std::vector<ReplicaInfo> Engine::replicas() const {

@@ -174,32 +174,38 @@ Task<Status> Engine::append_entry(JournalEntry& entry) {
 }
 
 Task<Status> Engine::append_write(ReplicaNumber number, uint64_t epoch, uint64_t seq,
-                                  uint64_t offset, std::span<const std::byte> data) {
+                                  uint64_t offset, std::span<const std::byte> data,
+                                  std::span<const uint64_t> checksums) {
   const Operation operation(*this);
   Result<Replica*> replica = usable(number, offset, data.size());
   if (!replica) co_return replica.status();
+  CVOL_ASSERT(checksums.empty() || checksums.size() == data.size() / kBlockBytes);
   if (reinterpret_cast<uintptr_t>(data.data()) % kBlockBytes != 0) {
     co_return Status(Code::kInvalidArgument, "the memory of a write is not aligned to 4 KiB");
   }
   const uint64_t first_whole = (offset + kChunkBytes - 1) / kChunkBytes;
   const uint64_t end_whole = (offset + data.size()) / kChunkBytes;
   if (end_whole <= first_whole) {
-    co_return co_await write_small(**replica, number, epoch, seq, offset, data);
+    co_return co_await write_small(**replica, number, epoch, seq, offset, data, checksums);
   }
-  Status status = co_await write_large(**replica, number, epoch, seq, offset, data);
+  Status status = co_await write_large(**replica, number, epoch, seq, offset, data, checksums);
   if (status.code() != Code::kNoSpace) co_return status;
   // No room for new places: what has places already can be overwritten through the journal.
-  co_return co_await write_pieces(**replica, number, epoch, seq, offset, data);
+  co_return co_await write_pieces(**replica, number, epoch, seq, offset, data, checksums);
 }
 
 Task<Status> Engine::write_small(Replica& replica, ReplicaNumber number, uint64_t epoch,
-                                 uint64_t seq, uint64_t offset, std::span<const std::byte> data) {
+                                 uint64_t seq, uint64_t offset, std::span<const std::byte> data,
+                                 std::span<const uint64_t> checksums) {
   const uint64_t first = offset / kBlockBytes;
   const uint32_t blocks = static_cast<uint32_t>(data.size() / kBlockBytes);
   CVOL_ASSERT(blocks <= kMostSmallBlocks);
-  std::array<uint64_t, kMostSmallBlocks> checksums;
-  for (uint32_t i = 0; i < blocks; ++i) {
-    checksums[i] = block_checksum(replica.salt, first + i, data.data() + i * kBlockBytes);
+  std::array<uint64_t, kMostSmallBlocks> computed;
+  if (checksums.empty()) {
+    for (uint32_t i = 0; i < blocks; ++i) {
+      computed[i] = block_checksum(replica.salt, first + i, data.data() + i * kBlockBytes);
+    }
+    checksums = {computed.data(), blocks};
   }
   if (!admit_all(number, first, blocks)) CVOL_CO_TRY(co_await admit(number, first, blocks));
   Record record{RecordType::kWrite, 0, number, epoch, seq, first, blocks, 0};
@@ -221,7 +227,8 @@ Task<Status> Engine::write_small(Replica& replica, ReplicaNumber number, uint64_
 
 // Everything through the journal, in pieces of a chunk; all or nothing as to space.
 Task<Status> Engine::write_pieces(Replica& replica, ReplicaNumber number, uint64_t epoch,
-                                  uint64_t seq, uint64_t offset, std::span<const std::byte> data) {
+                                  uint64_t seq, uint64_t offset, std::span<const std::byte> data,
+                                  std::span<const uint64_t> checksums) {
   const uint64_t first = offset / kBlockBytes;
   const uint64_t blocks = data.size() / kBlockBytes;
   CVOL_CO_TRY(co_await admit(number, first, blocks));  // the space is ours until withdrawn
@@ -229,8 +236,11 @@ Task<Status> Engine::write_pieces(Replica& replica, ReplicaNumber number, uint64
   while (!data.empty() && status) {
     const uint64_t most = kChunkBytes - offset % kChunkBytes;
     const std::span<const std::byte> piece = data.first(std::min<uint64_t>(most, data.size()));
-    status = co_await write_small(replica, number, epoch, seq, offset, piece);
+    const std::span<const uint64_t> sums =
+        checksums.first(std::min(checksums.size(), piece.size() / kBlockBytes));
+    status = co_await write_small(replica, number, epoch, seq, offset, piece, sums);
     data = data.subspan(piece.size());
+    checksums = checksums.subspan(sums.size());
     offset += piece.size();
   }
   withdraw(number, first, first + blocks);
@@ -294,7 +304,8 @@ Task<Status> Engine::place_chunks(LargeWrite& write) {
 }
 
 Task<Status> Engine::write_large(Replica& replica, ReplicaNumber number, uint64_t epoch,
-                                 uint64_t seq, uint64_t offset, std::span<const std::byte> data) {
+                                 uint64_t seq, uint64_t offset, std::span<const std::byte> data,
+                                 std::span<const uint64_t> sums) {
   LargeWrite write;
   write.first_chunk = (offset + kChunkBytes - 1) / kChunkBytes;
   write.chunks = (offset + data.size()) / kChunkBytes - write.first_chunk;
@@ -303,9 +314,12 @@ Task<Status> Engine::write_large(Replica& replica, ReplicaNumber number, uint64_
   write.data = data.data() + head_bytes;
 
   const uint64_t first_block = offset / kBlockBytes;
-  std::vector<uint64_t> sums(data.size() / kBlockBytes);
-  for (uint64_t i = 0; i < sums.size(); ++i) {
-    sums[i] = block_checksum(replica.salt, first_block + i, data.data() + i * kBlockBytes);
+  std::vector<uint64_t> computed;
+  if (sums.empty()) {
+    computed.resize(data.size() / kBlockBytes);
+    for (uint64_t i = 0; i < computed.size(); ++i)
+      computed[i] = block_checksum(replica.salt, first_block + i, data.data() + i * kBlockBytes);
+    sums = computed;
   }
   const uint64_t head_blocks = head_bytes / kBlockBytes;
   const uint64_t tail_blocks = (data.size() - tail_at) / kBlockBytes;
