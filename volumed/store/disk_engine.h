@@ -107,22 +107,11 @@ struct ReplicaInfo {
   uint64_t commit_point = 0;     // as noted; after open: the newest one that became durable
 };
 
-constexpr std::size_t kMaxReplicaStateBytes = 4 * kKiB;
-constexpr std::size_t kMostZeroedRanges = 4096;  // remembered of one replica
-
 // A chunk that has a place or blocks in the journal.
 struct ChunkVersion {
   uint64_t chunk = 0;
   uint64_t version = 0;  // highest seq of the operations on it since it came to be
   bool operator==(const ChunkVersion&) const = default;
-};
-
-// Blocks that were zeroed, by operations of `seq` and before.
-struct ZeroedRange {
-  uint64_t first_block = 0;
-  uint64_t blocks = 0;
-  uint64_t seq = 0;
-  bool operator==(const ZeroedRange&) const = default;
 };
 
 struct DiskInfo {
@@ -166,7 +155,7 @@ class DiskEngine {
   // be under way.
   virtual Task<Status> remove_replica(ReplicaNumber number) = 0;
 
-  // What replication keeps with the replica: kMaxReplicaStateBytes at most (else kInvalidArgument).
+  // What replication keeps with the replica, kMaxReplicaStateBytes at most (else kInvalidArgument).
   // Durable on return, all of it or nothing; removed with the replica. Puts take effect in the
   // order of the calls. An empty one takes the state away, and with it what is kept for
   // replication.

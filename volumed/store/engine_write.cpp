@@ -397,13 +397,14 @@ Task<Status> Engine::append_zero(ReplicaNumber number, uint64_t epoch, uint64_t 
     }
     co_return Status::ok();
   }
-  if ((*replica)->allocated_chunks == 0) co_return Status::ok();  // it reads as zeroes already
-  bool anything = false;
+  // What reads as zeroes already needs no record, unless others may need to hear of it.
+  bool anything = (*replica)->replicated;
+  if (!anything && (*replica)->allocated_chunks == 0) co_return Status::ok();
   for_each_chunk(first, blocks, [&](uint64_t chunk, uint64_t, uint64_t) {
     const ChunkKey key(number, chunk);
     anything = anything || map_->find(key) != kNoPlace || overlay_.find(key) != nullptr;
   });
-  if (!anything) co_return Status::ok();  // it reads as zeroes already
+  if (!anything) co_return Status::ok();
   Record record{RecordType::kZero, 0, number, epoch, seq, first, static_cast<uint32_t>(blocks), 0};
   const void* sums = nullptr;
   JournalEntry entry;
@@ -461,6 +462,7 @@ Task<Status> Engine::zero_keeping(Replica&, ReplicaNumber number, uint64_t epoch
 void Engine::apply(uint64_t lsn, const Record& record, const void* checksums, uint32_t position) {
   Replica* replica = find_replica(record.replica);
   if (replica == nullptr || replica->record.removing) return;
+  if (record.type == RecordType::kCommitPoint) return apply_commit_point(record);
   applying_lsn_ = lsn;
   replica->record.last_seq = std::max(replica->record.last_seq, record.seq);
   switch (record.type) {
@@ -472,6 +474,8 @@ void Engine::apply(uint64_t lsn, const Record& record, const void* checksums, ui
       break;
     case RecordType::kMap:
       apply_map(record, static_cast<const std::byte*>(checksums));
+      break;
+    case RecordType::kCommitPoint:
       break;
   }
 }
@@ -500,6 +504,11 @@ void Engine::apply_write(const Record& record, const uint64_t* checksums, uint32
 }
 
 void Engine::apply_zero(const Record& record) {
+  Replica* replica = find_replica(record.replica);
+  if (replica->replicated) {
+    mark_dirty(record.replica, *replica);
+    remember_zeroed(*replica, {record.first, record.count, record.seq});
+  }
   const bool keep = (record.flags & kRecordKeep) != 0;
   for_each_chunk(record.first, record.count, [&](uint64_t chunk, uint64_t first, uint64_t count) {
     zero_in_chunk(ChunkKey(record.replica, chunk), mask_of(first, count), keep, record.seq);
@@ -512,17 +521,24 @@ void Engine::zero_in_chunk(ChunkKey key, uint16_t mask, bool keep, uint64_t seq)
   if (entry == nullptr && place == kNoPlace) return;
   // Zeroes on zeroes that keep their place change nothing, and leave destage nothing to do.
   if (keep && entry == nullptr && (map_->slot(place).present & mask) == 0) return;
-  if (entry != nullptr) entry->mask &= static_cast<uint16_t>(~mask);
+  uint64_t version = seq;
+  if (entry != nullptr) {
+    entry->mask &= static_cast<uint16_t>(~mask);
+    version = entry->version = std::max(entry->version, seq);
+  }
+  bool gone = place == kNoPlace && entry->mask == 0;
   if (place != kNoPlace) {
     ChunkSlot& slot = map_->slot(place);
     slot.present &= static_cast<uint16_t>(~mask);
-    slot.version = std::max(slot.version, seq);
+    version = slot.version = std::max<uint64_t>(slot.version, version);
     if (!keep && slot.present == 0 && (entry == nullptr || overlay_.idle(*entry))) {
       map_->erase(key);
       --find_replica(key.replica())->allocated_chunks;
       retire(place, key);
+      gone = true;
     }
   }
+  if (gone && version > seq) forget_version(key, version);
   journal_->add_ref({key, 0, 0, 0});
   if (entry != nullptr && !(keep && entry->reserved)) settle(key);
 }
@@ -547,6 +563,9 @@ void Engine::apply_map(const Record& record, const std::byte* checksums) {
       if (old != place) retire(place, key);
       continue;
     }
+    uint64_t version = record.seq;
+    if (entry != nullptr) version = std::max(version, entry->version);
+    if (old != kNoPlace) version = std::max<uint64_t>(version, map_->slot(old).version);
     if (entry != nullptr && !empty) entry->mask = 0;
     if (old != place) {
       if (old != kNoPlace) {
@@ -563,7 +582,7 @@ void Engine::apply_map(const Record& record, const std::byte* checksums) {
       ++replica->allocated_chunks;
     }
     ChunkSlot& slot = map_->slot(place);
-    slot.version = record.seq;
+    slot.version = version;
     if (!empty) {
       slot.present = 0xffff;
       for (uint64_t block = 0; block < kBlocksPerChunk; ++block)
