@@ -43,6 +43,7 @@ void put_record(Writer& out, const Record& record) {
   for (const Member& member : record.members) {
     out.uuid(member.replica);
     out.uuid(member.node);
+    out.uuid(member.disk);
   }
 }
 
@@ -68,6 +69,7 @@ bool take_record(Reader& in, Record& record) {
     Member member;
     member.replica = in.uuid();
     member.node = in.uuid();
+    member.disk = in.uuid();
     record.members.push_back(member);
   }
   return in.ok();
@@ -236,6 +238,20 @@ std::vector<std::byte> encode_hello(const Hello& hello) {
   return body;
 }
 
+std::vector<std::byte> encode_record(const Record& record) {
+  std::vector<std::byte> body;
+  Writer out(body);
+  put_record(out, record);
+  return body;
+}
+
+Result<Record> decode_record(std::span<const std::byte> body) {
+  Reader in(body);
+  Record record;
+  if (!take_record(in, record) || !in.at_end()) return damaged("a record is cut short");
+  return record;
+}
+
 Result<Hello> decode_hello(std::span<const std::byte> body) {
   Reader in(body);
   Hello hello;
@@ -303,6 +319,7 @@ std::vector<std::byte> encode_answer(const Answer& answer) {
   Writer out(body);
   out.u8(answer.outcome);
   out.u8(answer.code);
+  out.u64(answer.connection);
   out.u64(answer.payload_checksum);
   out.text(answer.text);
   out.u32(static_cast<uint32_t>(answer.extents.size()));
@@ -318,6 +335,7 @@ Result<Answer> decode_answer(std::span<const std::byte> body) {
   Answer answer;
   answer.outcome = in.u8();
   answer.code = in.u8();
+  answer.connection = in.u64();
   answer.payload_checksum = in.u64();
   answer.text = in.text();
   const uint32_t extents = in.u32();

@@ -85,6 +85,9 @@ struct DecodedMessage {
 };
 Result<DecodedMessage> decode_message(const FrameHeader& header, std::span<const std::byte> body);
 
+std::vector<std::byte> encode_record(const Record& record);
+Result<Record> decode_record(std::span<const std::byte> body);
+
 struct Hello {
   uint16_t oldest_version = 1, newest_version = 1;  // of frames that are understood
   Uuid cluster, node;
@@ -121,6 +124,7 @@ struct WireExtent {
 struct Answer {
   uint8_t outcome = 0;  // replication::Outcome
   uint8_t code = 0;     // cvol::Code, for kFailed
+  uint64_t connection = 0;  // of a fenced kOpen: the highest that was opened
   std::string text;
   uint64_t payload_checksum = 0;
   std::vector<WireExtent> extents;
