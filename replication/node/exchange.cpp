@@ -72,6 +72,12 @@ ReplicaHost* Exchange::host_of(const Uuid& volume) const {
   return at == hosts_by_tag_.end() ? nullptr : at->second;
 }
 
+void Exchange::set_record(const Uuid& volume, const Record& record) {
+  if (ReplicaHost* host = host_of(volume)) host->set_record(record);
+  const auto gateway = gateways_.find(wire::tag_of(volume));
+  if (gateway != gateways_.end()) gateway->second->set_record(record);
+}
+
 // --- time ---
 
 void Exchange::start_clock() {

@@ -14,6 +14,7 @@ class Keys {
   std::string cluster() const { return root_ + "cluster"; }
   std::string nodes() const { return root_ + "nodes/"; }
   std::string node(std::string_view id) const { return nodes() + std::string(id); }
+  std::string alives() const { return root_ + "alive/"; }
   std::string alive(std::string_view id) const { return root_ + "alive/" + std::string(id); }
   std::string disks() const { return root_ + "disks/"; }
   std::string disk(std::string_view id) const { return disks() + std::string(id); }
