@@ -91,14 +91,25 @@ Status set_http(Config& config, const std::string& text) {
   return Status::ok();
 }
 
+// "HOST:PORT[,HOST:PORT...]"
+bool are_endpoints(const std::string& text) {
+  std::istringstream list(text + ",");
+  std::string endpoint;
+  while (std::getline(list, endpoint, ',')) {
+    const bool plain = endpoint.find('/') == std::string::npos && !endpoint.starts_with("tcp:");
+    if (!plain || !parse_address(endpoint)) return false;
+  }
+  return true;
+}
+
 Status set_metadata(Config& config, const std::string& text) {
-  if (text.starts_with("etcd:"))
-    return Status(Code::kUnsupported,
-                  "metadata in etcd is not served by this version; use "
-                  "rocksdb:PATH");
-  if (!text.starts_with("rocksdb:/"))
+  constexpr std::string_view kEtcd = "etcd:";
+  const bool etcd = text.starts_with(kEtcd) && are_endpoints(text.substr(kEtcd.size()));
+  if (!etcd && !text.starts_with("rocksdb:/"))
     return Status(Code::kInvalidArgument,
-                  "'" + text + "' is no metadata store; write it like rocksdb:/var/lib/cvol/meta");
+                  "'" + text +
+                      "' is no metadata store; write it like rocksdb:/var/lib/cvol/meta or "
+                      "etcd:10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379");
   config.metadata = text;
   return Status::ok();
 }

@@ -11,7 +11,8 @@
 #include "volumed/base/log.h"
 #include "volumed/daemon/docker.h"
 #include "volumed/daemon/host.h"
-#include "volumed/meta/rocksdb_store.h"
+#include "volumed/meta/migrate.h"
+#include "volumed/meta/open_store.h"
 #include "volumed/volume/volume_manager.h"
 
 namespace cvol::daemon {
@@ -94,10 +95,12 @@ Status RealDaemon::open_folders() {
 }
 
 Status RealDaemon::start_manager() {
-  const std::string path = config_.metadata.substr(std::string("rocksdb:").size());
-  CVOL_TRY(make_folder(path, 0700));
-  auto store = meta::open_rocksdb_store(path);
+  constexpr std::string_view kRocksDb = "rocksdb:";
+  if (config_.metadata.starts_with(kRocksDb))
+    CVOL_TRY(make_folder(config_.metadata.substr(kRocksDb.size()), 0700));
+  auto store = meta::open_store(config_.metadata);
   if (!store) return store.status();
+  CVOL_TRY(meta::check_not_migrating(**store, meta::Keys(config_.cluster)));
   volume::ManagerOptions options;
   options.data_dir = config_.data_dir;
   options.run_dir = config_.run_dir;

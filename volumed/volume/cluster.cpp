@@ -62,7 +62,7 @@ Status Cluster::start() {
   };
   auto& store = catalog_.store();
   for (auto [prefix, into] : {std::pair{catalog_.keys().nodes(), &node_watch_},
-                              std::pair{catalog_.keys().alives(), &alive_watch_},
+                              std::pair{catalog_.keys().alive(), &alive_watch_},
                               std::pair{catalog_.keys().volumes(), &volume_watch_}}) {
     auto watch = store.watch(prefix, follow);
     if (!watch) return watch.status();
@@ -70,7 +70,7 @@ Status Cluster::start() {
   }
   CVOL_TRY(announce());
   for (const std::string& prefix :
-       {catalog_.keys().nodes(), catalog_.keys().alives(), catalog_.keys().volumes()}) {
+       {catalog_.keys().nodes(), catalog_.keys().alive(), catalog_.keys().volumes()}) {
     auto listed = store.list(prefix);
     if (!listed) return listed.status();
     std::vector<meta::WatchEvent> events;
@@ -236,7 +236,7 @@ bool Cluster::wait_for(const std::string& volume_id, std::chrono::milliseconds t
 void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
   const std::string volumes = catalog_.keys().volumes();
   const std::string nodes = catalog_.keys().nodes();
-  const std::string alives = catalog_.keys().alives();
+  const std::string alives = catalog_.keys().alive();
   for (const meta::WatchEvent& event : events) {
     if (event.key.starts_with(volumes)) {
       const std::string id = event.key.substr(volumes.size());
