@@ -172,7 +172,7 @@ void Engine::remember_zeroed(Replica& replica, const ZeroedRange& range) {
   replica.zeroed_changed = true;
 }
 
-// The chunk is gone, and with it its version, which is higher than the seq of what took it away.
+// The chunk is gone, and with it its version, which may be higher than the seqs of what zeroed it.
 void Engine::forget_version(ChunkKey key, uint64_t version) {
   remember_zeroed(*find_replica(key.replica()),
                   {key.chunk() * kBlocksPerChunk, kBlocksPerChunk, version});
