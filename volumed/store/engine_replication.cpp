@@ -38,6 +38,8 @@ Task<Status> Engine::put_replica_state(ReplicaNumber number, std::string state) 
   co_await commit_turn_.acquire();
   CVOL_ASSERT(find_replica(number) == replica);  // it is not removed under an operation
   TableBatch batch;
+  // With its commit point: batches may have it, and the state may be about to go.
+  batch.put(replica_key(number), encode_replica_record(replica->record));
   if (!state.empty()) {
     batch.put(replica_state_key(number), encode_replica_state(state));
   } else {
