@@ -104,6 +104,11 @@ bool Cluster::in_set(int node) const {
   return entry != nullptr && entry->incarnation == durable.incarnation;
 }
 
+bool Cluster::usable(int index) const {
+  const Disk& disk = nodes_[static_cast<std::size_t>(index)]->disk();
+  return in_set(index) && !disk.failed() && !disk.durable().rebuilding;
+}
+
 bool Cluster::set_is(const std::vector<int>& wanted) const {
   if (register_.record().in_sync.size() != wanted.size()) return false;
   return std::all_of(wanted.begin(), wanted.end(), [&](int each) { return in_set(each); });

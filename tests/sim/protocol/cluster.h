@@ -57,6 +57,8 @@ class Cluster : public Directory {
   bool serves(int node) const;         // as an active primary
   bool in_set(int node) const;         // of the register, as it is
   bool set_is(const std::vector<int>& nodes) const;
+  // In the set, and its disk may be promoted from.
+  bool usable(int node) const;
   bool all_in_set() const;             // every member of the record
   int node_of(const ReplicaId& replica) const override;
   ReplicaId replica_at(int node) const override;

@@ -26,22 +26,9 @@ bool all_answered(Cluster& cluster) {
 void heal_all(Cluster& cluster) {
   cluster.heal();
   cluster.record().set_faults({});
-  for (int i = 0; i < cluster.gateways(); ++i) {
-    cluster.gateway(i).rest();
-    cluster.gateway(i).go_on();
-  }
-  for (int i = 0; i < cluster.nodes(); ++i) {
-    Node& node = cluster.node(i);
-    node.go_on();
-    node.disk().set_slowness(1);
-    node.disk().stick_until(0);
-    node.disk().set_capacity(cluster.shape().blocks);
-    if (node.disk().failed()) {
-      cluster.kill(i);
-      cluster.replace_disk(i);
-    }
-    cluster.restart(i);
-  }
+  for (int i = 0; i < cluster.gateways(); ++i) cluster.gateway(i).rest();
+  for (int i = 0; i < cluster.gateways(); ++i) cluster.gateway(i).go_on();
+  for (int i = 0; i < cluster.nodes(); ++i) repair(cluster, i);
 }
 
 std::string because(Cluster& cluster, const std::string& what) {
@@ -49,6 +36,19 @@ std::string because(Cluster& cluster, const std::string& what) {
 }
 
 }  // namespace
+
+void repair(Cluster& cluster, int index) {
+  Node& node = cluster.node(index);
+  node.go_on();
+  node.disk().set_slowness(1);
+  node.disk().stick_until(0);
+  node.disk().set_capacity(cluster.shape().blocks);
+  if (node.disk().failed()) {
+    cluster.kill(index);
+    cluster.replace_disk(index);
+  }
+  cluster.restart(index);
+}
 
 std::string converge(Cluster& cluster, Nanoseconds limit) {
   if (cluster.world().failed()) return cluster.world().failure();

@@ -7,6 +7,9 @@
 
 namespace cvol::sim {
 
+// The node runs, on a disk without faults.
+void repair(Cluster& cluster, int node);
+
 // Heals, restarts, waits until all replicas are in the set and all requests are answered, reads all
 // blocks, compares replicas (I8) and checks the history. A complaint, or nothing.
 std::string converge(Cluster& cluster, Nanoseconds limit);
