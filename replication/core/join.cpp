@@ -112,7 +112,7 @@ void Replica::advance_join(Slot slot) {
   if (!decided) {
     if (peer.dead || now_ - peer.heard > options_.replica_timeout) return end_join(slot, false);
     const bool stuck =
-        !peer.unacked.empty() && now_ - peer.unacked.begin()->second > options_.stuck_write;
+        !peer.unacked.empty() && now_ - peer.unacked.begin()->second.since > options_.stuck_write;
     if (stuck || peer.unacked.size() > 4 * options_.most_in_flight) return end_join(slot, true);
   }
   switch (peer.state) {

@@ -215,7 +215,10 @@ void Replica::adopt(const Record& record) {
     return;
   }
   // Still the primary, in a new epoch: all members hear of it, and what is in flight goes again.
-  if (!same_session) fence_waiting_ops();
+  if (!same_session) {
+    fence_waiting_ops();
+    connection_ = 0;  // connections are numbered within their session
+  }
   if (role_ == Role::kHandedOver) become(Role::kRecovering);
   Mask keep = set_;
   if (proposal_ && proposal_->joiner != 0) keep |= Mask{1} << proposal_->joiner;

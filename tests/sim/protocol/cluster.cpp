@@ -68,7 +68,7 @@ Cluster::Cluster(const Shape& shape)
     const Gateway::Ground on{world_, network_, register_, history_, *this};
     const int index = shape.nodes + i;
     gateways_.push_back(std::make_unique<Gateway>(
-        on, index, make_id(kSession, static_cast<uint64_t>(i)), front));
+        on, index, front));
     Gateway& added = *gateways_.back();
     network_.add(added);
     register_.add_watcher([&added](const Record& now) { added.on_record(now); });
@@ -206,7 +206,7 @@ void Cluster::change_session(int to) {
   const auto change = std::make_shared<Change>();
   change->gateway = to;
   change->generation = register_.record().session.generation + 1;
-  if (to >= 0) change->id = gateway(to).id();
+  if (to >= 0) change->id = make_id(kSession, ++next_session_);
   ++changes_;
   try_change(change);
 }

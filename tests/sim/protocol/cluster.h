@@ -111,6 +111,7 @@ class Cluster : public Directory {
   std::vector<ReplicaId> replica_ids_;
   uint64_t next_id_ = 1;
   uint64_t next_incarnation_ = 2;
+  uint64_t next_session_ = 0;
   int changes_ = 0;
 };
 

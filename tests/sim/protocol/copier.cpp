@@ -10,6 +10,7 @@ namespace {
 constexpr std::size_t kOpenPieces = 4;
 constexpr uint64_t kPieceBlocks = 4;
 constexpr uint64_t kCompareBlocks = 16;
+constexpr uint64_t kDifferences = 60;  // then they are no passing ones
 }  // namespace
 
 void Copier::reset() {
@@ -94,7 +95,7 @@ void Copier::go_on(const ReplicaId& joiner) {
     }
     if (at != sources_.end() && at->second.join == join) at->second.open.insert(op);
   }
-  if (at == sources_.end() || !at->second.open.empty()) return;
+  if (at == sources_.end() || !at->second.open.empty() || at->second.waiting > 0) return;
   Source& source = at->second;
   if (!source.comparing && node_.settings_.compare_copies) {
     source.comparing = true;
@@ -135,11 +136,27 @@ void Copier::on_finished(OpId op) {
 }
 
 void Copier::on_piece_done(const Packet& packet) {
-  const auto at = sources_.find(packet.from);
+  auto at = sources_.find(packet.from);
   if (at == sources_.end() || at->second.open.erase(packet.op) == 0) return;
   node_.enter([&](Replica& replica, Nanoseconds now) {
     replica.on_copied(now, packet.op, packet.ok);
   });
+  at = sources_.find(packet.from);
+  if (at == sources_.end() || at->second.join != packet.join) return;
+  // A write that the joiner refused under an old epoch may be on its way to it again.
+  if (!packet.differs.empty()) {
+    if (++at->second.differences > kDifferences) return node_.world_.fail(packet.differs);
+    node_.later(node_.settings_.tick,
+                [this, joiner = packet.from, join = packet.join, range = packet.range](
+                    Replica&, Nanoseconds) {
+                  const auto source = sources_.find(joiner);
+                  if (source == sources_.end() || source->second.join != join) return;
+                  --source->second.waiting;
+                  source->second.todo.push_back(range);
+                  go_on(joiner);
+                });
+    ++at->second.waiting;
+  }
   go_on(packet.from);
 }
 
@@ -179,11 +196,12 @@ void Copier::compare(const Packet& packet) {
     const Block& theirs = packet.blocks[i - packet.range.begin];
     const Block& mine = node_.disk().block(i);
     if (mine.value == theirs.value) continue;
-    node_.world_.fail(fmt::format(
+    done.differs = fmt::format(
         "R10: copied, but block {} of node {} holds {:x} ({}.{}) and not {:x} ({}.{})", i,
         node_.index(), mine.value, mine.version.epoch.value, mine.version.seq.value, theirs.value,
-        theirs.version.epoch.value, theirs.version.seq.value));
+        theirs.version.epoch.value, theirs.version.seq.value);
   }
+  done.range = packet.range;
   done.ok = true;
   node_.transmit(packet.from, std::move(done));
 }

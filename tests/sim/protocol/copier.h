@@ -41,6 +41,7 @@ class Copier {
     bool asked = false, comparing = false;
     std::deque<BlockRange> todo;
     std::set<replication::OpId> open;
+    uint64_t differences = 0, waiting = 0;
   };
 
   void add_ranges(Source& source, const std::vector<BlockRange>& ranges, uint64_t largest);

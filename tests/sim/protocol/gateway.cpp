@@ -8,14 +8,13 @@
 
 namespace cvol::sim {
 
-Gateway::Gateway(const Ground& on, int index, const Uuid& id, const Settings& settings)
+Gateway::Gateway(const Ground& on, int index, const Settings& settings)
     : world_(on.world),
       network_(on.network),
       register_(on.record),
       history_(on.history),
       directory_(on.directory),
       index_(index),
-      id_(id),
       settings_(settings) {}
 
 // --- finding the primary ---
@@ -177,6 +176,10 @@ void Gateway::on_opened(const Packet& packet) {
   if (world_.tracing())
     world_.trace(fmt::format("gateway {}: connection {}.{} to {}: outcome {}", index_, session_,
                              connection_, target_, static_cast<int>(packet.outcome)));
+  // Every connection has a higher number than those of its session before it.
+  const bool mine = register_.record().session.generation == session_;
+  if (packet.outcome == Outcome::kFenced && mine)
+    return world_.fail("R12: a front end is fenced in its own session");
   if (packet.outcome != Outcome::kDone) return look_again();
   state_ = State::kReady;
   std::vector<uint64_t> lost;

@@ -40,10 +40,9 @@ class Gateway : public Network::End {
     History& history;
     const Directory& directory;
   };
-  Gateway(const Ground& on, int index, const Uuid& id, const Settings& settings);
+  Gateway(const Ground& on, int index, const Settings& settings);
 
   // --- the attachment ---
-  const Uuid& id() const { return id_; }
   void open_session(uint64_t generation);
   bool attached() const { return session_ != 0; }
   uint64_t session() const { return session_; }
@@ -109,7 +108,6 @@ class Gateway : public Network::End {
   History& history_;
   const Directory& directory_;
   const int index_;
-  const Uuid id_;
   const Settings settings_;
   Work work_;
 

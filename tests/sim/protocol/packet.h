@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "replication/core/message.h"
@@ -40,6 +41,7 @@ struct Packet {
   Seq after;
   std::vector<BlockRange> ranges;
   bool ok = false;
+  std::string differs;      // kPieceDone of kCompare: what does
   uint64_t session = 0;     // generation of the session
   uint64_t connection = 0;  // of the front end
   uint64_t number = 0;
