@@ -148,7 +148,7 @@ bool Replica::may_start(const Op& op) const {
   if (role_ != Role::kActive && !(internal && role_ == Role::kReconciling)) return false;
   if (writes(op.kind) && (in_flight_.size() >= options_.most_in_flight ||
                           (in_flight_blocks_ > 0 &&
-                           in_flight_blocks_ + op.range.blocks() > options_.most_in_flight_blocks)))
+                           in_flight_blocks_ + weight(op) > options_.most_in_flight_blocks)))
     return false;
   for (const Op* earlier : order_) {
     if (earlier->order >= op.order) break;
@@ -259,7 +259,7 @@ void Replica::end_op(OpId id, Outcome outcome) {
   if (op->state == Op::State::kHeld) --held_;
   if (op->state == Op::State::kInFlight) {
     in_flight_[op->seq.value - first_in_flight_.value] = nullptr;
-    in_flight_blocks_ -= op->range.blocks();
+    in_flight_blocks_ -= weight(*op);
   }
   driver_.finish(id, outcome);
   if (held_ > 0 && writes(op->kind)) {

@@ -84,7 +84,7 @@ void Replica::begin_write(Op& op) {
   if (in_flight_.empty()) first_in_flight_ = op.seq;
   CVOL_ASSERT(op.seq.value == first_in_flight_.value + in_flight_.size());
   in_flight_.push_back(&op);
-  in_flight_blocks_ += op.range.blocks();
+  in_flight_blocks_ += weight(op);
   if (op.kind == OpKind::kUndo) {  // only those who have the write; here it never was
     op.acked = ~op.undo_to;
   } else {
@@ -287,7 +287,7 @@ void Replica::undo(Op& op) {
     return;
   }
   in_flight_[op.seq.value - first_in_flight_.value] = nullptr;
-  in_flight_blocks_ -= op.range.blocks();
+  in_flight_blocks_ -= weight(op);
   op.failed = false;
   op.state = Op::State::kPayload;
   advance_commit_point();

@@ -114,6 +114,10 @@ class Replica {
   std::size_t in_flight() const { return in_flight_.size(); }
   std::size_t operations() const { return ops_.size(); }
   bool joining() const { return member_join_ != 0; }
+  // The join in which this replica may be copied to now; 0: none.
+  uint64_t ready_join() const { return member_join_ready_ ? member_join_ : 0; }
+  // The highest connection of the session that was opened (R12).
+  uint64_t connection() const { return connection_; }
   // Why client operations wait, for people; empty if they do not.
   std::string waits_for(Nanoseconds now) const;
   // Entry for a beacon to each peer that needs one; the driver coalesces them per node. Also makes
@@ -297,6 +301,10 @@ class Replica {
   bool is_fenced(const Op& op) const;
   void cancel_copies(Slot joiner, uint64_t join);
   bool is_started(const Op& op) const { return op.state != Op::State::kWaiting; }
+  // Blocks that count against most_in_flight_blocks.
+  static uint64_t weight(const Op& op) {
+    return op.write_kind == WriteKind::kData ? op.range.blocks() : 1;
+  }
   bool blocks(const Op& earlier, const Op& later) const;
 
   Driver& driver_;

@@ -53,6 +53,7 @@ struct InSync {
 struct Member {
   ReplicaId replica;
   NodeId node;
+  Uuid disk;  // of that node
   bool operator==(const Member&) const = default;
 };
 

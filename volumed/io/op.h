@@ -32,6 +32,7 @@ enum class OpKind : uint8_t {
   kRecv,     // socket: iov[0..count)
   kSend,     // socket: iov[0..count), all of it or an error
   kAccept,   // listener: result is the new handle
+  kConnect,  // socket: to the sockaddr at `context` of `offset` bytes; result 0
   kTimer,    // `offset` is the absolute time in ns; result 0 or -ECANCELED
   kBlocking  // `call(context)` on a helper thread; result is what it returns
 };

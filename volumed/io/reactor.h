@@ -146,6 +146,8 @@ class Reactor {
   // Address: "unix:/path", "tcp:127.0.0.1:10809" (port 0: any), "tcp:[::1]:10809".
   virtual Result<Listener> listen(const std::string& address) = 0;
   virtual Result<Stream> connect(const std::string& address) = 0;
+  // Connects without blocking. kUnavailable when nobody answers within `timeout`.
+  virtual Task<Result<Stream>> dial(std::string address, Nanoseconds timeout) = 0;
 
   // The directory, made with its parents if absent; its entries; what its file system has free.
   virtual Status make_directories(const std::string& path) = 0;

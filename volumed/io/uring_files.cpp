@@ -13,6 +13,7 @@
 #include <filesystem>
 
 #include "volumed/io/address.h"
+#include "volumed/io/scope.h"
 #include "volumed/io/uring_reactor.h"
 
 namespace cvol::io {
@@ -93,6 +94,54 @@ Result<Stream> UringReactor::connect(const std::string& text) {
   if (::connect(handle, reinterpret_cast<const sockaddr*>(&address->storage), address->length) != 0)
     return status_from_errno(errno, "connect to " + text);
   return stream;
+}
+
+namespace {
+
+// A way that is cut is noticed without a word being said: what is sent must be taken within two
+// seconds, and an idle connection is looked at every two.
+void watch_connection(int handle) {
+  const int on = 1, idle = 2, interval = 1, count = 3;
+  const unsigned timeout = 3000;
+  setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  setsockopt(handle, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  setsockopt(handle, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+  setsockopt(handle, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+  setsockopt(handle, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+  setsockopt(handle, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
+}
+
+Task<void> cancel_later(Reactor* reactor, Nanoseconds timeout, CancelToken* timer,
+                        CancelToken* what) {
+  const int64_t ended = co_await reactor->sleep(timeout, timer);
+  if (ended == 0) what->cancel();
+}
+
+}  // namespace
+
+Task<Result<Stream>> UringReactor::dial(std::string text, Nanoseconds timeout) {
+  Result<SocketAddress> address = parse_address(text);
+  if (!address) co_return address.status();
+  const int handle = socket(address->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (handle < 0) co_return status_from_errno(errno, "make a socket for " + text);
+  Stream stream(this, handle);
+  if (address->family != AF_UNIX) watch_connection(handle);
+  CancelToken connecting, timer;
+  Scope scope;
+  scope.spawn(cancel_later(this, timeout, &timer, &connecting));
+  Op op(this, OpKind::kConnect);
+  op.handle = handle;
+  op.context = &address->storage;
+  op.offset = address->length;
+  op.token = &connecting;
+  const int64_t connected = co_await op;
+  timer.cancel();
+  co_await scope.join();
+  if (connected == -ECANCELED)
+    co_return Status(Code::kUnavailable, "connect to " + text + ": no answer");
+  if (connected < 0)
+    co_return status_from_errno(static_cast<int>(-connected), "connect to " + text);
+  co_return stream;
 }
 
 Status UringReactor::make_directories(const std::string& path) {

@@ -287,6 +287,10 @@ bool UringReactor::submit(Op& op) {
     case OpKind::kAccept:
       io_uring_prep_accept(sqe, op.handle, nullptr, nullptr, SOCK_CLOEXEC);
       break;
+    case OpKind::kConnect:
+      io_uring_prep_connect(sqe, op.handle, static_cast<const sockaddr*>(op.context),
+                            static_cast<socklen_t>(op.offset));
+      break;
     case OpKind::kTimer: {
       op.when[0] = static_cast<int64_t>(op.offset) / kSecond;
       op.when[1] = static_cast<int64_t>(op.offset) % kSecond;

@@ -43,6 +43,7 @@ class UringReactor final : public Reactor {
   Result<File> open(const std::string& path, const OpenOptions& options) override;
   Result<Listener> listen(const std::string& address) override;
   Result<Stream> connect(const std::string& address) override;
+  Task<Result<Stream>> dial(std::string address, Nanoseconds timeout) override;
   Status make_directories(const std::string& path) override;
   Result<std::vector<std::string>> list_directory(const std::string& path) override;
   Result<uint64_t> free_bytes(const std::string& path) override;

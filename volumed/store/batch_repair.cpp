@@ -17,13 +17,14 @@ namespace {
 // Offsets in the fixed part (format.cpp, docs/formats.md).
 constexpr std::size_t kChecksumAt = 8;
 constexpr std::size_t kCoveredFrom = 16;  // by the checksum
+constexpr std::size_t kVersionAt = 32;
 constexpr std::size_t kHeaderBlocksAt = 36;
 constexpr std::size_t kRecordBytesAt = 48;
 
 struct Range {
   std::size_t first, end;
 };
-// What is the same in every batch of this journal with this LSN and position.
+// What is the same in every batch of this journal with this version, LSN and position.
 constexpr Range kKnown[] = {{0, 8}, {16, 36}, {52, 64}, {72, 80}, {96, 112}};
 
 struct Difference {
@@ -32,13 +33,14 @@ struct Difference {
 };
 
 // Bits of the known fields that are not as they must be.
-Difference known_difference(std::span<const std::byte> block, const Uuid& journal, uint64_t lsn,
-                            uint64_t position) {
+Difference known_difference(std::span<const std::byte> block, const Uuid& journal, uint32_t version,
+                            uint64_t lsn, uint64_t position) {
   std::array<std::byte, kBlockBytes> expected;
   BatchHeader header;
   header.lsn = lsn;
   header.position = position;
   (void)BatchEncoder(expected).seal(header, journal);
+  store_le<uint32_t>(&expected[kVersionAt], version);
   Difference found;
   for (const Range& range : kKnown) {
     for (std::size_t at = range.first; at < range.end; ++at) {
@@ -105,21 +107,26 @@ bool mend_records(std::span<std::byte> area) {
 bool nearly_batch(std::span<const std::byte> block, const Uuid& journal, uint64_t lsn,
                   uint64_t position) {
   CVOL_ASSERT(block.size() >= kBatchFixedBytes);
-  return known_difference(block, journal, lsn, position).bits <= 1;
+  for (uint32_t version = 1; version <= kBatchVersion; ++version) {
+    if (known_difference(block, journal, version, lsn, position).bits <= 1) return true;
+  }
+  return false;
 }
 
 std::optional<std::size_t> mend_batch(std::span<std::byte> bytes, const Uuid& journal, uint64_t lsn,
                                       uint64_t position) {
   CVOL_ASSERT(bytes.size() >= kBlockBytes && bytes.size() % kBlockBytes == 0);
-  const Difference known = known_difference(bytes, journal, lsn, position);
-  if (known.bits > 1) return std::nullopt;
-  if (known.bits == 1) {
+  bool known_holds = false;  // for one of the versions
+  for (uint32_t version = 1; version <= kBatchVersion; ++version) {
+    const Difference known = known_difference(bytes, journal, version, lsn, position);
+    known_holds = known_holds || known.bits == 0;
+    if (known.bits != 1) continue;
     flip_bit(bytes, known.last);
     const std::span<std::byte> area = area_of(bytes);
     if (holds(area)) return area.size();
     flip_bit(bytes, known.last);
-    return std::nullopt;
   }
+  if (!known_holds) return std::nullopt;
   const std::span<std::byte> area = area_of(bytes);
   if (area.empty()) return mend_length(bytes);
   const uint64_t stored = load_le<uint64_t>(&area[kChecksumAt]);

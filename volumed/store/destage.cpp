@@ -389,16 +389,13 @@ Task<TableBatch> Engine::table_changes(DestageRound& round) {
   co_await sort_aside(round.live, [](const auto& a, const auto& b) { return a.key < b.key; });
   TableBatch batch;
   std::size_t at = 0;
-  uint32_t last_replica = UINT32_MAX;
   std::size_t slice = 0;
   for (const ChunkKey key : round.chunks) {
     if (++slice % kSlice == 0) co_await io::yield(reactor_);
-    const Replica* replica = find_replica(key.replica());
-    if (replica == nullptr || replica->record.removing) continue;
-    if (key.replica() != last_replica) {
-      last_replica = key.replica();
-      batch.put(replica_key(last_replica), encode_replica_record(replica->record));
-    }
+    Replica* replica = find_replica(key.replica());
+    if (replica == nullptr) continue;
+    mark_dirty(key.replica(), *replica);
+    if (replica->record.removing) continue;
     const uint32_t place = map_->find(key);
     if (place == kNoPlace) {
       batch.remove(chunk_key(key.replica(), key.chunk()));
@@ -406,15 +403,19 @@ Task<TableBatch> Engine::table_changes(DestageRound& round) {
     }
     const ChunkSlot& slot = map_->slot(place);
     ChunkRecord record{slot.version, place, slot.present, slot.all_checksums()};
+    // The version also of blocks that were overwritten, and of ones that later rounds move.
+    const OverlayChunk* entry = overlay_.find(key);
+    if (entry != nullptr) record.version = std::max(record.version, entry->version);
     while (at < round.live.size() && round.live[at].key < key) ++at;
     for (; at < round.live.size() && round.live[at].key == key; ++at) {
       if (round.live[at].place != place || !is_newest(round.live[at])) continue;
       record.present |= static_cast<uint16_t>(1u << round.live[at].block);
       record.checksums[round.live[at].block] = round.live[at].checksum;
-      record.version = std::max(record.version, overlay_.find(key)->version);
     }
     batch.put(chunk_key(key.replica(), key.chunk()), encode_chunk_record(record));
   }
+  // After the chunks: a chunk that was given back meanwhile is among the zeroed ranges by now.
+  add_dirty_replicas(batch);
   co_return batch;
 }
 

@@ -2,15 +2,24 @@
 //
 // Threading: everything on the reactor that opened it, unless a function says "any thread".
 // Ownership: the engine owns its files; it holds an exclusive lock on them while open.
-// Durability: append_write() and append_zero() return when the operation is on stable storage;
-// operations of one replica take effect in the order of their seq, and are visible to reads only
-// once durable. A failed write or sync of journal, chunks or table fails the disk: every later
-// operation answers kIo. That is for good: the disk keeps a mark, and is opened as failed, until a
-// full verify has found it sound. A failed read fails nothing but itself, and a commit of the table
-// that finds the file system full waits until there is room.
+// Durability: append_write() and append_zero() return when the operation is on stable storage, and
+// it is visible to reads only once durable. A failed write or sync of journal, chunks or table
+// fails the disk: every later operation answers kIo. That is for good: the disk keeps a mark, and
+// is opened as failed, until a full verify has found it sound. A failed read fails nothing but
+// itself, and a commit of the table that finds the file system full waits until there is room.
 //
-// What it is not: it does not order overlapping writes (the primary does, by seq), knows nothing of
-// volumes' names, epochs' meaning or replication.
+// Order: operations that are under way together and touch the same block take effect in any order.
+// So the caller has at most one under way per block; their seqs only name them, and need not rise:
+// a resync writes a chunk with the version that its source has.
+//
+// Replication: a replica that has a state (put_replica_state()) is a replicated one. The engine
+// keeps for it what a replica that was away must be given: the version of each chunk, which is the
+// highest seq of all operations on it, and the ranges that were zeroed, since a chunk that is given
+// back has no version. changed_chunks() and zeroed_after() together cover every block that an
+// operation with a higher seq has touched, also after a crash.
+//
+// What it is not: it does not order overlapping writes (the primary does), knows nothing of
+// volumes' names, epochs' meaning or the protocol of replication.
 #pragma once
 
 #include <cstdint>
@@ -95,6 +104,14 @@ struct ReplicaInfo {
   uint64_t size_bytes = 0;
   uint64_t allocated_bytes = 0;  // chunks, in the table or reserved
   uint64_t last_seq = 0;         // highest seq that is durable here
+  uint64_t commit_point = 0;     // as noted; after open: the newest one that became durable
+};
+
+// A chunk that has a place or blocks in the journal.
+struct ChunkVersion {
+  uint64_t chunk = 0;
+  uint64_t version = 0;  // highest seq of the operations on it since it came to be
+  bool operator==(const ChunkVersion&) const = default;
 };
 
 struct DiskInfo {
@@ -138,10 +155,39 @@ class DiskEngine {
   // be under way.
   virtual Task<Status> remove_replica(ReplicaNumber number) = 0;
 
-  // Block-aligned operations on one replica. `seq` rises with every call and is never reused.
-  // Memory is 4 KiB aligned and stays valid until the task is done.
+  // What replication keeps with the replica, kMaxReplicaStateBytes at most (else kInvalidArgument).
+  // Durable on return, all of it or nothing; removed with the replica. Puts take effect in the
+  // order of the calls. An empty one takes the state away, and with it what is kept for
+  // replication.
+  virtual Task<Status> put_replica_state(ReplicaNumber number, std::string state) = 0;
+  // The last one that is durable; empty if there is none.
+  virtual Result<std::string> replica_state(ReplicaNumber number) const = 0;
+
+  // Every replica that counts has all operations up to `seq`. A lower one than before, or one for a
+  // replica that is not there, changes nothing. Costs no write of its own: it becomes durable with
+  // writes that follow (of any replica of the disk; 100 ms late at most) and with destage. After a
+  // crash it may be an older one, never a newer.
+  virtual void note_commit_point(ReplicaNumber number, uint64_t seq) = 0;
+
+  // Every chunk there is whose version is higher than `after_seq`, by number; with 0 all of them.
+  // Takes its time (a look at all chunks of the disk) and blocks nobody. What is written, zeroed or
+  // given back meanwhile may be in it or not.
+  virtual Task<Result<std::vector<ChunkVersion>>> changed_chunks(ReplicaNumber number,
+                                                                 uint64_t after_seq) = 0;
+  // The zeroed ranges with a higher seq than `after_seq`, by their first block; they may overlap.
+  // All durable ones if `after_seq` is the commit point or higher: those up to the commit point are
+  // forgotten. May be more than was zeroed: beyond kMostZeroedRanges, ranges that are close to each
+  // other become one. A zeroed range may have been written again. Nothing for a replica that is
+  // not a replicated one, or if the disk has failed.
+  virtual std::vector<ZeroedRange> zeroed_after(ReplicaNumber number, uint64_t after_seq) const = 0;
+
+  // Block-aligned operations on one replica; `seq` is 1 or higher. Memory is 4 KiB aligned and
+  // stays valid until the task is done, that of `checksums` too. `checksums`: block_checksum() of
+  // each block, with the volume's salt; the caller knows that they are right. Empty: the engine
+  // computes them.
   virtual Task<Status> append_write(ReplicaNumber number, uint64_t epoch, uint64_t seq,
-                                    uint64_t offset, std::span<const std::byte> data) = 0;
+                                    uint64_t offset, std::span<const std::byte> data,
+                                    std::span<const uint64_t> checksums = {}) = 0;
   // length <= 1 GiB. Whole chunks are freed unless keep_allocated.
   virtual Task<Status> append_zero(ReplicaNumber number, uint64_t epoch, uint64_t seq,
                                    uint64_t offset, uint64_t length, bool keep_allocated) = 0;

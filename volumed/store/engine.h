@@ -1,7 +1,7 @@
 // Engine: the one implementation of DiskEngine. Its parts: engine_open.cpp (label, table, replay),
 // engine_write.cpp (admission, journal entries, what a durable record changes), engine_read.cpp,
-// destage.cpp, scrub.cpp, engine_failure.cpp (damage, the mark of a failed disk, verify). See
-// docs/architecture.md for how they fit.
+// engine_replication.cpp (what is kept for replication), destage.cpp, scrub.cpp, engine_failure.cpp
+// (damage, the mark of a failed disk, verify). See docs/architecture.md for how they fit.
 //
 // How the pieces of state relate: a block's newest content is where the overlay says (journal);
 // else where the chunk map says (a place in file `chunks`); else zeroes. Durable kZero and kMap
@@ -26,6 +26,7 @@
 #include "volumed/store/overlay.h"
 #include "volumed/store/place_allocator.h"
 #include "volumed/store/table.h"
+#include "volumed/store/zeroed_ranges.h"
 
 namespace cvol::store {
 
@@ -48,8 +49,15 @@ class Engine final : public DiskEngine {
   Task<Result<ReplicaInfo>> create_replica(Uuid volume, Uuid replica, uint64_t size) override;
   Task<Status> resize_replica(ReplicaNumber number, uint64_t size) override;
   Task<Status> remove_replica(ReplicaNumber number) override;
+  Task<Status> put_replica_state(ReplicaNumber number, std::string state) override;
+  Result<std::string> replica_state(ReplicaNumber number) const override;
+  void note_commit_point(ReplicaNumber number, uint64_t seq) override;
+  Task<Result<std::vector<ChunkVersion>>> changed_chunks(ReplicaNumber number,
+                                                         uint64_t after_seq) override;
+  std::vector<ZeroedRange> zeroed_after(ReplicaNumber number, uint64_t after_seq) const override;
   Task<Status> append_write(ReplicaNumber number, uint64_t epoch, uint64_t seq, uint64_t offset,
-                            std::span<const std::byte> data) override;
+                            std::span<const std::byte> data,
+                            std::span<const uint64_t> checksums = {}) override;
   Task<Status> append_zero(ReplicaNumber number, uint64_t epoch, uint64_t seq, uint64_t offset,
                            uint64_t length, bool keep_allocated) override;
   Task<Status> read(ReplicaNumber number, uint64_t offset, std::span<std::byte> into) override;
@@ -71,6 +79,15 @@ class Engine final : public DiskEngine {
     uint64_t salt = 0;
     uint64_t allocated_chunks = 0;  // in the map or reserved
     uint64_t operations = 0;        // under way
+    std::string state;              // of replication, durable
+    bool replicated = false;        // it has a state, or is getting one: zeroed ranges are kept
+    ZeroedRanges zeroed;
+    bool zeroed_changed = false;     // since they went into the table
+    bool zeroed_stored = false;      // the table has some
+    bool dirty = false;              // in dirty_
+    bool carry_wanted = false;       // in carry_wanted_
+    uint64_t carried = 0;            // newest commit point that is in a batch ...
+    io::Nanoseconds carried_at = 0;  // ... and since when
   };
   struct ReadPlan;
   struct LargeWrite;
@@ -121,6 +138,8 @@ class Engine final : public DiskEngine {
   std::vector<BadBlock> bad_payload(const DecodedBatch& batch,
                                     std::span<const std::byte> payload) const;
   Status load_scrub(std::string_view value);
+  Status load_replica_state(ReplicaNumber number, std::string_view value);
+  Status load_zeroed(ReplicaNumber number, std::string_view value);
 
   // --- replicas ---
   Replica* find_replica(ReplicaNumber number) const {
@@ -137,6 +156,16 @@ class Engine final : public DiskEngine {
   Task<Status> wait_for_room(bool told, const Status& why);
   void notice(const std::string& what);
 
+  // --- what is kept for replication ---
+  // The next destage brings the replica's record in the table up to date.
+  void mark_dirty(ReplicaNumber number, Replica& replica);
+  void add_dirty_replicas(TableBatch& batch);
+  void apply_commit_point(const Record& record);
+  void want_carried(ReplicaNumber number, Replica& replica);
+  void carry_commit_points(BatchEncoder& encoder);
+  void remember_zeroed(Replica& replica, const ZeroedRange& range);
+  void forget_version(ChunkKey key, uint64_t version);
+
   // --- write ---
   // Reserves places for a journaled write; undone by apply() of its record, or withdraw().
   Task<Status> admit(ReplicaNumber number, uint64_t first_block, uint64_t blocks);
@@ -147,11 +176,14 @@ class Engine final : public DiskEngine {
   Task<Status> grow(uint32_t places);
   Task<void> grow_ahead();
   Task<Status> write_small(Replica& replica, ReplicaNumber number, uint64_t epoch, uint64_t seq,
-                           uint64_t offset, std::span<const std::byte> data);
+                           uint64_t offset, std::span<const std::byte> data,
+                           std::span<const uint64_t> checksums);
   Task<Status> write_large(Replica& replica, ReplicaNumber number, uint64_t epoch, uint64_t seq,
-                           uint64_t offset, std::span<const std::byte> data);
+                           uint64_t offset, std::span<const std::byte> data,
+                           std::span<const uint64_t> checksums);
   Task<Status> write_pieces(Replica& replica, ReplicaNumber number, uint64_t epoch, uint64_t seq,
-                            uint64_t offset, std::span<const std::byte> data);
+                            uint64_t offset, std::span<const std::byte> data,
+                            std::span<const uint64_t> checksums);
   Task<Status> place_chunks(LargeWrite& write);
   Task<void> write_run(const std::byte* data, uint32_t place, uint32_t chunks, int64_t* result);
   Task<Status> append_entry(JournalEntry& entry);
@@ -268,6 +300,9 @@ class Engine final : public DiskEngine {
   std::unique_ptr<Journal> journal_;
   std::vector<std::unique_ptr<Replica>> replicas_;  // by number
   std::deque<Retired> retired_;                     // by LSN
+  std::vector<ReplicaNumber> dirty_;                // see mark_dirty()
+  std::vector<ReplicaNumber> carry_wanted_;         // commit points that no batch has yet
+  io::Nanoseconds carry_due_ = 0;                   // of the first of them
 
   io::Semaphore commit_turn_{1};
   io::Semaphore grow_turn_{1};

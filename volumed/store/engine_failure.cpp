@@ -218,6 +218,8 @@ Task<Status> Engine::reopen_as_failed() {
   overlay_ = Overlay();
   replicas_.clear();
   retired_.clear();
+  dirty_.clear();
+  carry_wanted_.clear();
   meta_ = TableMeta{};
   replay_error_ = Status::ok();
   growing_ahead_ = idle_timer_runs_ = destaging_ = drain_ = idle_drain_ = opened_ = false;

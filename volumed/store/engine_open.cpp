@@ -338,6 +338,7 @@ Task<Status> Engine::open_files(TableOpener& opener) {
       &metrics_);
   journal_->set_hooks([this] { kick_destage(); }, [this] { on_durable(); },
                       [this](const Status& why) { fail(why); });
+  journal_->set_riders([this](BatchEncoder& encoder) { carry_commit_points(encoder); });
   co_return Status::ok();
 }
 
@@ -392,6 +393,8 @@ Status Engine::load_pair(std::string_view key, std::string_view value) {
   uint64_t point = 0;
   if (key == meta_key() || parse_replica_key(key, &number)) return Status::ok();
   if (key == scrub_key()) return load_scrub(value);
+  if (parse_replica_state_key(key, &number)) return load_replica_state(number, value);
+  if (parse_zeroed_ranges_key(key, &number)) return load_zeroed(number, value);
   if (!parse_chunk_key(key, &number, &chunk, &point))
     return Status(Code::kUnsupported, "chunk table: a key of an unknown kind; use a newer volumed");
   if (point != kLivePoint)

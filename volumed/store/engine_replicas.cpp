@@ -41,7 +41,8 @@ ReplicaInfo Engine::info_of(ReplicaNumber number, const Replica& replica) const 
           replica.record.replica,
           replica.record.size_bytes,
           replica.allocated_chunks * kChunkBytes,
-          replica.record.last_seq};
+          replica.record.last_seq,
+          replica.record.commit_point};
 }
 
 std::vector<ReplicaInfo> Engine::replicas() const {
@@ -235,6 +236,8 @@ Task<Status> Engine::remove_chunk_keys(ReplicaNumber number) {
                                      batch.changes.clear();
                                      return Status::ok();
                                    }));
+      batch.remove(replica_state_key(number));
+      batch.remove(zeroed_ranges_key(number));
       batch.remove(replica_key(number));
       wrote = true;
       return table_->commit(batch);

@@ -174,32 +174,38 @@ Task<Status> Engine::append_entry(JournalEntry& entry) {
 }
 
 Task<Status> Engine::append_write(ReplicaNumber number, uint64_t epoch, uint64_t seq,
-                                  uint64_t offset, std::span<const std::byte> data) {
+                                  uint64_t offset, std::span<const std::byte> data,
+                                  std::span<const uint64_t> checksums) {
   const Operation operation(*this);
   Result<Replica*> replica = usable(number, offset, data.size());
   if (!replica) co_return replica.status();
+  CVOL_ASSERT(checksums.empty() || checksums.size() == data.size() / kBlockBytes);
   if (reinterpret_cast<uintptr_t>(data.data()) % kBlockBytes != 0) {
     co_return Status(Code::kInvalidArgument, "the memory of a write is not aligned to 4 KiB");
   }
   const uint64_t first_whole = (offset + kChunkBytes - 1) / kChunkBytes;
   const uint64_t end_whole = (offset + data.size()) / kChunkBytes;
   if (end_whole <= first_whole) {
-    co_return co_await write_small(**replica, number, epoch, seq, offset, data);
+    co_return co_await write_small(**replica, number, epoch, seq, offset, data, checksums);
   }
-  Status status = co_await write_large(**replica, number, epoch, seq, offset, data);
+  Status status = co_await write_large(**replica, number, epoch, seq, offset, data, checksums);
   if (status.code() != Code::kNoSpace) co_return status;
   // No room for new places: what has places already can be overwritten through the journal.
-  co_return co_await write_pieces(**replica, number, epoch, seq, offset, data);
+  co_return co_await write_pieces(**replica, number, epoch, seq, offset, data, checksums);
 }
 
 Task<Status> Engine::write_small(Replica& replica, ReplicaNumber number, uint64_t epoch,
-                                 uint64_t seq, uint64_t offset, std::span<const std::byte> data) {
+                                 uint64_t seq, uint64_t offset, std::span<const std::byte> data,
+                                 std::span<const uint64_t> checksums) {
   const uint64_t first = offset / kBlockBytes;
   const uint32_t blocks = static_cast<uint32_t>(data.size() / kBlockBytes);
   CVOL_ASSERT(blocks <= kMostSmallBlocks);
-  std::array<uint64_t, kMostSmallBlocks> checksums;
-  for (uint32_t i = 0; i < blocks; ++i) {
-    checksums[i] = block_checksum(replica.salt, first + i, data.data() + i * kBlockBytes);
+  std::array<uint64_t, kMostSmallBlocks> computed;
+  if (checksums.empty()) {
+    for (uint32_t i = 0; i < blocks; ++i) {
+      computed[i] = block_checksum(replica.salt, first + i, data.data() + i * kBlockBytes);
+    }
+    checksums = {computed.data(), blocks};
   }
   if (!admit_all(number, first, blocks)) CVOL_CO_TRY(co_await admit(number, first, blocks));
   Record record{RecordType::kWrite, 0, number, epoch, seq, first, blocks, 0};
@@ -221,7 +227,8 @@ Task<Status> Engine::write_small(Replica& replica, ReplicaNumber number, uint64_
 
 // Everything through the journal, in pieces of a chunk; all or nothing as to space.
 Task<Status> Engine::write_pieces(Replica& replica, ReplicaNumber number, uint64_t epoch,
-                                  uint64_t seq, uint64_t offset, std::span<const std::byte> data) {
+                                  uint64_t seq, uint64_t offset, std::span<const std::byte> data,
+                                  std::span<const uint64_t> checksums) {
   const uint64_t first = offset / kBlockBytes;
   const uint64_t blocks = data.size() / kBlockBytes;
   CVOL_CO_TRY(co_await admit(number, first, blocks));  // the space is ours until withdrawn
@@ -229,8 +236,11 @@ Task<Status> Engine::write_pieces(Replica& replica, ReplicaNumber number, uint64
   while (!data.empty() && status) {
     const uint64_t most = kChunkBytes - offset % kChunkBytes;
     const std::span<const std::byte> piece = data.first(std::min<uint64_t>(most, data.size()));
-    status = co_await write_small(replica, number, epoch, seq, offset, piece);
+    const std::span<const uint64_t> sums =
+        checksums.first(std::min(checksums.size(), piece.size() / kBlockBytes));
+    status = co_await write_small(replica, number, epoch, seq, offset, piece, sums);
     data = data.subspan(piece.size());
+    checksums = checksums.subspan(sums.size());
     offset += piece.size();
   }
   withdraw(number, first, first + blocks);
@@ -294,7 +304,8 @@ Task<Status> Engine::place_chunks(LargeWrite& write) {
 }
 
 Task<Status> Engine::write_large(Replica& replica, ReplicaNumber number, uint64_t epoch,
-                                 uint64_t seq, uint64_t offset, std::span<const std::byte> data) {
+                                 uint64_t seq, uint64_t offset, std::span<const std::byte> data,
+                                 std::span<const uint64_t> sums) {
   LargeWrite write;
   write.first_chunk = (offset + kChunkBytes - 1) / kChunkBytes;
   write.chunks = (offset + data.size()) / kChunkBytes - write.first_chunk;
@@ -303,9 +314,12 @@ Task<Status> Engine::write_large(Replica& replica, ReplicaNumber number, uint64_
   write.data = data.data() + head_bytes;
 
   const uint64_t first_block = offset / kBlockBytes;
-  std::vector<uint64_t> sums(data.size() / kBlockBytes);
-  for (uint64_t i = 0; i < sums.size(); ++i) {
-    sums[i] = block_checksum(replica.salt, first_block + i, data.data() + i * kBlockBytes);
+  std::vector<uint64_t> computed;
+  if (sums.empty()) {
+    computed.resize(data.size() / kBlockBytes);
+    for (uint64_t i = 0; i < computed.size(); ++i)
+      computed[i] = block_checksum(replica.salt, first_block + i, data.data() + i * kBlockBytes);
+    sums = computed;
   }
   const uint64_t head_blocks = head_bytes / kBlockBytes;
   const uint64_t tail_blocks = (data.size() - tail_at) / kBlockBytes;
@@ -383,13 +397,14 @@ Task<Status> Engine::append_zero(ReplicaNumber number, uint64_t epoch, uint64_t 
     }
     co_return Status::ok();
   }
-  if ((*replica)->allocated_chunks == 0) co_return Status::ok();  // it reads as zeroes already
-  bool anything = false;
+  // What reads as zeroes already needs no record, unless others may need to hear of it.
+  bool anything = (*replica)->replicated;
+  if (!anything && (*replica)->allocated_chunks == 0) co_return Status::ok();
   for_each_chunk(first, blocks, [&](uint64_t chunk, uint64_t, uint64_t) {
     const ChunkKey key(number, chunk);
     anything = anything || map_->find(key) != kNoPlace || overlay_.find(key) != nullptr;
   });
-  if (!anything) co_return Status::ok();  // it reads as zeroes already
+  if (!anything) co_return Status::ok();
   Record record{RecordType::kZero, 0, number, epoch, seq, first, static_cast<uint32_t>(blocks), 0};
   const void* sums = nullptr;
   JournalEntry entry;
@@ -447,6 +462,7 @@ Task<Status> Engine::zero_keeping(Replica&, ReplicaNumber number, uint64_t epoch
 void Engine::apply(uint64_t lsn, const Record& record, const void* checksums, uint32_t position) {
   Replica* replica = find_replica(record.replica);
   if (replica == nullptr || replica->record.removing) return;
+  if (record.type == RecordType::kCommitPoint) return apply_commit_point(record);
   applying_lsn_ = lsn;
   replica->record.last_seq = std::max(replica->record.last_seq, record.seq);
   switch (record.type) {
@@ -458,6 +474,8 @@ void Engine::apply(uint64_t lsn, const Record& record, const void* checksums, ui
       break;
     case RecordType::kMap:
       apply_map(record, static_cast<const std::byte*>(checksums));
+      break;
+    case RecordType::kCommitPoint:
       break;
   }
 }
@@ -486,6 +504,11 @@ void Engine::apply_write(const Record& record, const uint64_t* checksums, uint32
 }
 
 void Engine::apply_zero(const Record& record) {
+  Replica* replica = find_replica(record.replica);
+  if (replica->replicated) {
+    mark_dirty(record.replica, *replica);
+    remember_zeroed(*replica, {record.first, record.count, record.seq});
+  }
   const bool keep = (record.flags & kRecordKeep) != 0;
   for_each_chunk(record.first, record.count, [&](uint64_t chunk, uint64_t first, uint64_t count) {
     zero_in_chunk(ChunkKey(record.replica, chunk), mask_of(first, count), keep, record.seq);
@@ -498,17 +521,24 @@ void Engine::zero_in_chunk(ChunkKey key, uint16_t mask, bool keep, uint64_t seq)
   if (entry == nullptr && place == kNoPlace) return;
   // Zeroes on zeroes that keep their place change nothing, and leave destage nothing to do.
   if (keep && entry == nullptr && (map_->slot(place).present & mask) == 0) return;
-  if (entry != nullptr) entry->mask &= static_cast<uint16_t>(~mask);
+  uint64_t version = seq;
+  if (entry != nullptr) {
+    entry->mask &= static_cast<uint16_t>(~mask);
+    version = entry->version = std::max(entry->version, seq);
+  }
+  bool gone = place == kNoPlace && entry->mask == 0;
   if (place != kNoPlace) {
     ChunkSlot& slot = map_->slot(place);
     slot.present &= static_cast<uint16_t>(~mask);
-    slot.version = std::max(slot.version, seq);
+    version = slot.version = std::max<uint64_t>(slot.version, version);
     if (!keep && slot.present == 0 && (entry == nullptr || overlay_.idle(*entry))) {
       map_->erase(key);
       --find_replica(key.replica())->allocated_chunks;
       retire(place, key);
+      gone = true;
     }
   }
+  if (gone && version > seq) forget_version(key, version);
   journal_->add_ref({key, 0, 0, 0});
   if (entry != nullptr && !(keep && entry->reserved)) settle(key);
 }
@@ -533,6 +563,9 @@ void Engine::apply_map(const Record& record, const std::byte* checksums) {
       if (old != place) retire(place, key);
       continue;
     }
+    uint64_t version = record.seq;
+    if (entry != nullptr) version = std::max(version, entry->version);
+    if (old != kNoPlace) version = std::max<uint64_t>(version, map_->slot(old).version);
     if (entry != nullptr && !empty) entry->mask = 0;
     if (old != place) {
       if (old != kNoPlace) {
@@ -549,7 +582,7 @@ void Engine::apply_map(const Record& record, const std::byte* checksums) {
       ++replica->allocated_chunks;
     }
     ChunkSlot& slot = map_->slot(place);
-    slot.version = record.seq;
+    slot.version = version;
     if (!empty) {
       slot.present = 0xffff;
       for (uint64_t block = 0; block < kBlocksPerChunk; ++block)

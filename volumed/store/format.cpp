@@ -18,11 +18,11 @@ constexpr uint64_t kBatchMagic = 0x484354424c4f5643;    // "CVOLBTCH"
 constexpr uint64_t kStateMagic = 0x544154534c4f5643;    // "CVOLSTAT"
 constexpr std::size_t kLabelChecksumAt = kBlockBytes - 8;
 
-Status newer(std::string_view what, uint32_t version) {
+Status newer(std::string_view what, uint32_t version, uint32_t known = kDiskFormatVersion) {
   return Status(Code::kUnsupported,
                 fmt::format("{} has format version {}, this volumed knows up to {}; use the newer "
                             "volumed that wrote it",
-                            what, version, kDiskFormatVersion));
+                            what, version, known));
 }
 
 void put_uuid(std::byte* at, const Uuid& uuid) {
@@ -106,6 +106,7 @@ std::size_t record_checksum_bytes(const Record& record) {
     case RecordType::kWrite:
       return std::size_t{record.count} * 8;
     case RecordType::kZero:
+    case RecordType::kCommitPoint:
       return 0;
     case RecordType::kMap:
       return (record.flags & kRecordEmpty) != 0 ? 0
@@ -116,6 +117,7 @@ std::size_t record_checksum_bytes(const Record& record) {
 
 void BatchEncoder::add(const Record& record, const void* checksums) {
   CVOL_ASSERT(fits(record_bytes(record)));
+  if (record.type == RecordType::kCommitPoint) version_ = 2;
   std::byte* at = area_.data() + used_;
   store_le<uint8_t>(at, static_cast<uint8_t>(record.type));
   store_le<uint8_t>(at + 1, record.flags);
@@ -140,7 +142,7 @@ std::span<std::byte> BatchEncoder::seal(BatchHeader header, const Uuid& journal)
   std::byte* at = area.data();
   store_le<uint64_t>(at, kBatchMagic);
   put_uuid(at + 16, journal);
-  store_le<uint32_t>(at + 32, kDiskFormatVersion);
+  store_le<uint32_t>(at + 32, version_);
   store_le<uint32_t>(at + 36, static_cast<uint32_t>(blocks));
   store_le<uint32_t>(at + 40, header.payload_blocks);
   store_le<uint32_t>(at + 44, count_);
@@ -161,9 +163,10 @@ Result<BatchHeader> peek_batch(std::span<const std::byte> block, const Uuid& jou
   if (block.size() < kBatchFixedBytes || load_le<uint64_t>(&block[0]) != kBatchMagic) return none;
   if (get_uuid(&block[16]) != journal) return none;
   const uint32_t version = load_le<uint32_t>(&block[32]);
-  if (version > kDiskFormatVersion) return newer("journal batch", version);
+  if (version > kBatchVersion) return newer("journal batch", version, kBatchVersion);
   if (version == 0) return none;
   BatchHeader header;
+  header.version = version;
   header.header_blocks = load_le<uint32_t>(&block[36]);
   header.payload_blocks = load_le<uint32_t>(&block[40]);
   header.record_count = load_le<uint32_t>(&block[44]);
@@ -185,6 +188,10 @@ namespace {
 
 // Bounds of one record against its batch.
 bool record_holds(const Record& record, const BatchHeader& header) {
+  if (record.type == RecordType::kCommitPoint) {
+    return header.version >= 2 && record.flags == 0 && record.epoch == 0 && record.first == 0 &&
+           record.count == 0 && record.payload == 0;
+  }
   if (record.count == 0 || record.first > UINT64_MAX / kChunkBytes - record.count) return false;
   switch (record.type) {
     case RecordType::kWrite:
@@ -194,6 +201,8 @@ bool record_holds(const Record& record, const BatchHeader& header) {
       return record.count <= kGiB / kBlockBytes;
     case RecordType::kMap:
       return record.payload <= UINT32_MAX - record.count;
+    case RecordType::kCommitPoint:
+      break;
   }
   return false;
 }
@@ -241,6 +250,8 @@ constexpr char kReplicaKind = 'b';
 constexpr char kChunkKind = 'c';
 constexpr char kMarkKind = 'd';
 constexpr char kScrubKind = 'e';
+constexpr char kStateKind = 'f';
+constexpr char kZeroedKind = 'g';
 constexpr uint8_t kValueVersion = 1;
 
 template <typename T>
@@ -258,17 +269,41 @@ const std::byte* bytes_of(std::string_view text) {
   return reinterpret_cast<const std::byte*>(text.data());
 }
 
-Status check_value(std::string_view value, std::size_t size, std::string_view what) {
+Status check_version(std::string_view value, std::string_view what,
+                     uint8_t newest = kValueVersion) {
   if (value.empty()) return Status(Code::kDamaged, fmt::format("{}: it is empty", what));
   const auto version = static_cast<uint8_t>(value[0]);
-  if (version > kValueVersion) return newer(what, version);
-  if (version == 0 || value.size() != size)
-    return Status(Code::kDamaged, fmt::format("{}: it has {} bytes", what, value.size()));
+  if (version > newest) return newer(what, version, newest);
+  if (version == 0) return Status(Code::kDamaged, fmt::format("{}: it has version 0", what));
   return Status::ok();
 }
 
+Status check_size(std::string_view value, std::size_t size, std::string_view what) {
+  if (value.size() == size) return Status::ok();
+  return Status(Code::kDamaged, fmt::format("{}: it has {} bytes", what, value.size()));
+}
+
+Status check_value(std::string_view value, std::size_t size, std::string_view what) {
+  CVOL_TRY(check_version(value, what));
+  return check_size(value, size, what);
+}
+
+std::string kind_key(char kind, uint32_t replica) {
+  std::string key(1, kind);
+  append_be(key, replica);
+  return key;
+}
+
+bool parse_kind_key(std::string_view key, char kind, uint32_t* replica) {
+  if (key.size() != 5 || key[0] != kind) return false;
+  *replica = load_be<uint32_t>(bytes_of(key) + 1);
+  return true;
+}
+
 constexpr std::size_t kChunkValueBytes = 1 + 8 + 4 + 2 + kBlocksPerChunk * 4;
-constexpr std::size_t kReplicaValueBytes = 1 + 16 + 16 + 8 + 8 + 1;
+constexpr std::size_t kReplicaValueBytes = 1 + 16 + 16 + 8 + 8 + 1;  // version 1
+constexpr uint8_t kReplicaVersion = 2;                               // has the commit point behind
+constexpr std::size_t kZeroedRangeBytes = 3 * 8;
 constexpr std::size_t kMetaValueBytes = 1 + 16 + 8 + 8 + 8 + 8 + 4;
 constexpr std::size_t kMarkValueBytes = 1 + 8;
 constexpr std::size_t kScrubValueBytes = 1 + 1 + 1 + 4 + 9 * 8;
@@ -280,15 +315,11 @@ std::string meta_key() {
 }
 
 std::string replica_key(uint32_t replica) {
-  std::string key(1, kReplicaKind);
-  append_be(key, replica);
-  return key;
+  return kind_key(kReplicaKind, replica);
 }
 
 std::string chunk_prefix(uint32_t replica) {
-  std::string key(1, kChunkKind);
-  append_be(key, replica);
-  return key;
+  return kind_key(kChunkKind, replica);
 }
 
 std::string chunk_key(uint32_t replica, uint64_t chunk, uint64_t point) {
@@ -299,9 +330,7 @@ std::string chunk_key(uint32_t replica, uint64_t chunk, uint64_t point) {
 }
 
 bool parse_replica_key(std::string_view key, uint32_t* replica) {
-  if (key.size() != 5 || key[0] != kReplicaKind) return false;
-  *replica = load_be<uint32_t>(bytes_of(key) + 1);
-  return true;
+  return parse_kind_key(key, kReplicaKind, replica);
 }
 
 bool parse_chunk_key(std::string_view key, uint32_t* replica, uint64_t* chunk, uint64_t* point) {
@@ -317,15 +346,11 @@ std::string commit_mark_prefix() {
 }
 
 std::string commit_mark_key(uint32_t slot) {
-  std::string key = commit_mark_prefix();
-  append_be(key, slot);
-  return key;
+  return kind_key(kMarkKind, slot);
 }
 
 bool parse_commit_mark_key(std::string_view key, uint32_t* slot) {
-  if (key.size() != 5 || key[0] != kMarkKind) return false;
-  *slot = load_be<uint32_t>(bytes_of(key) + 1);
-  return true;
+  return parse_kind_key(key, kMarkKind, slot);
 }
 
 std::string encode_commit_mark(uint64_t number) {
@@ -365,17 +390,20 @@ Result<ChunkRecord> decode_chunk_record(std::string_view value) {
 
 std::string encode_replica_record(const ReplicaRecord& record) {
   std::string value;
-  append_le(value, kValueVersion);
+  append_le<uint8_t>(value, record.commit_point == 0 ? 1 : 2);
   value.append(reinterpret_cast<const char*>(record.volume.bytes.data()), 16);
   value.append(reinterpret_cast<const char*>(record.replica.bytes.data()), 16);
   append_le(value, record.size_bytes);
   append_le(value, record.last_seq);
   append_le<uint8_t>(value, record.removing ? 1 : 0);
+  if (record.commit_point != 0) append_le(value, record.commit_point);
   return value;
 }
 
 Result<ReplicaRecord> decode_replica_record(std::string_view value) {
-  CVOL_TRY(check_value(value, kReplicaValueBytes, "replica record"));
+  CVOL_TRY(check_version(value, "replica record", kReplicaVersion));
+  const bool has_commit_point = value[0] == kReplicaVersion;
+  CVOL_TRY(check_size(value, kReplicaValueBytes + (has_commit_point ? 8 : 0), "replica record"));
   const std::byte* at = bytes_of(value);
   ReplicaRecord record;
   record.volume = get_uuid(at + 1);
@@ -383,6 +411,7 @@ Result<ReplicaRecord> decode_replica_record(std::string_view value) {
   record.size_bytes = load_le<uint64_t>(at + 33);
   record.last_seq = load_le<uint64_t>(at + 41);
   record.removing = load_le<uint8_t>(at + 49) != 0;
+  if (has_commit_point) record.commit_point = load_le<uint64_t>(at + kReplicaValueBytes);
   if (record.size_bytes % kBlockBytes != 0 || record.size_bytes > kMaxVolumeBytes)
     return Status(Code::kDamaged, "replica record: its size is impossible");
   return record;
@@ -411,6 +440,69 @@ Result<TableMeta> decode_table_meta(std::string_view value) {
   meta.tail_generation = load_le<uint64_t>(at + 41);
   meta.next_replica = load_le<uint32_t>(at + 49);
   return meta;
+}
+
+std::string replica_state_key(uint32_t replica) {
+  return kind_key(kStateKind, replica);
+}
+
+bool parse_replica_state_key(std::string_view key, uint32_t* replica) {
+  return parse_kind_key(key, kStateKind, replica);
+}
+
+std::string encode_replica_state(std::string_view state) {
+  CVOL_ASSERT(!state.empty() && state.size() <= kMaxReplicaStateBytes);
+  std::string value;
+  append_le(value, kValueVersion);
+  value.append(state);
+  return value;
+}
+
+Result<std::string> decode_replica_state(std::string_view value) {
+  CVOL_TRY(check_version(value, "replica state"));
+  if (value.size() == 1 || value.size() > 1 + kMaxReplicaStateBytes)
+    return Status(Code::kDamaged, fmt::format("replica state: it has {} bytes", value.size()));
+  return std::string(value.substr(1));
+}
+
+std::string zeroed_ranges_key(uint32_t replica) {
+  return kind_key(kZeroedKind, replica);
+}
+
+bool parse_zeroed_ranges_key(std::string_view key, uint32_t* replica) {
+  return parse_kind_key(key, kZeroedKind, replica);
+}
+
+std::string encode_zeroed_ranges(std::span<const ZeroedRange> ranges) {
+  std::string value;
+  value.reserve(1 + ranges.size() * kZeroedRangeBytes);
+  append_le(value, kValueVersion);
+  for (const ZeroedRange& range : ranges) {
+    append_le(value, range.first_block);
+    append_le(value, range.blocks);
+    append_le(value, range.seq);
+  }
+  return value;
+}
+
+Result<std::vector<ZeroedRange>> decode_zeroed_ranges(std::string_view value) {
+  CVOL_TRY(check_version(value, "zeroed ranges"));
+  if (value.size() % kZeroedRangeBytes != 1)
+    return Status(Code::kDamaged, fmt::format("zeroed ranges: they have {} bytes", value.size()));
+  std::vector<ZeroedRange> ranges;
+  ranges.reserve(value.size() / kZeroedRangeBytes);
+  constexpr uint64_t kMostBlocks = kMaxVolumeBytes / kBlockBytes;
+  for (std::size_t at = 1; at < value.size(); at += kZeroedRangeBytes) {
+    const std::byte* bytes = bytes_of(value) + at;
+    const ZeroedRange range{load_le<uint64_t>(bytes), load_le<uint64_t>(bytes + 8),
+                            load_le<uint64_t>(bytes + 16)};
+    if (range.blocks == 0 || range.blocks > kMostBlocks ||
+        range.first_block > kMostBlocks - range.blocks) {
+      return Status(Code::kDamaged, "zeroed ranges: one of them is impossible");
+    }
+    ranges.push_back(range);
+  }
+  return ranges;
 }
 
 std::string scrub_key() {

@@ -19,7 +19,9 @@
 
 namespace cvol::store {
 
-constexpr uint32_t kDiskFormatVersion = 1;
+constexpr uint32_t kDiskFormatVersion = 1;  // of label, journal header and state block
+// Of a journal batch. A batch is 2 if it has a commit point, else 1.
+constexpr uint32_t kBatchVersion = 2;
 constexpr uint64_t kMinJournalBytes = kMiB;
 
 // --- label: the first 4 KiB of file `label`, and the second once more ---
@@ -51,6 +53,7 @@ Status check_journal_header(const Label& header, const Label& label);
 // --- journal batch: header area (whole 4 KiB blocks), then payload blocks ---
 
 struct BatchHeader {
+  uint32_t version = 1;      // as read
   uint64_t lsn = 0;          // consecutive
   uint64_t generation = 0;   // raised at every open of the disk
   uint64_t position = 0;     // of the header area, in blocks since the ring's beginning of time
@@ -65,7 +68,9 @@ struct BatchHeader {
 enum class RecordType : uint8_t {
   kWrite = 1,  // `count` blocks from block `first`; payload at `payload`; one checksum each
   kZero = 2,   // `count` blocks from block `first` read as zeroes
-  kMap = 3     // `count` chunks from chunk `first` lie at places from `payload` on
+  kMap = 3,    // `count` chunks from chunk `first` lie at places from `payload` on
+  // `seq` is the commit point of the replica; nothing else but its number is set.
+  kCommitPoint = 4
 };
 
 constexpr uint8_t kRecordKeep = 1;   // kZero: keep the chunks allocated
@@ -108,6 +113,7 @@ class BatchEncoder {
 
  private:
   std::span<std::byte> area_;
+  uint32_t version_ = 1;
   std::size_t used_ = kBatchFixedBytes;
   uint32_t count_ = 0;
 };
@@ -144,7 +150,20 @@ struct ReplicaRecord {
   Uuid replica;
   uint64_t size_bytes = 0;
   uint64_t last_seq = 0;
-  bool removing = false;  // its chunks are being given back
+  bool removing = false;      // its chunks are being given back
+  uint64_t commit_point = 0;  // 0: none was ever noted (version 1)
+};
+
+constexpr std::size_t kMaxReplicaStateBytes = 4 * kKiB;
+
+constexpr std::size_t kMostZeroedRanges = 4096;  // kept of one replica
+
+// Blocks of a replica that were zeroed, by operations of `seq` and before (zeroed_ranges.h).
+struct ZeroedRange {
+  uint64_t first_block = 0;
+  uint64_t blocks = 0;
+  uint64_t seq = 0;
+  bool operator==(const ZeroedRange&) const = default;
 };
 
 struct TableMeta {
@@ -209,6 +228,16 @@ struct ScrubRecord {
 
   bool operator==(const ScrubRecord&) const = default;
 };
+
+// Of a replicated replica: its state, and its zeroed ranges; absent if empty.
+std::string replica_state_key(uint32_t replica);
+bool parse_replica_state_key(std::string_view key, uint32_t* replica);
+std::string encode_replica_state(std::string_view state);
+Result<std::string> decode_replica_state(std::string_view value);
+std::string zeroed_ranges_key(uint32_t replica);
+bool parse_zeroed_ranges_key(std::string_view key, uint32_t* replica);
+std::string encode_zeroed_ranges(std::span<const ZeroedRange> ranges);
+Result<std::vector<ZeroedRange>> decode_zeroed_ranges(std::string_view value);
 
 std::string scrub_key();
 std::string encode_scrub_record(const ScrubRecord& record);

@@ -192,6 +192,7 @@ void Journal::fill(Flight& flight) {
     (flight.last != nullptr ? flight.last->next : flight.first) = entry;
     flight.last = entry;
   }
+  if (riders_wanted_) riders_(encoder);
   flight.lsn = next_lsn_++;
   flight.records = encoder.record_count();
   BatchHeader header;

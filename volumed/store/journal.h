@@ -88,6 +88,11 @@ class Journal {
   };
   Append append(JournalEntry& entry) { return Append{this, &entry}; }
 
+  // While wanted: called for every batch that is being formed, after its entries. It may add
+  // records that need no answer (and that Apply is not called for) as far as they fit.
+  void set_riders(std::function<void(BatchEncoder&)> riders) { riders_ = std::move(riders); }
+  void want_riders(bool wanted) { riders_wanted_ = wanted; }
+
   // To be called by Apply only: what destage will have to do for this batch.
   void add_ref(const JournalRef& ref) { refs_.push_back(ref); }
 
@@ -192,6 +197,8 @@ class Journal {
   std::vector<std::unique_ptr<Flight>> flights_;
   std::vector<Flight*> free_flights_;
   std::deque<Flight*> flying_;  // in LSN order
+  std::function<void(BatchEncoder&)> riders_;
+  bool riders_wanted_ = false;
   std::function<void()> on_starved_, on_durable_;
   std::function<void(Status)> on_failed_;
   io::Scope scope_;

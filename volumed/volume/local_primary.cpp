@@ -47,7 +47,7 @@ Task<Status> LocalPrimary::read(uint64_t offset, std::span<std::byte> into) {
   check_range(offset, into.size());
   if (into.empty()) co_return Status::ok();
   const io::Nanoseconds started = parts_.reactor->now();
-  RangeLock::Read guard(lock_, round_down(offset), round_up(offset + into.size()));
+  io::RangeLock::Read guard(lock_, round_down(offset), round_up(offset + into.size()));
   co_await guard;
   Status status;
   if (is_aligned(offset, into.size(), into.data())) {
@@ -66,7 +66,7 @@ Task<Status> LocalPrimary::write(uint64_t offset, std::span<const std::byte> dat
   check_range(offset, data.size());
   if (data.empty()) co_return Status::ok();
   const io::Nanoseconds started = parts_.reactor->now();
-  RangeLock::Write guard(lock_, round_down(offset), round_up(offset + data.size()));
+  io::RangeLock::Write guard(lock_, round_down(offset), round_up(offset + data.size()));
   co_await guard;
   Status status;
   if (is_aligned(offset, data.size(), data.data())) {
@@ -182,7 +182,7 @@ Task<Status> LocalPrimary::zero_range(uint64_t offset, uint64_t length, bool kee
   check_range(offset, length);
   if (length == 0) co_return Status::ok();
   const uint64_t end = offset + length;
-  RangeLock::Write guard(lock_, round_down(offset), round_up(end));
+  io::RangeLock::Write guard(lock_, round_down(offset), round_up(end));
   co_await guard;
   while (offset < end) {
     const uint64_t begin = round_down(offset);

@@ -17,7 +17,7 @@
 #include "volumed/base/metrics.h"
 #include "volumed/store/disk_engine.h"
 #include "volumed/volume/bounce_pool.h"
-#include "volumed/volume/range_lock.h"
+#include "volumed/io/range_lock.h"
 
 namespace cvol::volume {
 
@@ -62,7 +62,7 @@ class LocalPrimary final : public BlockDevice {
   Parts parts_;
   std::atomic<uint64_t> size_;
   uint64_t seq_;
-  RangeLock lock_;
+  io::RangeLock lock_;
 };
 
 }  // namespace cvol::volume

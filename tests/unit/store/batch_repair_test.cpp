@@ -16,13 +16,14 @@ constexpr uint64_t kPosition = 1234;
 const Uuid kJournal{};
 
 // A header area with `writes` records of one block each, as large as it has to be.
-std::vector<std::byte> batch_with(uint64_t writes) {
+std::vector<std::byte> batch_with(uint64_t writes, bool commit_point = false) {
   std::vector<std::byte> area(kMaxHeaderBlocks * kBlockBytes);
   BatchEncoder encoder(area);
   for (uint64_t i = 0; i < writes; ++i) {
     const uint64_t sum = i * 0x123456789abcdef;
     encoder.add({RecordType::kWrite, 0, 7, 3, 41 + i, 100 + i, 1, static_cast<uint32_t>(i)}, &sum);
   }
+  if (commit_point) encoder.add({RecordType::kCommitPoint, 0, 7, 0, 40, 0, 0, 0}, nullptr);
   BatchHeader header;
   header.lsn = kLsn;
   header.generation = 5;
@@ -35,15 +36,18 @@ std::vector<std::byte> batch_with(uint64_t writes) {
 }
 
 TEST(BatchRepair, every_bit_of_a_small_area_is_flipped_back) {
-  const std::vector<std::byte> good = batch_with(2);
-  ASSERT_EQ(good.size(), kBlockBytes);
-  std::vector<std::byte> area = good;
-  area.resize(kMaxHeaderBlocks * kBlockBytes, std::byte{0x5a});  // the payload follows
-  const std::vector<std::byte> whole = area;
-  for (std::size_t bit = 0; bit < good.size() * 8; bit += bit < 300 * 8 ? 1 : 53) {
-    flip_bit(area, bit);
-    ASSERT_EQ(mend_batch(area, kJournal, kLsn, kPosition), good.size()) << bit;
-    ASSERT_TRUE(area == whole) << bit;
+  for (const bool commit_point : {false, true}) {  // version 1, version 2
+    const std::vector<std::byte> good = batch_with(2, commit_point);
+    ASSERT_EQ(good.size(), kBlockBytes);
+    std::vector<std::byte> area = good;
+    area.resize(kMaxHeaderBlocks * kBlockBytes, std::byte{0x5a});  // the payload follows
+    const std::vector<std::byte> whole = area;
+    for (std::size_t bit = 0; bit < good.size() * 8; bit += bit < 300 * 8 ? 1 : 53) {
+      flip_bit(area, bit);
+      ASSERT_TRUE(nearly_batch(area, kJournal, kLsn, kPosition)) << bit;
+      ASSERT_EQ(mend_batch(area, kJournal, kLsn, kPosition), good.size()) << bit;
+      ASSERT_TRUE(area == whole) << bit;
+    }
   }
 }
 

@@ -38,10 +38,10 @@ class DiskTest : public ::testing::Test {
     ASSERT_TRUE(disk_->open()) << disk_->failure().message();
     ASSERT_TRUE(disk_->run(make_replica(this)));
   }
-  static Task<void> make_replica(DiskTest* test) {
+  static Task<void> make_replica(DiskTest* test, uint64_t size = 64 * kMiB) {
     Random& random = test->world_.random();
     Result<ReplicaInfo> made =
-        co_await test->engine().create_replica(Uuid::make(random), Uuid::make(random), 64 * kMiB);
+        co_await test->engine().create_replica(Uuid::make(random), Uuid::make(random), size);
     EXPECT_TRUE(made) << made.message();
     test->number_ = made->number;
   }

@@ -1,4 +1,4 @@
-// Formats: round trips, refusals, and golden bytes that must never change for version 1.
+// Formats: round trips, refusals, and golden bytes that must never change for their version.
 #include "volumed/store/format.h"
 
 #include <gtest/gtest.h>
@@ -40,7 +40,7 @@ void expect_golden(const std::string& name, const std::string& bytes) {
   EXPECT_EQ(golden, bytes) << name << ": the bytes of a released format have changed";
 }
 
-std::vector<std::byte> sample_batch() {
+std::vector<std::byte> sample_batch(bool commit_point = false) {
   std::vector<std::byte> area(kMaxHeaderBlocks * kBlockBytes);
   BatchEncoder encoder(area);
   const uint64_t sums[2] = {0x1111222233334444, 0x5555666677778888};
@@ -50,6 +50,7 @@ std::vector<std::byte> sample_batch() {
   for (uint32_t i = 0; i < chunk_sums.size(); ++i) chunk_sums[i] = 0xabc00000 + i;
   encoder.add({RecordType::kMap, 0, 7, 3, 43, 5, 2, 900}, chunk_sums.data());
   encoder.add({RecordType::kMap, kRecordEmpty, 7, 3, 44, 9, 4, 910}, nullptr);
+  if (commit_point) encoder.add({RecordType::kCommitPoint, 0, 7, 0, 40, 0, 0, 0}, nullptr);
   BatchHeader header;
   header.lsn = 17;
   header.generation = 2;
@@ -109,6 +110,34 @@ TEST(Batch, round_trip_and_golden_bytes) {
   EXPECT_TRUE(batch->records[3].checksums.empty());
 }
 
+TEST(Batch, with_a_commit_point_has_version_2_round_trip_and_golden_bytes) {
+  const std::vector<std::byte> area = sample_batch(/*commit_point=*/true);
+  expect_golden("journal_batch.v2", as_string(area));
+  Result<DecodedBatch> batch = decode_batch(area, uuid(65));
+  ASSERT_TRUE(batch) << batch.message();
+  EXPECT_EQ(batch->header.version, 2u);
+  ASSERT_EQ(batch->records.size(), 5u);
+  const Record& record = batch->records[4].record;
+  EXPECT_EQ(record.type, RecordType::kCommitPoint);
+  EXPECT_EQ(record.replica, 7u);
+  EXPECT_EQ(record.seq, 40u);
+  EXPECT_TRUE(batch->records[4].checksums.empty());
+  EXPECT_EQ(decode_batch(sample_batch(), uuid(65))->header.version, 1u);
+}
+
+TEST(Batch, of_version_1_has_no_commit_point) {
+  std::vector<std::byte> area = sample_batch(/*commit_point=*/true);
+  const auto reseal = [&] {
+    store_le<uint64_t>(&area[8], plain_checksum(std::span(area).subspan(16)));
+  };
+  store_le<uint32_t>(&area[32], 1);
+  reseal();
+  EXPECT_EQ(decode_batch(area, uuid(65)).code(), Code::kDamaged);
+  store_le<uint32_t>(&area[32], kBatchVersion + 1);
+  reseal();
+  EXPECT_EQ(decode_batch(area, uuid(65)).code(), Code::kUnsupported);
+}
+
 TEST(Batch, every_flipped_bit_is_noticed) {
   std::vector<std::byte> area = sample_batch();
   for (std::size_t byte = 0; byte < area.size(); ++byte) {
@@ -146,6 +175,70 @@ TEST(TableRecords, round_trips_and_golden_bytes) {
   ASSERT_TRUE(meta_again);
   EXPECT_EQ(meta_again->tail_position, 5000u);
   EXPECT_EQ(meta_again->next_replica, 9u);
+}
+
+TEST(TableRecords, a_replica_with_a_commit_point_has_version_2) {
+  const ReplicaRecord replica{uuid(1), uuid(2), 10 * kGiB, 99, false, 88};
+  const std::string value = encode_replica_record(replica);
+  expect_golden("replica_record.v2", value);
+  Result<ReplicaRecord> again = decode_replica_record(value);
+  ASSERT_TRUE(again) << again.message();
+  EXPECT_EQ(again->commit_point, 88u);
+  EXPECT_EQ(again->last_seq, 99u);
+  EXPECT_FALSE(again->removing);
+  EXPECT_EQ(decode_replica_record(value.substr(0, 50)).code(), Code::kDamaged);
+  EXPECT_EQ(decode_replica_record(value + "x").code(), Code::kDamaged);
+  std::string odd = value;
+  odd[0] = 1;  // of a length that version 1 does not have
+  EXPECT_EQ(decode_replica_record(odd).code(), Code::kDamaged);
+  odd[0] = 3;
+  EXPECT_EQ(decode_replica_record(odd).code(), Code::kUnsupported);
+}
+
+TEST(TableRecords, replica_state_round_trip_golden_bytes_and_bounds) {
+  const std::string state("promised \0 7", 12);
+  const std::string value = encode_replica_state(state);
+  expect_golden("replica_state.v1", value);
+  Result<std::string> again = decode_replica_state(value);
+  ASSERT_TRUE(again) << again.message();
+  EXPECT_EQ(*again, state);
+  const std::string longest(kMaxReplicaStateBytes, 'x');
+  EXPECT_EQ(*decode_replica_state(encode_replica_state(longest)), longest);
+  EXPECT_EQ(decode_replica_state("").code(), Code::kDamaged);
+  EXPECT_EQ(decode_replica_state("\1").code(), Code::kDamaged);
+  EXPECT_EQ(decode_replica_state(encode_replica_state(longest) + "x").code(), Code::kDamaged);
+  EXPECT_EQ(decode_replica_state("\2x").code(), Code::kUnsupported);
+}
+
+TEST(TableRecords, zeroed_ranges_round_trip_golden_bytes_and_bounds) {
+  const std::vector<ZeroedRange> ranges = {{16, 32, 7}, {1000, 1, 8}};
+  const std::string value = encode_zeroed_ranges(ranges);
+  expect_golden("zeroed_ranges.v1", value);
+  Result<std::vector<ZeroedRange>> again = decode_zeroed_ranges(value);
+  ASSERT_TRUE(again) << again.message();
+  EXPECT_EQ(*again, ranges);
+  EXPECT_EQ(decode_zeroed_ranges("").code(), Code::kDamaged);
+  EXPECT_EQ(decode_zeroed_ranges(value.substr(0, value.size() - 1)).code(), Code::kDamaged);
+  EXPECT_EQ(decode_zeroed_ranges(value + "x").code(), Code::kDamaged);
+  const uint64_t blocks = kMaxVolumeBytes / kBlockBytes;
+  for (const ZeroedRange& odd :
+       {ZeroedRange{5, 0, 1}, ZeroedRange{0, blocks + 1, 1}, ZeroedRange{UINT64_MAX, 2, 1}}) {
+    EXPECT_EQ(decode_zeroed_ranges(encode_zeroed_ranges({&odd, 1})).code(), Code::kDamaged);
+  }
+  std::string odd = value;
+  odd[0] = 2;
+  EXPECT_EQ(decode_zeroed_ranges(odd).code(), Code::kUnsupported);
+}
+
+TEST(TableKeys, of_what_replication_keeps_sort_behind_the_chunks) {
+  uint32_t replica = 0;
+  ASSERT_TRUE(parse_replica_state_key(replica_state_key(7), &replica));
+  EXPECT_EQ(replica, 7u);
+  ASSERT_TRUE(parse_zeroed_ranges_key(zeroed_ranges_key(8), &replica));
+  EXPECT_EQ(replica, 8u);
+  EXPECT_FALSE(parse_zeroed_ranges_key(replica_state_key(7), &replica));
+  EXPECT_FALSE(parse_replica_state_key(scrub_key(), &replica));
+  EXPECT_LT(chunk_key(UINT32_MAX, UINT64_MAX, 0), replica_state_key(0));
 }
 
 TEST(TableRecords, commit_marks_round_trip_and_golden_bytes) {

@@ -174,6 +174,8 @@ void SimReactor::start(Op& op) {
       return submit_send(op);
     case OpKind::kAccept:
       return submit_accept(op);
+    case OpKind::kConnect:  // dial() does it all
+      return complete_at(op, now(), [] { return -EINVAL; });
     case OpKind::kTimer:
       return complete_at(op, std::max(now(), static_cast<Nanoseconds>(op.offset)),
                          [] { return 0; });
@@ -358,6 +360,14 @@ Result<Stream> SimReactor::connect(const std::string& address) {
     listener->node->finish_op(*std::exchange(listener->acceptor, nullptr), handle);
   });
   return Stream(this, add_handle(std::move(mine)));
+}
+
+Task<Result<Stream>> SimReactor::dial(std::string address, Nanoseconds timeout) {
+  const Nanoseconds takes = world_->draw(world_->faults.net_low, world_->faults.net_high);
+  const int64_t slept = co_await sleep(std::min(takes, timeout));
+  if (slept < 0 || takes > timeout)
+    co_return Status(Code::kUnavailable, "connect to " + address + ": no answer");
+  co_return connect(address);
 }
 
 Status SimReactor::make_directories(const std::string&) {

@@ -1,8 +1,8 @@
-#include "volumed/volume/range_lock.h"
+#include "volumed/io/range_lock.h"
 
 #include "volumed/io/reactor.h"
 
-namespace cvol::volume {
+namespace cvol::io {
 
 void RangeLock::wake_followers(const Guard& gone) {
   for (const Claim& claim : claims_) {
@@ -16,4 +16,4 @@ void RangeLock::wake_followers(const Guard& gone) {
   }
 }
 
-}  // namespace cvol::volume
+}  // namespace cvol::io

@@ -14,7 +14,7 @@
 
 #include "volumed/base/assert.h"
 
-namespace cvol::volume {
+namespace cvol::io {
 
 class RangeLock {
  public:
@@ -106,4 +106,4 @@ class RangeLock {
   uint64_t waiting_ = 0;  // claims with blockers
 };
 
-}  // namespace cvol::volume
+}  // namespace cvol::io

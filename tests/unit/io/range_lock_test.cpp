@@ -1,4 +1,4 @@
-#include "volumed/volume/range_lock.h"
+#include "volumed/io/range_lock.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 
 #include "volumed/io/sim/sim_reactor.h"
 
-namespace cvol::volume {
+namespace cvol::io {
 namespace {
 
 class RangeLockTest : public testing::Test {
@@ -89,4 +89,4 @@ TEST_F(RangeLockTest, LetsReadersRunTogetherAndWritersPassThem) {
 }
 
 }  // namespace
-}  // namespace cvol::volume
+}  // namespace cvol::io

@@ -1,0 +1,72 @@
+// Copier: the source's side of one resync (R10): what differs is found, copied piece by piece under
+// range locks, and compared.
+//
+// Candidates are the chunks that are newer here than the target's commit point, newer there, or
+// there on one side only. Of those, blocks whose checksums agree are not sent. When everything was
+// looked at, all pieces that had to be sent are compared once more. It adapts: several pieces at
+// once while nobody uses the volume, one small one after a pause while somebody does, never none.
+//
+// Threading: the shard's thread. Ends by itself; stop() makes it end soon.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "replication/core/driver.h"
+#include "volumed/base/task.h"
+#include "volumed/io/scope.h"
+
+namespace cvol::replication {
+
+class ReplicaHost;
+
+class Copier {
+ public:
+  Copier(ReplicaHost& host, const ReplicaId& target, uint64_t join, Seq commit_point);
+  ~Copier();
+
+  Task<void> run();
+  void stop();
+  bool over() const { return over_ && running_ == 0; }
+  bool has_piece(OpId op) const { return under_way_.contains(op); }
+
+  // Of core: the piece's range is locked; the piece is over without having been copied.
+  void piece_locked(OpId op, BlockRange range);
+  void piece_ended(OpId op, bool ok);
+
+ private:
+  struct Candidate {
+    BlockRange range;
+    uint64_t version = 0;
+  };
+
+  Task<bool> find_candidates();
+  Task<bool> list_target(std::map<uint64_t, uint64_t>& chunks);
+  Task<bool> copy_all(std::vector<Candidate> pieces);
+  Task<void> copy_piece(OpId op, BlockRange range);
+  Task<bool> copy_locked(BlockRange range);
+  Task<bool> send_run(BlockRange run, const std::byte* data, const uint64_t* checksums);
+  void begin_piece(const Candidate& piece);
+  std::size_t window() const;
+  bool client_is_busy() const;
+  void tell();
+
+  ReplicaHost& host_;
+  const ReplicaId target_;
+  const uint64_t join_;
+  const Seq commit_point_;
+  std::vector<Candidate> candidates_;
+  std::map<OpId, Candidate> under_way_;
+  std::vector<Candidate> sent_;  // pieces of which something differed
+  io::WaitList piece_done_;
+  uint64_t looked_bytes_ = 0;
+  uint64_t total_bytes_ = 0;
+  bool verifying_ = false;
+  bool failed_ = false;
+  bool stopping_ = false;
+  bool over_ = false;
+  uint32_t running_ = 0;  // copy_piece tasks
+  int64_t started_ = 0;
+};
+
+}  // namespace cvol::replication

@@ -1,0 +1,172 @@
+#include "replication/node/exchange.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "replication/node/gateway.h"
+#include "replication/node/replica_host.h"
+#include "volumed/base/assert.h"
+#include "volumed/base/log.h"
+
+namespace cvol::replication {
+namespace {
+
+constexpr io::Nanoseconds kBusyTurn = 20 * io::kMillisecond;
+constexpr io::Nanoseconds kIdleTurn = 100 * io::kMillisecond;
+
+}  // namespace
+
+Exchange::Exchange(io::Reactor& reactor, Register& reg, Mesh::Options mesh, Options options)
+    : reactor_(reactor),
+      register_(reg),
+      options_(options),
+      self_(mesh.self),
+      mesh_(reactor, *this, std::move(mesh)) {
+  CVOL_ASSERT(check(options).empty());
+}
+
+Exchange::~Exchange() {
+  CVOL_ASSERT(hosts_.empty() && gateways_.empty() && scope_.running() == 0);
+}
+
+void Exchange::set_node(const NodeId& node, NodeEntry entry) {
+  for (uint16_t shard = 0; shard < entry.addresses.size(); ++shard)
+    mesh_.set_address({node, shard}, entry.addresses[shard]);
+  nodes_[node] = std::move(entry);
+  for (ReplicaHost* host : hosts_) host->wake_links();
+  for (auto& [tag, gateway] : gateways_) gateway->wake();
+}
+
+std::optional<Endpoint> Exchange::endpoint_of(const Member& member) const {
+  const auto node = nodes_.find(member.node);
+  if (node == nodes_.end()) return std::nullopt;
+  const auto disk = node->second.disks.find(member.disk);
+  return Endpoint{member.node, disk == node->second.disks.end() ? uint16_t{0} : disk->second};
+}
+
+// --- who is here ---
+
+void Exchange::add(ReplicaHost* host) {
+  hosts_by_tag_[wire::tag_of(host->volume())] = host;
+  hosts_.push_back(host);
+  start_clock();
+}
+
+void Exchange::remove(ReplicaHost* host) {
+  const auto at = hosts_by_tag_.find(wire::tag_of(host->volume()));
+  if (at != hosts_by_tag_.end() && at->second == host) hosts_by_tag_.erase(at);
+  std::erase(hosts_, host);
+}
+
+void Exchange::add(Gateway* gateway) {
+  gateways_[wire::tag_of(gateway->volume())] = gateway;
+}
+
+void Exchange::remove(Gateway* gateway) {
+  const auto at = gateways_.find(wire::tag_of(gateway->volume()));
+  if (at != gateways_.end() && at->second == gateway) gateways_.erase(at);
+}
+
+ReplicaHost* Exchange::host_of(const Uuid& volume) const {
+  const auto at = hosts_by_tag_.find(wire::tag_of(volume));
+  return at == hosts_by_tag_.end() ? nullptr : at->second;
+}
+
+// --- time ---
+
+void Exchange::start_clock() {
+  if (clock_runs_ || closing_) return;
+  clock_runs_ = true;
+  scope_.spawn(clock());
+}
+
+Task<void> Exchange::clock() {
+  while (!closing_ && !hosts_.empty()) {
+    bool busy = false;
+    for (const ReplicaHost* host : hosts_) busy = busy || host->busy();
+    const int64_t slept = co_await reactor_.sleep(busy ? kBusyTurn : kIdleTurn, &cancel_);
+    if (slept < 0) break;
+    turn(reactor_.now());
+  }
+  clock_runs_ = false;
+}
+
+void Exchange::turn(io::Nanoseconds now) {
+  if (now - last_beacons_ >= options_.beacon - kBusyTurn) {
+    last_beacons_ = now;
+    for (ReplicaHost* host : hosts_) host->send_beacons(now);
+  }
+  for (ReplicaHost* host : hosts_) host->tick(now);
+}
+
+// --- what comes ---
+
+void Exchange::on_frame(const Endpoint& from, Frame frame) {
+  const auto type = static_cast<wire::FrameType>(frame.header.type);
+  if (type == wire::FrameType::kDead) {
+    auto death = wire::decode_death(frame.body);
+    if (death) process_died(death->node, death->process);
+    return;
+  }
+  if (type == wire::FrameType::kAnswer) {
+    const auto gateway = gateways_.find(frame.header.volume);
+    if (gateway != gateways_.end()) gateway->second->on_answer(from, std::move(frame));
+    return;
+  }
+  const auto host = hosts_by_tag_.find(frame.header.volume);
+  if (host != hosts_by_tag_.end()) {
+    host->second->on_frame(from, std::move(frame));
+    return;
+  }
+  // A gateway that looks for the primary in the wrong place must not wait.
+  if (type == wire::FrameType::kOpen || type == wire::FrameType::kRead ||
+      type == wire::FrameType::kWrite || type == wire::FrameType::kStatus ||
+      type == wire::FrameType::kConfirm || type == wire::FrameType::kMove) {
+    wire::Answer answer;
+    answer.outcome = static_cast<uint8_t>(Outcome::kNotPrimary);
+    wire::FrameHeader header;
+    header.type = static_cast<uint8_t>(wire::FrameType::kAnswer);
+    header.volume = frame.header.volume;
+    header.seq = frame.header.seq;
+    send(from, header, wire::encode_answer(answer));
+  }
+}
+
+void Exchange::on_up(const Endpoint& peer, const Uuid& process) {
+  processes_[peer] = process;
+  for (ReplicaHost* host : hosts_) host->on_link(peer, true);
+  for (auto& [tag, gateway] : gateways_) gateway->wake();
+}
+
+void Exchange::on_down(const Endpoint& peer) {
+  for (ReplicaHost* host : hosts_) host->on_link(peer, false);
+  for (auto& [tag, gateway] : gateways_) gateway->on_down(peer);
+}
+
+void Exchange::process_died(const NodeId& node, const Uuid& process) {
+  log::info("replication", "a process is known to be dead",
+            {{"node", node.to_string()}, {"process", process.to_string()}});
+  for (const auto& [endpoint, last] : processes_) {
+    if (endpoint.node != node || last != process) continue;
+    mesh_.reset(endpoint);
+    for (ReplicaHost* host : hosts_) host->on_process_dead(endpoint);
+    for (auto& [tag, gateway] : gateways_) gateway->on_down(endpoint);
+  }
+}
+
+void Exchange::tell_all(const wire::FrameHeader& header, std::span<const std::byte> body) {
+  for (const auto& [endpoint, process] : processes_) send(endpoint, header, body);
+}
+
+void Exchange::reset(const Member& member) {
+  if (const auto endpoint = endpoint_of(member)) mesh_.reset(*endpoint);
+}
+
+Task<void> Exchange::close() {
+  closing_ = true;
+  cancel_.cancel();
+  co_await scope_.join();
+  co_await mesh_.close();
+}
+
+}  // namespace cvol::replication

@@ -1,0 +1,95 @@
+// Exchange: replication on one shard: its connections, the replicas that live on its disks, the
+// gateways of volumes that are used here, and the clock that drives them.
+//
+// Threading: the shard's thread. Hosts and gateways register themselves and must be gone before it.
+// Idle: the clock runs only while there is a volume with more than one replica, or work under way;
+// beacons of all volumes leave together, one send per peer.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "replication/core/options.h"
+#include "replication/node/mesh.h"
+#include "replication/node/register.h"
+
+namespace cvol::replication {
+
+class ReplicaHost;
+class Gateway;
+
+// Where the shards of a node are; from its `alive` key.
+struct NodeEntry {
+  Uuid process;
+  std::vector<std::string> addresses;  // by shard
+  std::map<Uuid, uint16_t> disks;      // disk -> shard
+};
+
+class Exchange final : public MeshHandler {
+ public:
+  Exchange(io::Reactor& reactor, Register& reg, Mesh::Options mesh, Options options);
+  ~Exchange() override;
+
+  Mesh& mesh() { return mesh_; }
+  io::Reactor& reactor() { return reactor_; }
+  Register& reg() { return register_; }
+  const Options& options() const { return options_; }
+  const Endpoint& self() const { return self_; }
+
+  // The nodes that are there. A node that is gone keeps its last entry: it may come back.
+  void set_node(const NodeId& node, NodeEntry entry);
+  // Nothing if its node is not known.
+  std::optional<Endpoint> endpoint_of(const Member& member) const;
+  bool is_up(const Endpoint& endpoint) const { return mesh_.is_up(endpoint); }
+  void send(const Endpoint& to, const wire::FrameHeader& header, std::span<const std::byte> body,
+            std::span<const std::byte> payload = {}) {
+    mesh_.send(to, header, body, payload);
+  }
+
+  void add(ReplicaHost* host);
+  void remove(ReplicaHost* host);
+  void add(Gateway* gateway);
+  void remove(Gateway* gateway);
+  // The replica of the volume that lives here, or nullptr.
+  ReplicaHost* host_of(const Uuid& volume) const;
+  // The process is known to be dead: its node's watcher says so (kDead), or somebody here knows.
+  void process_died(const NodeId& node, const Uuid& process);
+  void tell_all(const wire::FrameHeader& header, std::span<const std::byte> body);
+  // The connection to a peer that does not answer is made anew.
+  void reset(const Member& member);
+
+  Task<void> close();
+
+  // MeshHandler
+  void on_frame(const Endpoint& from, Frame frame) override;
+  void on_up(const Endpoint& peer, const Uuid& process) override;
+  void on_down(const Endpoint& peer) override;
+
+ private:
+  Task<void> clock();
+  void start_clock();
+  void turn(io::Nanoseconds now);
+
+  io::Reactor& reactor_;
+  Register& register_;
+  const Options options_;
+  const Endpoint self_;
+  Mesh mesh_;
+  std::map<NodeId, NodeEntry> nodes_;
+  std::map<Endpoint, Uuid> processes_;  // at the other end of connections, now or last
+  std::unordered_map<uint64_t, ReplicaHost*> hosts_by_tag_;
+  std::vector<ReplicaHost*> hosts_;  // in the order of their coming
+  std::unordered_map<uint64_t, Gateway*> gateways_;
+  io::Nanoseconds last_beacons_ = 0;
+  bool clock_runs_ = false;
+  bool closing_ = false;
+  io::CancelToken cancel_;
+  io::Scope scope_;
+};
+
+}  // namespace cvol::replication

@@ -1,0 +1,116 @@
+// Gateway: a volume as this node uses it: requests go to the primary, wherever that is, are kept
+// until they are answered, and sent again to the next primary after a failover (R12).
+//
+// Threading: the shard's thread, except size(). Ownership: the exchange outlives it; close() first.
+// Errors: only what the request itself brings (kNoSpace, kDamaged, kInvalidArgument), or kCancelled
+// when the gateway is closed, or kPermission when another session has the volume now. Everything
+// else is a pause.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <unordered_map>
+
+#include "replication/node/exchange.h"
+#include "replication/node/replica_host.h"
+#include "volumed/base/block_device.h"
+#include "volumed/base/metrics.h"
+
+namespace cvol::replication {
+
+class Gateway final : public BlockDevice {
+ public:
+  struct Parts {
+    Exchange* exchange = nullptr;
+    Uuid volume;
+    Record record;  // as known
+    uint64_t session_generation = 0;
+    std::shared_ptr<VolumeMetrics> metrics;
+  };
+
+  explicit Gateway(Parts parts);
+  ~Gateway() override;
+  // Requests under way end with kCancelled.
+  Task<void> close();
+
+  const Uuid& volume() const { return parts_.volume; }
+  // A newer record: where the primary is, the size.
+  void set_record(const Record& record);
+  // Another session has the volume: requests end with kPermission.
+  void fence();
+  // Why requests wait; empty if they do not.
+  std::string waits_for() const;
+
+  uint64_t size() const override { return size_.load(std::memory_order_relaxed); }
+  Task<Status> read(uint64_t offset, std::span<std::byte> into) override;
+  Task<Status> write(uint64_t offset, std::span<const std::byte> data, bool fua) override;
+  Task<Status> flush() override;
+  Task<Status> write_zeroes(uint64_t offset, uint64_t length, bool keep_allocated,
+                            bool fua) override;
+  Task<Status> trim(uint64_t offset, uint64_t length, bool fua) override;
+  Task<Result<std::vector<Extent>>> block_status(uint64_t offset, uint64_t length) override;
+
+  // Asks the primary, and waits: to run `epoch` with all members; to move to `replica`.
+  Task<Status> confirm(Epoch epoch, io::Nanoseconds patience);
+  Task<Status> move_primary(ReplicaId replica);
+
+  // --- of the Exchange ---
+  void on_answer(const Endpoint& from, Frame frame);
+  void on_down(const Endpoint& peer);
+  void wake();
+
+ private:
+  struct Request {
+    wire::FrameType type = wire::FrameType::kRead;
+    wire::Request body;
+    std::span<const std::byte> data;
+    std::span<std::byte> into;
+    std::vector<Extent> extents;
+  };
+  struct Call {
+    Endpoint to;
+    bool ended = false;
+    ClientResult result;
+    std::span<std::byte> into;
+    std::vector<Extent>* extents = nullptr;
+    std::coroutine_handle<> waiter;
+  };
+  struct CallDone {
+    Call& call;
+    bool await_ready() const noexcept { return call.ended; }
+    void await_suspend(std::coroutine_handle<> handle) noexcept { call.waiter = handle; }
+    void await_resume() const noexcept {}
+  };
+
+  io::Reactor& reactor() const { return parts_.exchange->reactor(); }
+  Task<Status> run(Request& request);
+  Task<ClientResult> ask(Request& request, const ReplicaId& replica);
+  Task<ClientResult> ask_local(Request& request, ReplicaHost& host);
+  Task<ClientResult> ask_remote(Request& request, const Endpoint& to);
+  Task<Status> ask_primary(Request& request, io::Nanoseconds patience);
+  Task<void> open_loop();
+  Task<bool> ready();
+  void lose_primary();
+  void end_call(Call& call, const ClientResult& result);
+  Status over() const;
+
+  Parts parts_;
+  std::atomic<uint64_t> size_;
+  uint64_t connection_ = 0;
+  bool open_ = false;
+  bool opening_ = false;
+  bool closing_ = false;
+  bool fenced_ = false;
+  ReplicaId primary_;  // where the connection is open
+  std::size_t candidate_ = 0;
+  uint64_t under_way_ = 0;
+  uint64_t next_number_ = 1;
+  std::unordered_map<uint64_t, Call*> calls_;
+  io::WaitList opened_;
+  io::WaitList woken_;
+  io::WaitList ended_;
+  io::CancelToken cancel_;
+  io::Scope scope_;
+};
+
+}  // namespace cvol::replication

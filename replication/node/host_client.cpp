@@ -1,0 +1,279 @@
+// Operations of front ends, of this node and of others: ranges of bytes become ranges of blocks.
+#include <algorithm>
+
+#include "replication/node/replica_host.h"
+#include "volumed/base/assert.h"
+#include "volumed/base/checksum.h"
+#include "volumed/base/units.h"
+
+namespace cvol::replication {
+namespace {
+
+constexpr uint64_t kZeroPieceBytes = kGiB;  // most that one zero record covers
+constexpr uint64_t kWholeBytes = kMiB;      // most that is put together in memory at once
+constexpr io::Nanoseconds kConfirmTurn = 10 * io::kMillisecond;
+
+BlockRange blocks_around(uint64_t offset, uint64_t length) {
+  return {offset / kBlockBytes, (offset + length + kBlockBytes - 1) / kBlockBytes};
+}
+
+Status beyond_end() {
+  return Status(Code::kInvalidArgument, "the request reaches beyond the end of the volume");
+}
+
+}  // namespace
+
+Task<ClientResult> ReplicaHost::open_connection(Replica::Caller caller) {
+  ClientResult result;
+  if (closing_) {
+    result.outcome = Outcome::kNotPrimary;
+    co_return result;
+  }
+  Work work;
+  work.kind = OpKind::kBarrier;
+  const OpId op = next_op_++;
+  works_[op] = &work;
+  core_->open_connection(now(), op, caller);
+  co_await Done{work};
+  result.outcome = work.outcome;
+  if (work.outcome == Outcome::kFenced) result.connection = core_->connection();
+  co_return result;
+}
+
+Task<ClientResult> ReplicaHost::read(Replica::Caller caller, uint64_t offset,
+                                     std::span<std::byte> into) {
+  ClientResult result;
+  if (closing_) {
+    result.outcome = Outcome::kNotPrimary;
+    co_return result;
+  }
+  if (into.size() > size_bytes() || offset > size_bytes() - into.size() || into.empty()) {
+    result.outcome = into.empty() ? Outcome::kDone : Outcome::kFailed;
+    result.status = beyond_end();
+    co_return result;
+  }
+  Work work;
+  work.kind = OpKind::kRead;
+  work.offset = offset;
+  work.length = into.size();
+  work.into = into;
+  const OpId op = next_op_++;
+  works_[op] = &work;
+  core_->read(now(), op, caller, blocks_around(offset, into.size()));
+  co_await Done{work};
+  result.outcome = work.outcome;
+  result.status = work.status;
+  co_return result;
+}
+
+Task<ClientResult> ReplicaHost::run_write(Replica::Caller caller, Work& work, WriteKind kind,
+                                          BlockRange range, bool needs_payload) {
+  work.kind = OpKind::kWrite;
+  const OpId op = next_op_++;
+  works_[op] = &work;
+  core_->write(now(), op, caller, kind, range, needs_payload);
+  co_await Done{work};
+  ClientResult result;
+  result.outcome = work.outcome;
+  result.status = work.status;
+  co_return result;
+}
+
+Task<ClientResult> ReplicaHost::write(Replica::Caller caller, uint64_t offset,
+                                      std::span<const std::byte> data) {
+  ClientResult result;
+  if (closing_) {
+    result.outcome = Outcome::kNotPrimary;
+    co_return result;
+  }
+  if (data.size() > size_bytes() || offset > size_bytes() - data.size()) {
+    result.outcome = Outcome::kFailed;
+    result.status = beyond_end();
+    co_return result;
+  }
+  if (data.empty()) co_return result;
+  const uint64_t address = reinterpret_cast<uintptr_t>(data.data());
+  if ((offset | data.size() | address) % kBlockBytes == 0) {
+    Work work;
+    work.offset = offset;
+    work.length = data.size();
+    work.data = data;
+    co_return co_await run_write(caller, work, WriteKind::kData, blocks_around(offset, data.size()),
+                                 /*needs_payload=*/false);
+  }
+  // Pieces: a failure in between leaves whole blocks, each old or new.
+  while (!data.empty()) {
+    const uint64_t most = kWholeBytes - offset % kBlockBytes;
+    Work work;
+    work.offset = offset;
+    work.data = data.first(std::min<uint64_t>(most, data.size()));
+    work.length = work.data.size();
+    result = co_await run_write(caller, work, WriteKind::kData, blocks_around(offset, work.length),
+                                /*needs_payload=*/true);
+    if (result.outcome != Outcome::kDone) co_return result;
+    offset += work.length;
+    data = data.subspan(work.length);
+  }
+  co_return result;
+}
+
+Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, uint64_t length,
+                                     bool keep) {
+  ClientResult result;
+  if (closing_) {
+    result.outcome = Outcome::kNotPrimary;
+    co_return result;
+  }
+  if (length > size_bytes() || offset > size_bytes() - length) {
+    result.outcome = Outcome::kFailed;
+    result.status = beyond_end();
+    co_return result;
+  }
+  const uint64_t end = offset + length;
+  while (offset < end) {
+    const uint64_t begin = offset / kBlockBytes * kBlockBytes;
+    const bool partial = offset != begin || end - offset < kBlockBytes;
+    Work work;
+    work.offset = offset;
+    if (partial) {
+      work.length = std::min(end, begin + kBlockBytes) - offset;
+      work.zero_edge = true;
+      result = co_await run_write(caller, work, WriteKind::kData,
+                                  blocks_around(offset, work.length), /*needs_payload=*/true);
+    } else {
+      // Pieces end at multiples of their size, so that no chunk is cut in two.
+      const uint64_t piece_end = (offset / kZeroPieceBytes + 1) * kZeroPieceBytes;
+      work.length = std::min(end / kBlockBytes * kBlockBytes, piece_end) - offset;
+      result = co_await run_write(caller, work, keep ? WriteKind::kZeroKeep : WriteKind::kZero,
+                                  blocks_around(offset, work.length), /*needs_payload=*/false);
+    }
+    if (result.outcome != Outcome::kDone) co_return result;
+    offset += work.length;
+  }
+  co_return result;
+}
+
+Result<std::vector<Extent>> ReplicaHost::block_status(uint64_t offset, uint64_t length) const {
+  if (length == 0 || length > size_bytes() || offset > size_bytes() - length) return beyond_end();
+  const BlockRange range = blocks_around(offset, length);
+  const uint64_t begin = range.begin * kBlockBytes;
+  auto extents = parts_.engine->block_status(parts_.number, begin, range.blocks() * kBlockBytes);
+  uint64_t cut = offset - begin;
+  uint64_t left = length;
+  std::vector<Extent> answer;
+  for (Extent extent : extents) {
+    const uint64_t skipped = std::min(cut, extent.length);
+    cut -= skipped;
+    extent.length = std::min(extent.length - skipped, left);
+    left -= extent.length;
+    if (extent.length > 0) answer.push_back(extent);
+  }
+  if (answer.empty()) return Status(Code::kInternal, "the disk engine gave no allocation state");
+  return answer;
+}
+
+bool ReplicaHost::hand_over(const ReplicaId& to) {
+  if (closing_) return false;
+  if (to == parts_.self) return core_->role() == Role::kActive;
+  return core_->hand_over(now(), to);
+}
+
+Task<bool> ReplicaHost::confirm(Epoch epoch, io::Nanoseconds patience) {
+  const io::Nanoseconds until = now() + patience;
+  while (!closing_) {
+    if (core_->epoch() >= epoch && core_->confirmed()) co_return true;
+    if (core_->role() == Role::kFollower || now() >= until) co_return false;
+    const int64_t slept = co_await reactor().sleep(kConfirmTurn);
+    if (slept < 0) break;
+  }
+  co_return false;
+}
+
+// --- of other nodes ---
+
+void ReplicaHost::answer(const Endpoint& to, uint64_t number, const ClientResult& result,
+                         std::span<const std::byte> payload,
+                         std::vector<wire::WireExtent> extents) {
+  wire::Answer body;
+  body.outcome = static_cast<uint8_t>(result.outcome);
+  body.code = static_cast<uint8_t>(result.status.code());
+  body.connection = result.connection;
+  body.text = result.status.message();
+  body.extents = std::move(extents);
+  if (!payload.empty()) body.payload_checksum = plain_checksum(payload);
+  wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(wire::FrameType::kAnswer);
+  header.volume = wire::tag_of(parts_.volume);
+  header.from = wire::tag_of(parts_.self);
+  header.epoch = core_->epoch().value;
+  header.seq = number;
+  header.payload_bytes = static_cast<uint32_t>(payload.size());
+  parts_.exchange->send(to, header, wire::encode_answer(body), payload);
+}
+
+Task<void> ReplicaHost::serve_request(Endpoint from, wire::FrameHeader header,
+                                      wire::Request request, Buffer payload) {
+  const Replica::Caller caller{request.session, request.connection};
+  ClientResult result;
+  switch (static_cast<wire::FrameType>(header.type)) {
+    case wire::FrameType::kOpen:
+      result = co_await open_connection(caller);
+      break;
+    case wire::FrameType::kRead: {
+      if (request.length == 0 || request.length > kMaxRequestBytes) co_return;
+      Buffer into = co_await take(request.length);
+      result = co_await read(caller, request.offset, into.first(request.length));
+      const bool done = result.outcome == Outcome::kDone;
+      answer(from, header.seq, result,
+             done ? std::span<const std::byte>(into.first(request.length))
+                  : std::span<const std::byte>(),
+             {});
+      co_return;
+    }
+    case wire::FrameType::kWrite: {
+      if (request.kind != WriteKind::kData) {
+        result = co_await zero(caller, request.offset, request.length,
+                               request.kind == WriteKind::kZeroKeep);
+        break;
+      }
+      const std::span<const std::byte> data = payload.first(header.payload_bytes);
+      if (plain_checksum(data) != request.payload_checksum) {
+        // Changed on the way: it is sent again.
+        result.outcome = Outcome::kNotPrimary;
+        break;
+      }
+      result = co_await write(caller, request.offset, data);
+      break;
+    }
+    case wire::FrameType::kStatus: {
+      std::vector<wire::WireExtent> extents;
+      if (core_->role() != Role::kActive) {
+        result.outcome = Outcome::kNotPrimary;
+      } else if (auto found = block_status(request.offset, request.length); !found) {
+        result.outcome = Outcome::kFailed;
+        result.status = found.status();
+      } else {
+        for (const Extent& extent : *found) {
+          if (extents.size() >= 4096) break;
+          extents.push_back(
+              {extent.length, static_cast<uint8_t>((extent.hole ? 1 : 0) | (extent.zero ? 2 : 0))});
+        }
+      }
+      answer(from, header.seq, result, {}, std::move(extents));
+      co_return;
+    }
+    case wire::FrameType::kConfirm: {
+      const bool confirmed = co_await confirm(Epoch{header.epoch}, 2 * io::kSecond);
+      result.outcome = confirmed ? Outcome::kDone : Outcome::kNotPrimary;
+      break;
+    }
+    case wire::FrameType::kMove:
+      result.outcome = hand_over(request.to_replica) ? Outcome::kDone : Outcome::kNotPrimary;
+      break;
+    default:
+      co_return;
+  }
+  answer(from, header.seq, result, {}, {});
+}
+
+}  // namespace cvol::replication

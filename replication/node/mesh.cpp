@@ -1,0 +1,401 @@
+#include "replication/node/mesh.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "volumed/base/assert.h"
+#include "volumed/base/log.h"
+#include "volumed/base/units.h"
+
+namespace cvol::replication {
+namespace {
+
+constexpr std::size_t kInputBytes = 256 * kKiB;
+constexpr io::Nanoseconds kDialTimeout = io::kSecond;
+constexpr io::Nanoseconds kFirstWait = 20 * io::kMillisecond;
+constexpr io::Nanoseconds kLongestWait = io::kSecond;
+
+std::string name_of(const Endpoint& endpoint) {
+  return fmt::format("{}.{}", endpoint.node.to_string().substr(0, 8), endpoint.shard);
+}
+
+}  // namespace
+
+struct Mesh::Link {
+  io::Stream stream;
+  Endpoint peer;
+  bool dialed = false;
+  bool installed = false;
+  bool over = false;
+  Uuid process;
+  std::vector<std::byte> input = std::vector<std::byte>(kInputBytes);
+  std::size_t begin = 0, end = 0;
+  std::vector<std::byte> queue;  // to be sent
+  std::vector<std::byte> sending;
+  bool sender_runs = false;
+  io::Scope scope;
+};
+
+struct Mesh::Peer {
+  std::string address;
+  bool wanted = false;
+  bool dialing = false;     // the loop runs
+  bool connecting = false;  // a connection of ours is on its way
+  std::shared_ptr<Link> link;
+  io::Event changed;
+};
+
+Mesh::Mesh(io::Reactor& reactor, MeshHandler& handler, Options options)
+    : reactor_(reactor),
+      handler_(handler),
+      options_(options),
+      pool_(options.buffer_bytes, options.buffer_bytes / 4),
+      next_session_(reactor.random().next() >> 1) {
+  pool_.set_on_return([](void* self) { static_cast<Mesh*>(self)->pool_waiters_.wake_one(); }, this);
+}
+
+Mesh::~Mesh() {
+  CVOL_ASSERT(scope_.running() == 0);
+}
+
+Mesh::Peer& Mesh::peer_of(const Endpoint& endpoint) {
+  auto& peer = peers_[endpoint];
+  if (!peer) peer = std::make_unique<Peer>();
+  return *peer;
+}
+
+Status Mesh::listen(const std::string& address) {
+  auto listener = reactor_.listen(address);
+  if (!listener) return listener.status();
+  listener_ = std::move(*listener);
+  scope_.spawn(accept_loop());
+  return Status::ok();
+}
+
+void Mesh::set_address(const Endpoint& endpoint, const std::string& address) {
+  Peer& peer = peer_of(endpoint);
+  if (peer.address == address) return;
+  peer.address = address;
+  peer.changed.set();
+}
+
+void Mesh::want(const Endpoint& endpoint) {
+  if (endpoint == options_.self || closing_) return;
+  Peer& peer = peer_of(endpoint);
+  peer.wanted = true;
+  if (peer.dialing) return;
+  peer.dialing = true;
+  scope_.spawn(dial_loop(endpoint));
+}
+
+bool Mesh::is_up(const Endpoint& endpoint) const {
+  const auto at = peers_.find(endpoint);
+  return at != peers_.end() && at->second->link != nullptr;
+}
+
+uint64_t Mesh::queued_bytes(const Endpoint& endpoint) const {
+  const auto at = peers_.find(endpoint);
+  if (at == peers_.end() || at->second->link == nullptr) return 0;
+  return at->second->link->queue.size() + at->second->link->sending.size();
+}
+
+void Mesh::reset(const Endpoint& endpoint) {
+  const auto at = peers_.find(endpoint);
+  if (at != peers_.end() && at->second->link != nullptr) at->second->link->stream.shutdown();
+}
+
+// --- sending ---
+
+void Mesh::send(const Endpoint& endpoint, const wire::FrameHeader& header,
+                std::span<const std::byte> body, std::span<const std::byte> payload) {
+  const auto at = peers_.find(endpoint);
+  if (at == peers_.end() || at->second->link == nullptr) return;
+  enqueue(at->second->link, header, body, payload);
+}
+
+void Mesh::enqueue(const std::shared_ptr<Link>& link, const wire::FrameHeader& header,
+                   std::span<const std::byte> body, std::span<const std::byte> payload) {
+  if (link->over) return;
+  CVOL_ASSERT(payload.size() == header.payload_bytes);
+  wire::encode_frame(header, body, link->queue);
+  link->queue.insert(link->queue.end(), payload.begin(), payload.end());
+  ++sent_frames_;
+  if (link->sender_runs) return;
+  link->sender_runs = true;
+  link->scope.spawn(send_loop(link));
+}
+
+// Everything that was queued in one turn of the loop leaves in one call.
+Task<void> Mesh::send_loop(std::shared_ptr<Link> link) {
+  co_await io::yield(reactor_);
+  while (!link->queue.empty() && !link->over) {
+    link->sending.swap(link->queue);
+    link->queue.clear();
+    const iovec iov{link->sending.data(), link->sending.size()};
+    const int64_t sent = co_await link->stream.sendv(&iov, 1);
+    if (sent != static_cast<int64_t>(link->sending.size())) {
+      link->over = true;
+      link->stream.shutdown();
+    }
+    link->sending.clear();
+    if (link->sending.capacity() > 4 * kMiB) link->sending.shrink_to_fit();
+  }
+  link->sender_runs = false;
+}
+
+// --- receiving ---
+
+Task<bool> Mesh::fill(Link& link, std::size_t bytes) {
+  if (link.end - link.begin >= bytes) co_return true;
+  CVOL_ASSERT(bytes <= kInputBytes + kMiB);
+  std::memmove(link.input.data(), link.input.data() + link.begin, link.end - link.begin);
+  link.end -= link.begin;
+  link.begin = 0;
+  if (link.input.size() < bytes) link.input.resize(bytes);
+  while (link.end < bytes) {
+    const int64_t got =
+        co_await link.stream.recv(link.input.data() + link.end, link.input.size() - link.end);
+    if (got <= 0) co_return false;
+    link.end += static_cast<std::size_t>(got);
+  }
+  co_return true;
+}
+
+Task<Buffer> Mesh::take(std::size_t bytes) {
+  Buffer buffer = pool_.try_take(bytes);
+  while (buffer.empty()) {
+    co_await pool_waiters_.wait();
+    buffer = pool_.try_take(bytes);
+    if (!buffer.empty()) pool_waiters_.wake_one();
+  }
+  co_return buffer;
+}
+
+Task<bool> Mesh::receive_frame(Link& link, Frame& frame) {
+  bool more = co_await fill(link, wire::kHeaderBytes);
+  if (!more) co_return false;
+  auto header = wire::decode_header({link.input.data() + link.begin, wire::kHeaderBytes});
+  if (!header) {
+    log::warning("replication", "closing a connection",
+                 {{"peer", name_of(link.peer)}, {"why", header.message()}});
+    co_return false;
+  }
+  const std::size_t bytes = wire::kHeaderBytes + header->body_bytes;
+  more = co_await fill(link, bytes);
+  if (!more) co_return false;
+  const std::span<const std::byte> whole{link.input.data() + link.begin, bytes};
+  if (Status held = wire::verify_frame(*header, whole); !held) {
+    log::warning("replication", "closing a connection",
+                 {{"peer", name_of(link.peer)}, {"why", held.message()}});
+    co_return false;
+  }
+  frame.header = *header;
+  if (header->payload_bytes > 0) {
+    frame.payload = co_await take(header->payload_bytes);
+    // The body must stay where it is while the payload comes.
+    const std::size_t want = header->payload_bytes;
+    std::size_t have = std::min(want, link.end - link.begin - bytes);
+    std::memcpy(frame.payload.data(), link.input.data() + link.begin + bytes, have);
+    const std::size_t used = bytes + have;
+    while (have < want) {
+      const int64_t got = co_await link.stream.recv(frame.payload.data() + have, want - have);
+      if (got <= 0) co_return false;
+      have += static_cast<std::size_t>(got);
+    }
+    frame.body = {link.input.data() + link.begin + wire::kHeaderBytes, header->body_bytes};
+    link.begin += used;
+    co_return true;
+  }
+  frame.body = whole.subspan(wire::kHeaderBytes);
+  link.begin += bytes;
+  co_return true;
+}
+
+// --- greetings ---
+
+void Mesh::send_hello(Link& link, wire::FrameType type, const std::string& refusal) {
+  wire::Hello hello;
+  hello.cluster = options_.cluster;
+  hello.node = options_.self.node;
+  hello.shard = options_.self.shard;
+  hello.to_shard = link.peer.shard;
+  hello.process = options_.process;
+  hello.session = ++next_session_;
+  hello.refusal = refusal;
+  wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(type);
+  wire::encode_frame(header, wire::encode_hello(hello), link.queue);
+}
+
+std::string Mesh::why_refused(const wire::Hello& hello) const {
+  if (hello.oldest_version > wire::kFrameVersion || hello.newest_version < wire::kFrameVersion)
+    return fmt::format("frames of version {} are spoken here, of {} to {} there",
+                       wire::kFrameVersion, hello.oldest_version, hello.newest_version);
+  if (hello.cluster != options_.cluster) return "it belongs to another cluster";
+  if (hello.node == options_.self.node) return "it has the same node id";
+  return "";
+}
+
+Task<Result<wire::Hello>> Mesh::receive_hello(Link& link, wire::FrameType type) {
+  Frame frame;
+  const bool got = co_await receive_frame(link, frame);
+  if (!got) co_return Status(Code::kUnavailable, "the connection ended in the greeting");
+  if (frame.header.type != static_cast<uint8_t>(type))
+    co_return Status(Code::kDamaged, "it does not begin with a greeting");
+  co_return wire::decode_hello(frame.body);
+}
+
+Task<void> Mesh::accept_loop() {
+  while (!closing_) {
+    const int64_t handle = co_await listener_.accept();
+    if (closing_) {
+      if (handle >= 0) io::Stream(&reactor_, static_cast<int>(handle)).close();
+      co_return;
+    }
+    if (handle < 0) {
+      const int64_t slept = co_await reactor_.sleep(kFirstWait, &cancel_);
+      if (slept < 0) co_return;
+      continue;
+    }
+    scope_.spawn(serve_incoming(io::Stream(&reactor_, static_cast<int>(handle))));
+  }
+}
+
+Task<void> Mesh::serve_incoming(io::Stream stream) {
+  auto link = std::make_shared<Link>();
+  link->stream = std::move(stream);
+  links_[link.get()] = link;
+  auto hello = co_await receive_hello(*link, wire::FrameType::kHello);
+  std::string refusal;
+  if (hello) {
+    link->peer = {hello->node, hello->shard};
+    link->process = hello->process;
+    refusal = why_refused(*hello);
+    if (refusal.empty() && hello->to_shard != options_.self.shard)
+      refusal = "there is no such shard here";
+    if (refusal.empty()) {
+      const Peer& peer = peer_of(link->peer);
+      const bool ours_wins = options_.self < link->peer &&
+                             (peer.connecting || (peer.link != nullptr && peer.link->dialed &&
+                                                  peer.link->process == link->process));
+      if (ours_wins) refusal = "a connection from here is there or on its way";
+    }
+    send_hello(*link, wire::FrameType::kWelcome, refusal);
+    const iovec iov{link->queue.data(), link->queue.size()};
+    const int64_t sent = co_await link->stream.sendv(&iov, 1);
+    link->queue.clear();
+    if (refusal.empty() && sent > 0 && !closing_) {
+      co_await run_link(link);
+    }
+  }
+  link->stream.close();
+  links_.erase(link.get());
+}
+
+Task<void> Mesh::dial_loop(Endpoint endpoint) {
+  Peer& peer = peer_of(endpoint);
+  io::Nanoseconds wait = kFirstWait;
+  while (!closing_) {
+    if (peer.link == nullptr && !peer.address.empty()) {
+      peer.connecting = true;
+      auto stream = co_await reactor_.dial(peer.address, kDialTimeout);
+      std::shared_ptr<Link> link;
+      std::string why;
+      if (!stream) {
+        why = stream.message();
+      } else if (!closing_) {
+        link = std::make_shared<Link>();
+        link->stream = std::move(*stream);
+        link->peer = endpoint;
+        link->dialed = true;
+        links_[link.get()] = link;
+        send_hello(*link, wire::FrameType::kHello, "");
+        const iovec iov{link->queue.data(), link->queue.size()};
+        const int64_t sent = co_await link->stream.sendv(&iov, 1);
+        link->queue.clear();
+        if (sent > 0) {
+          auto hello = co_await receive_hello(*link, wire::FrameType::kWelcome);
+          if (!hello) {
+            why = hello.message();
+          } else if (!hello->refusal.empty()) {
+            why = hello->refusal;
+          } else if (hello->node != endpoint.node || hello->shard != endpoint.shard) {
+            why = "another node answers at " + peer.address;
+          } else {
+            why = why_refused(*hello);
+            link->process = hello->process;
+          }
+        } else {
+          why = "the connection ended in the greeting";
+        }
+      }
+      peer.connecting = false;
+      if (link != nullptr && why.empty() && !closing_) {
+        wait = kFirstWait;
+        co_await run_link(link);
+      } else {
+        log::debug("replication", "no connection", {{"peer", name_of(endpoint)}, {"why", why}});
+      }
+      if (link != nullptr) {
+        link->stream.close();
+        links_.erase(link.get());
+      }
+    }
+    if (closing_) break;
+    const int64_t slept = co_await reactor_.sleep(wait, &cancel_);
+    if (slept < 0) break;
+    wait = std::min(wait * 2, kLongestWait);
+    if (peer.link != nullptr) wait = kFirstWait;
+  }
+  peer.dialing = false;
+}
+
+// --- links ---
+
+void Mesh::install(const std::shared_ptr<Link>& link) {
+  Peer& peer = peer_of(link->peer);
+  if (peer.link != nullptr) {  // fenced by the newer one
+    const std::shared_ptr<Link> old = std::exchange(peer.link, nullptr);
+    old->over = true;
+    old->installed = false;
+    old->stream.shutdown();
+    handler_.on_down(old->peer);
+  }
+  link->installed = true;
+  peer.link = link;
+  log::info("replication", "connected", {{"peer", name_of(link->peer)}, {"dialed", link->dialed}});
+  handler_.on_up(link->peer, link->process);
+}
+
+Task<void> Mesh::run_link(std::shared_ptr<Link> link) {
+  install(link);
+  while (!closing_ && !link->over) {
+    Frame frame;
+    const bool got = co_await receive_frame(*link, frame);
+    if (!got || closing_ || link->over) break;
+    if (frame.header.type == static_cast<uint8_t>(wire::FrameType::kHello)) break;
+    handler_.on_frame(link->peer, std::move(frame));
+  }
+  link->over = true;
+  link->stream.shutdown();
+  co_await link->scope.join();
+  if (!link->installed) co_return;
+  link->installed = false;
+  Peer& peer = peer_of(link->peer);
+  if (peer.link == link) peer.link = nullptr;
+  log::info("replication", "disconnected", {{"peer", name_of(link->peer)}});
+  if (!closing_) handler_.on_down(link->peer);
+}
+
+Task<void> Mesh::close() {
+  closing_ = true;
+  cancel_.cancel();
+  if (listener_.is_open()) listener_.shutdown();
+  for (auto& [raw, link] : links_) raw->stream.shutdown();
+  pool_waiters_.wake_all();
+  co_await scope_.join();
+  listener_.close();
+}
+
+}  // namespace cvol::replication

@@ -1,0 +1,114 @@
+// Mesh: one connection between this shard and each shard of another node that it works with.
+//
+// It dials the endpoints it is told to want, again and again with growing waits, and takes
+// connections that others dial. Of two that are dialed at the same moment the one of the smaller
+// endpoint stays. Frames leave in the order of send(); what was on its way when a connection ends
+// is lost, which both ends are told (down). A connection that begins fences the one before it:
+// frames of that one are not delivered any more.
+//
+// Threading: the reactor's thread. send() copies and never blocks; queued_bytes() is for those who
+// can slow down. Handler calls come from the loop, never from within send().
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "replication/wire/frame.h"
+#include "volumed/base/buffer_pool.h"
+#include "volumed/io/scope.h"
+
+namespace cvol::replication {
+
+// A shard of a node.
+struct Endpoint {
+  NodeId node;
+  uint16_t shard = 0;
+  auto operator<=>(const Endpoint&) const = default;
+};
+
+// One received frame. `body` holds until the handler returns; the payload is the handler's.
+struct Frame {
+  wire::FrameHeader header;
+  std::span<const std::byte> body;
+  Buffer payload;
+  std::span<const std::byte> payload_bytes() const {
+    return payload.empty() ? std::span<const std::byte>() : payload.first(header.payload_bytes);
+  }
+};
+
+class MeshHandler {
+ public:
+  virtual ~MeshHandler() = default;
+  virtual void on_frame(const Endpoint& from, Frame frame) = 0;
+  // `process`: of the node at the other end.
+  virtual void on_up(const Endpoint& peer, const Uuid& process) = 0;
+  virtual void on_down(const Endpoint& peer) = 0;
+};
+
+class Mesh {
+ public:
+  struct Options {
+    Endpoint self;
+    Uuid cluster;
+    Uuid process;
+    uint64_t buffer_bytes = 128 * 1024 * 1024;  // of payloads that are received
+  };
+
+  Mesh(io::Reactor& reactor, MeshHandler& handler, Options options);
+  ~Mesh();
+
+  // Takes connections at `address` until close().
+  Status listen(const std::string& address);
+  // Where the endpoint can be dialed; a change ends no connection that works.
+  void set_address(const Endpoint& peer, const std::string& address);
+  // Keeps a connection to the endpoint, as soon as its address is known.
+  void want(const Endpoint& peer);
+  bool is_up(const Endpoint& peer) const;
+  // Dropped if there is no connection.
+  void send(const Endpoint& peer, const wire::FrameHeader& header, std::span<const std::byte> body,
+            std::span<const std::byte> payload = {});
+  uint64_t queued_bytes(const Endpoint& peer) const;
+  // Ends the connection; it is dialed again.
+  void reset(const Endpoint& peer);
+  // Ends everything; no handler is called any more.
+  Task<void> close();
+
+  uint64_t sent_frames() const { return sent_frames_; }
+
+ private:
+  struct Link;
+  struct Peer;
+
+  Task<void> accept_loop();
+  Task<void> serve_incoming(io::Stream stream);
+  Task<void> dial_loop(Endpoint peer);
+  Task<void> run_link(std::shared_ptr<Link> link);
+  Task<void> send_loop(std::shared_ptr<Link> link);
+  Task<bool> receive_frame(Link& link, Frame& frame);
+  Task<Result<wire::Hello>> receive_hello(Link& link, wire::FrameType type);
+  Task<bool> fill(Link& link, std::size_t bytes);
+  Task<Buffer> take(std::size_t bytes);
+  void send_hello(Link& link, wire::FrameType type, const std::string& refusal);
+  std::string why_refused(const wire::Hello& hello) const;
+  void enqueue(const std::shared_ptr<Link>& link, const wire::FrameHeader& header,
+               std::span<const std::byte> body, std::span<const std::byte> payload);
+  void install(const std::shared_ptr<Link>& link);
+  Peer& peer_of(const Endpoint& endpoint);
+
+  io::Reactor& reactor_;
+  MeshHandler& handler_;
+  const Options options_;
+  BufferPool pool_;
+  io::WaitList pool_waiters_;
+  io::Listener listener_;
+  std::map<Endpoint, std::unique_ptr<Peer>> peers_;
+  std::map<Link*, std::shared_ptr<Link>> links_;
+  uint64_t next_session_;
+  uint64_t sent_frames_ = 0;
+  bool closing_ = false;
+  io::CancelToken cancel_;
+  io::Scope scope_;
+};
+
+}  // namespace cvol::replication

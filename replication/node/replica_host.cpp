@@ -1,0 +1,637 @@
+#include "replication/node/replica_host.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "replication/node/copier.h"
+#include "replication/node/state.h"
+#include "volumed/base/assert.h"
+#include "volumed/base/checksum.h"
+#include "volumed/base/log.h"
+#include "volumed/base/units.h"
+
+namespace cvol::replication {
+namespace {
+
+constexpr uint64_t kBufferBytes = 64 * kMiB;
+
+bool all_zero(std::span<const std::byte> data) {
+  return data.empty() || (data[0] == std::byte{0} &&
+                          std::memcmp(data.data(), data.data() + 1, data.size() - 1) == 0);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ReplicaHost>> ReplicaHost::open(Parts parts, const Record* record) {
+  CVOL_ASSERT(parts.exchange != nullptr && parts.engine != nullptr);
+  auto info = parts.engine->replica(parts.number);
+  if (!info) return info.status();
+  auto bytes = parts.engine->replica_state(parts.number);
+  if (!bytes) return bytes.status();
+  Durable durable;
+  const bool fresh = bytes->empty();
+  if (!fresh) {
+    auto state = decode_state(*bytes);
+    if (!state) return state.status();
+    durable = std::move(*state);
+  } else if (record == nullptr) {
+    return Status(Code::kUnavailable,
+                  "the metadata store is away, and this replica was never used: nothing says what "
+                  "it belongs to");
+  } else {
+    durable.record = *record;
+  }
+  durable.incarnation = std::max(durable.incarnation, parts.incarnation);
+  std::unique_ptr<ReplicaHost> host(
+      new ReplicaHost(std::move(parts), std::move(durable), *info, fresh));
+  host->parts_.exchange->add(host.get());
+  host->wake_links();
+  if (record != nullptr) host->set_record(*record);
+  return host;
+}
+
+ReplicaHost::ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info, bool fresh)
+    : parts_(std::move(parts)),
+      salt_(checksum_salt(parts_.volume)),
+      local_size_(info.size_bytes),
+      buffers_(kBufferBytes, kBufferBytes / 4) {
+  buffers_.set_on_return(
+      [](void* self) { static_cast<ReplicaHost*>(self)->buffer_waiters_.wake_one(); }, this);
+  Replica::Start start;
+  start.self = parts_.self;
+  start.durable = std::move(durable);
+  start.commit_point = Seq{info.commit_point};
+  start.last_seq = Seq{info.last_seq};
+  start.now = now();
+  start.fresh = fresh;
+  core_ = std::make_unique<Replica>(*this, parts_.exchange->options(), std::move(start));
+}
+
+ReplicaHost::~ReplicaHost() {
+  CVOL_ASSERT(scope_.running() == 0 && works_.empty());
+}
+
+Task<void> ReplicaHost::close() {
+  closing_ = true;
+  parts_.exchange->remove(this);
+  // Front ends look elsewhere; internal work ends.
+  std::vector<OpId> open;
+  for (const auto& [op, work] : works_) open.push_back(op);
+  std::sort(open.begin(), open.end());
+  for (const OpId op : open) finish(op, Outcome::kNotPrimary);
+  for (auto& [join, copier] : copiers_) copier->stop();
+  std::vector<uint64_t> numbers;
+  for (const auto& [number, call] : calls_) numbers.push_back(number);
+  for (const uint64_t number : numbers) {
+    Call* lost = calls_[number];
+    lost->lost = true;
+    if (lost->waiter) reactor().schedule(std::exchange(lost->waiter, {}));
+  }
+  changed_.wake_all();
+  buffer_waiters_.wake_all();
+  co_await scope_.join();
+  copiers_.clear();
+}
+
+void ReplicaHost::set_record(const Record& record) {
+  if (!closing_) core_->on_record(now(), record);
+}
+
+bool ReplicaHost::busy() const {
+  return core_->operations() > 0 || core_->role() == Role::kRecovering ||
+         core_->role() == Role::kReconciling || core_->role() == Role::kHandedOver ||
+         !copiers_.empty() || (core_->role() == Role::kFollower && !core_->trusts_itself());
+}
+
+void ReplicaHost::tick(io::Nanoseconds now) {
+  core_->tick(now);
+  std::erase_if(copiers_, [](const auto& entry) { return entry.second->over(); });
+}
+
+Task<Buffer> ReplicaHost::take(std::size_t bytes) {
+  Buffer buffer = buffers_.try_take(bytes);
+  while (buffer.empty()) {
+    co_await buffer_waiters_.wait();
+    buffer = buffers_.try_take(bytes);
+    if (!buffer.empty()) buffer_waiters_.wake_one();
+  }
+  co_return buffer;
+}
+
+// --- links ---
+
+std::optional<Endpoint> ReplicaHost::endpoint_of(const ReplicaId& id) const {
+  const Member* found = member(id);
+  if (found == nullptr) return std::nullopt;
+  return parts_.exchange->endpoint_of(*found);
+}
+
+void ReplicaHost::wake_links() {
+  if (links_pending_ || closing_) return;
+  links_pending_ = true;
+  scope_.spawn(links_soon());
+}
+
+// Outside of any call of core: it may be told of links only then.
+Task<void> ReplicaHost::links_soon() {
+  co_await io::yield(reactor());
+  links_pending_ = false;
+  if (closing_) co_return;
+  std::vector<std::pair<ReplicaId, bool>> news;
+  for (const Member& peer : core_->record().members) {
+    if (peer.replica == parts_.self) continue;
+    const auto endpoint = parts_.exchange->endpoint_of(peer);
+    if (!endpoint) continue;
+    parts_.exchange->mesh().want(*endpoint);
+    const bool up = parts_.exchange->is_up(*endpoint);
+    if (told_links_[peer.replica] != up) news.emplace_back(peer.replica, up);
+  }
+  for (const auto& [replica, up] : news) {
+    told_links_[replica] = up;
+    core_->on_link(now(), replica, up);
+  }
+}
+
+void ReplicaHost::on_link(const Endpoint& peer, bool up) {
+  std::vector<ReplicaId> there;
+  for (const Member& known : core_->record().members) {
+    if (known.replica == parts_.self) continue;
+    const auto endpoint = parts_.exchange->endpoint_of(known);
+    if (endpoint && *endpoint == peer) there.push_back(known.replica);
+  }
+  if (!up) {
+    std::vector<Call*> lost;
+    for (const auto& [number, call] : calls_) {
+      if (call->to == peer) lost.push_back(call);
+    }
+    for (Call* call : lost) {
+      call->lost = true;
+      if (call->waiter) reactor().schedule(std::exchange(call->waiter, {}));
+    }
+  }
+  for (const ReplicaId& replica : there) {
+    told_links_[replica] = up;
+    core_->on_link(now(), replica, up);
+  }
+}
+
+void ReplicaHost::on_process_dead(const Endpoint& peer) {
+  std::vector<ReplicaId> there;
+  for (const Member& known : core_->record().members) {
+    const auto endpoint = parts_.exchange->endpoint_of(known);
+    if (endpoint && *endpoint == peer) there.push_back(known.replica);
+  }
+  for (const ReplicaId& replica : there) {
+    told_links_[replica] = false;
+    core_->on_peer_dead(now(), replica);
+  }
+}
+
+void ReplicaHost::changed() {
+  changed_.wake_all();
+  wake_links();
+  if (parts_.changed) parts_.changed();
+}
+
+void ReplicaHost::event(const std::string& text) {
+  log::info("replication", text,
+            {{"volume", parts_.volume.to_string()}, {"replica", parts_.self.to_string()}});
+  if (parts_.event) parts_.event(text);
+}
+
+// --- messages ---
+
+void ReplicaHost::send(const Message& message) {
+  const auto endpoint = endpoint_of(message.to);
+  if (!endpoint) return;
+  wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(message.type);
+  header.volume = wire::tag_of(parts_.volume);
+  header.from = wire::tag_of(message.from);
+  header.to = wire::tag_of(message.to);
+  header.epoch = message.epoch.value;
+  header.seq = message.seq.value;
+  if (message.type == MessageType::kPrepare && message.kind == WriteKind::kData) {
+    const Work* work = find_work(message.op);
+    CVOL_ASSERT(work != nullptr && work->payload.size() == message.range.blocks() * kBlockBytes);
+    header.payload_bytes = static_cast<uint32_t>(work->payload.size());
+    parts_.exchange->send(*endpoint, header, wire::encode_message(message, work->checksums),
+                          work->payload);
+    return;
+  }
+  parts_.exchange->send(*endpoint, header, wire::encode_message(message, {}));
+}
+
+ReplicaId ReplicaHost::id_from_tag(uint64_t tag, const Record* record) const {
+  for (const Member& known : core_->record().members) {
+    if (wire::tag_of(known.replica) == tag) return known.replica;
+  }
+  if (record != nullptr) {
+    for (const Member& known : record->members) {
+      if (wire::tag_of(known.replica) == tag) return known.replica;
+    }
+  }
+  return {};
+}
+
+void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
+  auto decoded = wire::decode_message(frame.header, frame.body);
+  if (!decoded) {
+    log::warning("replication", "a message is dropped", {{"why", decoded.message()}});
+    return;
+  }
+  Message& message = decoded->message;
+  message.from = id_from_tag(frame.header.from, message.record.get());
+  message.to = parts_.self;
+  if (message.from.is_nil() || frame.header.to != wire::tag_of(parts_.self)) return;
+  if (message.type == MessageType::kPrepare) {
+    const uint64_t blocks = message.range.blocks();
+    if (message.range.end > local_size_ / kBlockBytes) return;
+    Prepared prepared;
+    if (message.kind == WriteKind::kData) {
+      if (decoded->checksums.size() != blocks ||
+          frame.header.payload_bytes != blocks * kBlockBytes) {
+        log::warning("replication", "a write is dropped: its payload does not fit it", {});
+        return;
+      }
+      for (uint64_t i = 0; i < blocks; ++i) {
+        const std::byte* block = frame.payload.data() + i * kBlockBytes;
+        if (block_checksum(salt_, message.range.begin + i, block) == decoded->checksums[i])
+          continue;
+        // Changed on the way: neither it nor what follows can be taken.
+        log::error("replication", "a block was changed on its way; the connection is made anew",
+                   {{"volume", parts_.volume.to_string()}});
+        if (const Member* sender = member(message.from)) parts_.exchange->reset(*sender);
+        return;
+      }
+      prepared.payload = std::move(frame.payload);
+      prepared.checksums = std::move(decoded->checksums);
+    }
+    message.ticket = next_prepared_++;
+    prepared_[message.ticket] = std::move(prepared);
+  }
+  core_->on_message(now(), message);
+}
+
+// --- the disk ---
+
+void ReplicaHost::persist(const Durable& state, uint64_t ticket) {
+  persist_next_ = {state, ticket};
+  if (persisting_ || closing_) return;
+  persisting_ = true;
+  scope_.spawn(persist_loop());
+}
+
+Task<void> ReplicaHost::persist_loop() {
+  co_await io::yield(reactor());
+  while (persist_next_ && !closing_) {
+    const auto [state, ticket] = std::move(*persist_next_);
+    persist_next_.reset();
+    // A member has the volume's size before it says that it knows the record.
+    if (state.record.size_bytes > local_size_) {
+      const Status grown =
+          co_await parts_.engine->resize_replica(parts_.number, state.record.size_bytes);
+      if (!grown) {
+        log::error("replication", "cannot grow a replica", {{"why", grown.message()}});
+        core_->on_disk_failed(now());
+        break;
+      }
+      local_size_ = state.record.size_bytes;
+    }
+    const Status put =
+        co_await parts_.engine->put_replica_state(parts_.number, encode_state(state));
+    if (closing_) break;
+    if (!put) {
+      log::error("replication", "cannot keep the replication state", {{"why", put.message()}});
+      core_->on_disk_failed(now());
+      break;
+    }
+    core_->on_persisted(now(), ticket);
+  }
+  persisting_ = false;
+}
+
+ReplicaHost::Work* ReplicaHost::find_work(OpId op) const {
+  const auto at = works_.find(op);
+  return at == works_.end() ? nullptr : at->second;
+}
+
+void ReplicaHost::release(Work* work) {
+  CVOL_ASSERT(work->pending > 0);
+  if (--work->pending > 0 || !work->finished) return;
+  if (work->on_heap) {
+    delete work;
+  } else if (work->waiter) {
+    reactor().schedule(std::exchange(work->waiter, {}));
+  }
+}
+
+void ReplicaHost::finish(OpId op, Outcome outcome) {
+  const auto at = works_.find(op);
+  if (at == works_.end()) return;
+  Work* work = at->second;
+  works_.erase(at);
+  work->finished = true;
+  work->outcome = outcome;
+  if (work->copier != nullptr) work->copier->piece_ended(op, false);
+  if (work->kind == OpKind::kRepair) changed_.wake_all();
+  if (work->pending > 0) return;
+  if (work->on_heap) {
+    delete work;
+  } else if (work->waiter) {
+    reactor().schedule(std::exchange(work->waiter, {}));
+  }
+}
+
+void ReplicaHost::append(OpId op, WriteKind kind, Epoch epoch, Seq seq, BlockRange range) {
+  Work* work = find_work(op);
+  CVOL_ASSERT(work != nullptr);
+  if (kind == WriteKind::kData) {
+    if (work->payload.empty()) work->payload = work->data;
+    CVOL_ASSERT(work->payload.size() == range.blocks() * kBlockBytes);
+    work->checksums.resize(range.blocks());
+    for (uint64_t i = 0; i < range.blocks(); ++i) {
+      work->checksums[i] =
+          block_checksum(salt_, range.begin + i, work->payload.data() + i * kBlockBytes);
+    }
+  }
+  ++work->pending;
+  scope_.spawn(append_own(work, kind, epoch, seq, range));
+}
+
+Task<void> ReplicaHost::append_own(Work* work, WriteKind kind, Epoch epoch, Seq seq,
+                                   BlockRange range) {
+  Status done;
+  const uint64_t offset = range.begin * kBlockBytes;
+  if (kind == WriteKind::kData) {
+    done = co_await parts_.engine->append_write(parts_.number, epoch.value, seq.value, offset,
+                                                work->payload, work->checksums);
+  } else {
+    done = co_await parts_.engine->append_zero(parts_.number, epoch.value, seq.value, offset,
+                                               range.blocks() * kBlockBytes,
+                                               kind == WriteKind::kZeroKeep);
+  }
+  AppendResult result = AppendResult::kDurable;
+  if (!done) {
+    work->status = done;
+    result = done.code() == Code::kNoSpace ? AppendResult::kNoSpace : AppendResult::kFailed;
+  }
+  if (!closing_) core_->on_appended(now(), seq, result);
+  release(work);
+}
+
+void ReplicaHost::append_prepared(const Message& prepare) {
+  const auto at = prepared_.find(prepare.ticket);
+  CVOL_ASSERT(at != prepared_.end());
+  Prepared prepared = std::move(at->second);
+  prepared_.erase(at);
+  scope_.spawn(append_for_primary(prepare, std::move(prepared)));
+}
+
+void ReplicaHost::drop_prepared(const Message& prepare) {
+  prepared_.erase(prepare.ticket);
+}
+
+Task<void> ReplicaHost::append_for_primary(Message prepare, Prepared prepared) {
+  io::RangeLock::Write guard(member_lock_, prepare.range.begin, prepare.range.end);
+  co_await guard;
+  const uint64_t offset = prepare.range.begin * kBlockBytes;
+  const uint64_t bytes = prepare.range.blocks() * kBlockBytes;
+  Status done;
+  if (prepare.kind == WriteKind::kData) {
+    done = co_await parts_.engine->append_write(parts_.number, prepare.epoch.value,
+                                                prepare.seq.value, offset,
+                                                prepared.payload.first(bytes), prepared.checksums);
+  } else {
+    done =
+        co_await parts_.engine->append_zero(parts_.number, prepare.epoch.value, prepare.seq.value,
+                                            offset, bytes, prepare.kind == WriteKind::kZeroKeep);
+  }
+  AppendResult result = AppendResult::kDurable;
+  if (!done)
+    result = done.code() == Code::kNoSpace ? AppendResult::kNoSpace : AppendResult::kFailed;
+  if (!closing_) core_->on_appended(now(), prepare.seq, result);
+}
+
+void ReplicaHost::collect_tail(Seq after, uint64_t ticket) {
+  scope_.spawn(tail_task(after, ticket));
+}
+
+Task<void> ReplicaHost::tail_task(Seq after, uint64_t ticket) {
+  std::vector<BlockRange> ranges;
+  auto chunks = co_await parts_.engine->changed_chunks(parts_.number, after.value);
+  if (closing_) co_return;
+  if (!chunks) {
+    core_->on_disk_failed(now());
+    co_return;
+  }
+  const uint64_t end = local_size_ / kBlockBytes;
+  for (const store::ChunkVersion& chunk : *chunks) {
+    const uint64_t begin = chunk.chunk * kBlocksPerChunk;
+    if (!ranges.empty() && ranges.back().end == begin) {
+      ranges.back().end = std::min(end, begin + kBlocksPerChunk);
+    } else {
+      ranges.push_back({begin, std::min(end, begin + kBlocksPerChunk)});
+    }
+  }
+  for (const store::ZeroedRange& zeroed : parts_.engine->zeroed_after(parts_.number, after.value))
+    ranges.push_back({zeroed.first_block, zeroed.first_block + zeroed.blocks});
+  core_->on_tail(now(), ticket, std::move(ranges));
+}
+
+void ReplicaHost::note_commit_point(Seq seq) {
+  parts_.engine->note_commit_point(parts_.number, seq.value);
+}
+
+// --- payloads that are made here ---
+
+void ReplicaHost::make_payload(OpId op, OpKind kind, BlockRange range) {
+  Work* work = find_work(op);
+  if (work == nullptr) {  // an internal operation that core has just made
+    work = new Work;
+    work->on_heap = true;
+    work->kind = kind;
+    works_[op] = work;
+  }
+  ++work->pending;
+  scope_.spawn(make_own_payload(op, work, kind, range));
+}
+
+Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range) {
+  Status made;
+  WriteKind write_kind = WriteKind::kData;
+  if (!work->finished) {
+    Buffer buffer = co_await take(range.blocks() * kBlockBytes);
+    work->whole = std::move(buffer);
+    if (kind == OpKind::kWrite) {
+      made = co_await overlay_client_data(work, range);
+    } else if (kind == OpKind::kRepair) {
+      made = co_await fetch_from_peers(work, range);
+    } else {
+      made = co_await read_blocks(range, work->whole.first(range.blocks() * kBlockBytes));
+      // R14: damaged blocks of the tail come from members first.
+      if (made.code() == Code::kDamaged) made = co_await fetch_from_peers(work, range);
+    }
+    work->payload = work->whole.first(range.blocks() * kBlockBytes);
+    if (made && kind != OpKind::kWrite && all_zero(work->payload)) write_kind = WriteKind::kZero;
+    if (!made) work->status = made;
+  }
+  if (!closing_ && !work->finished) core_->on_payload(now(), op, made.is_ok(), write_kind);
+  release(work);
+}
+
+// Whole blocks around what the front end writes.
+Task<Status> ReplicaHost::overlay_client_data(Work* work, BlockRange range) {
+  const std::span<std::byte> blocks = work->whole.first(range.blocks() * kBlockBytes);
+  const uint64_t skip = work->offset - range.begin * kBlockBytes;
+  const bool head = skip > 0;
+  const bool tail = skip + work->length < blocks.size();
+  const uint64_t last = blocks.size() - kBlockBytes;
+  if (head || (tail && last == 0))
+    CVOL_CO_TRY(co_await read_blocks({range.begin, range.begin + 1}, blocks.first(kBlockBytes)));
+  if (tail && last > 0)
+    CVOL_CO_TRY(co_await read_blocks({range.end - 1, range.end}, blocks.subspan(last)));
+  if (work->zero_edge) {
+    std::memset(blocks.data() + skip, 0, work->length);
+  } else {
+    std::memcpy(blocks.data() + skip, work->data.data(), work->length);
+  }
+  co_return Status::ok();
+}
+
+Task<Status> ReplicaHost::read_blocks(BlockRange range, std::span<std::byte> into) {
+  co_return co_await parts_.engine->read(parts_.number, range.begin * kBlockBytes, into);
+}
+
+// --- reads ---
+
+void ReplicaHost::read(OpId op, BlockRange range) {
+  Work* work = find_work(op);
+  CVOL_ASSERT(work != nullptr);
+  ++work->pending;
+  scope_.spawn(read_own(op, work, range));
+}
+
+Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
+  const uint64_t bytes = range.blocks() * kBlockBytes;
+  const uint64_t skip = work->offset - range.begin * kBlockBytes;
+  std::span<std::byte> into = work->into;
+  const bool direct = into.size() == bytes && skip == 0 &&
+                      reinterpret_cast<uintptr_t>(into.data()) % kBlockBytes == 0;
+  if (!direct) {
+    work->whole = co_await take(bytes);
+    into = work->whole.first(bytes);
+  }
+  Status done = co_await read_blocks(range, into);
+  if (!done && !closing_) {
+    const Status repaired = co_await repair_damage(range);
+    if (repaired) done = co_await read_blocks(range, into);
+  }
+  if (!done) work->status = done;
+  if (done && !direct) std::memcpy(work->into.data(), into.data() + skip, work->into.size());
+  if (!closing_) core_->on_read(now(), op, done.is_ok());
+  release(work);
+}
+
+// R14: damage is not absence. Good blocks come from a peer and are written to all again.
+Task<Status> ReplicaHost::repair_damage(BlockRange range) {
+  if (core_->record().in_sync.size() < 2)
+    co_return Status(Code::kDamaged, "there is no other copy");
+  Buffer block = co_await take(kBlockBytes);
+  for (uint64_t at = range.begin; at < range.end; ++at) {
+    const Status good = co_await read_blocks({at, at + 1}, block.first(kBlockBytes));
+    if (good) continue;
+    if (closing_) co_return good;
+    const OpId op = core_->repair(now(), {at, at + 1});
+    if (op == 0) co_return good;
+    Work* work = find_work(op);
+    if (work == nullptr) {
+      work = new Work;
+      work->on_heap = true;
+      work->kind = OpKind::kRepair;
+      works_[op] = work;
+    }
+    ++work->pending;
+    while (!work->finished) co_await changed_.wait();
+    const Outcome outcome = work->outcome;
+    release(work);
+    if (outcome != Outcome::kDone) co_return Status(Code::kDamaged, "no copy of a block is good");
+    log::warning("replication", "a damaged block was repaired from another replica",
+                 {{"volume", parts_.volume.to_string()}, {"block", at}});
+    if (parts_.event)
+      parts_.event(fmt::format("block {} was damaged and is repaired from another replica", at));
+  }
+  co_return Status::ok();
+}
+
+Task<Status> ReplicaHost::fetch_from_peers(Work* work, BlockRange range) {
+  const std::vector<InSync> in_sync = core_->record().in_sync;
+  wire::CopyRequest request;
+  request.range = range;
+  const std::vector<std::byte> body = wire::encode_copy_request(request);
+  for (const InSync& peer : in_sync) {
+    if (peer.replica == parts_.self) continue;
+    Call question;
+    const bool got = co_await call(question, peer.replica, wire::FrameType::kFetch, body);
+    if (!got || question.header.payload_bytes != range.blocks() * kBlockBytes) continue;
+    auto digested = wire::decode_digested(question.body);
+    if (!digested || !digested->ok || digested->checksums.size() != range.blocks()) continue;
+    bool good = true;
+    for (uint64_t i = 0; i < range.blocks() && good; ++i) {
+      good = block_checksum(salt_, range.begin + i, question.payload.data() + i * kBlockBytes) ==
+             digested->checksums[i];
+    }
+    if (!good) continue;
+    std::memcpy(work->whole.data(), question.payload.data(), range.blocks() * kBlockBytes);
+    co_return Status::ok();
+  }
+  co_return Status(Code::kDamaged, "no in-sync replica has a good copy of the blocks");
+}
+
+// --- questions to other replicas ---
+
+Task<bool> ReplicaHost::call(Call& question, const ReplicaId& to, wire::FrameType type,
+                             std::span<const std::byte> body, std::span<const std::byte> payload) {
+  const auto endpoint = endpoint_of(to);
+  if (!endpoint || closing_ || !parts_.exchange->is_up(*endpoint)) co_return false;
+  question.to = *endpoint;
+  const uint64_t number = next_call_++;
+  calls_[number] = &question;
+  wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(type);
+  header.volume = wire::tag_of(parts_.volume);
+  header.from = wire::tag_of(parts_.self);
+  header.to = wire::tag_of(to);
+  header.epoch = core_->epoch().value;
+  header.seq = number;
+  header.payload_bytes = static_cast<uint32_t>(payload.size());
+  parts_.exchange->send(*endpoint, header, body, payload);
+  co_await CallDone{question};
+  calls_.erase(number);
+  co_return question.answered;
+}
+
+// --- the register ---
+
+void ReplicaHost::propose(const Record& next, uint64_t ticket) {
+  parts_.exchange->reg().propose(
+      parts_.volume, next,
+      [exchange = parts_.exchange, volume = parts_.volume, self = parts_.self, ticket](
+          CasResult result, uint64_t revision) {
+        ReplicaHost* host = exchange->host_of(volume);
+        if (host != nullptr && host->parts_.self == self && !host->closing_)
+          host->core_->on_proposed(host->now(), ticket, result, revision);
+      });
+}
+
+void ReplicaHost::fetch_record() {
+  parts_.exchange->reg().fetch(parts_.volume, [exchange = parts_.exchange, volume = parts_.volume,
+                                               self = parts_.self](Result<Record> record) {
+    ReplicaHost* host = exchange->host_of(volume);
+    if (host != nullptr && host->parts_.self == self && record) host->set_record(*record);
+  });
+}
+
+}  // namespace cvol::replication

@@ -1,0 +1,235 @@
+// ReplicaHost: one replica at work: drives the state machine of replication/core on a disk engine,
+// the connections of an Exchange and the register.
+//
+// Threading: the shard's thread that owns the disk.
+// Ownership: engine, exchange and register outlive it; close() before destruction.
+// Durability: what core asks for (driver.h); a client operation that ended with kDone is on stable
+// storage of every required replica.
+// Files: replica_host.cpp (life, driver calls, links), host_client.cpp (operations of front ends),
+// host_member.cpp (what a member does for a resync and a repair), copier.cpp (a resync's source).
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "replication/core/replica.h"
+#include "replication/node/exchange.h"
+#include "volumed/base/block_device.h"
+#include "volumed/io/range_lock.h"
+#include "volumed/store/disk_engine.h"
+
+namespace cvol::replication {
+
+class Copier;
+
+// How an operation of a front end ended.
+struct ClientResult {
+  Outcome outcome = Outcome::kDone;
+  Status status;            // of kFailed and kNoSpace
+  uint64_t connection = 0;  // of a fenced open(): the highest that was opened
+};
+
+// A resync that this replica is the source of.
+struct ResyncProgress {
+  ReplicaId target;
+  uint64_t total_bytes = 0;  // of chunks that have to be looked at
+  uint64_t done_bytes = 0;   // of those
+  uint64_t sent_bytes = 0;   // that differed
+  bool verifying = false;
+  Nanoseconds started = 0;
+};
+
+class ReplicaHost final : public Driver {
+ public:
+  struct Parts {
+    Exchange* exchange = nullptr;
+    store::DiskEngine* engine = nullptr;
+    store::ReplicaNumber number = 0;
+    Uuid volume;
+    ReplicaId self;
+    uint64_t incarnation = 0;  // at least; raised if the disk's content was taken back
+    // On the shard's thread, soon after it happened; may be empty.
+    std::function<void()> changed;
+    std::function<void(const std::string&)> event;
+  };
+
+  // `record`: the register's, if it is known; a replica that was never used needs one.
+  static Result<std::unique_ptr<ReplicaHost>> open(Parts parts, const Record* record);
+  ~ReplicaHost() override;
+  // Ends everything that is under way; front ends are told kNotPrimary.
+  Task<void> close();
+
+  const Uuid& volume() const { return parts_.volume; }
+  const ReplicaId& self() const { return parts_.self; }
+  Replica& core() { return *core_; }
+  const Replica& core() const { return *core_; }
+  const std::vector<ResyncProgress>& resyncs() const { return resyncs_; }
+  uint64_t resync_sent_bytes() const { return resync_sent_; }  // since open
+
+  void set_record(const Record& record);
+
+  // --- front ends (host_client.cpp); bytes, any alignment ---
+  Task<ClientResult> open_connection(Replica::Caller caller);
+  Task<ClientResult> read(Replica::Caller caller, uint64_t offset, std::span<std::byte> into);
+  Task<ClientResult> write(Replica::Caller caller, uint64_t offset,
+                           std::span<const std::byte> data);
+  Task<ClientResult> zero(Replica::Caller caller, uint64_t offset, uint64_t length, bool keep);
+  // Of this replica, which must be the primary to be sure.
+  Result<std::vector<Extent>> block_status(uint64_t offset, uint64_t length) const;
+  bool hand_over(const ReplicaId& to);
+  // True when this replica is the primary and runs `epoch` or a later one with all members; waits a
+  // while for it.
+  Task<bool> confirm(Epoch epoch, io::Nanoseconds patience);
+
+  // --- of the Exchange ---
+  void on_frame(const Endpoint& from, Frame frame);
+  void on_link(const Endpoint& peer, bool up);
+  void on_process_dead(const Endpoint& peer);
+  void wake_links();
+  void tick(io::Nanoseconds now);
+  void send_beacons(io::Nanoseconds now) { core_->send_beacons(now); }
+  bool busy() const;
+
+  // Driver
+  void send(const Message& message) override;
+  void persist(const Durable& state, uint64_t ticket) override;
+  void make_payload(OpId op, OpKind kind, BlockRange range) override;
+  void append(OpId op, WriteKind kind, Epoch epoch, Seq seq, BlockRange range) override;
+  void append_prepared(const Message& prepare) override;
+  void drop_prepared(const Message& prepare) override;
+  void read(OpId op, BlockRange range) override;
+  void copy(OpId op, BlockRange range) override;
+  void finish(OpId op, Outcome outcome) override;
+  void collect_tail(Seq after, uint64_t ticket) override;
+  void note_commit_point(Seq seq) override;
+  void propose(const Record& next, uint64_t ticket) override;
+  void fetch_record() override;
+  void start_copy(const ReplicaId& joiner, uint64_t join, Seq joiner_commit_point) override;
+  void stop_copy(const ReplicaId& joiner, uint64_t join) override;
+  void changed() override;
+  void event(const std::string& text) override;
+
+ private:
+  friend class Copier;
+
+  // An operation between its begin and its end. Lives in the caller's frame, or (internal ones) on
+  // the heap; memory that it names outlives what is `pending`.
+  struct Work {
+    OpKind kind = OpKind::kRead;
+    uint64_t offset = 0;                 // bytes, of the front end
+    std::span<const std::byte> data;     // a write's
+    uint64_t length = 0;                 // of the operation
+    std::span<std::byte> into;           // a read's
+    bool zero_edge = false;              // a write of zeroes that are no whole blocks
+    Buffer whole;                        // whole blocks, where the front end's memory cannot serve
+    std::span<const std::byte> payload;  // what is written
+    std::vector<uint64_t> checksums;     // of its blocks
+    uint32_t pending = 0;                // tasks that use this
+    bool finished = false;
+    bool on_heap = false;
+    Outcome outcome = Outcome::kDone;
+    Status status;
+    std::coroutine_handle<> waiter;
+    Copier* copier = nullptr;  // kCopy
+  };
+  struct Done {
+    Work& work;
+    bool await_ready() const noexcept { return work.finished && work.pending == 0; }
+    void await_suspend(std::coroutine_handle<> handle) noexcept { work.waiter = handle; }
+    void await_resume() const noexcept {}
+  };
+  // A question to another replica.
+  struct Call {
+    Endpoint to;
+    bool answered = false, lost = false;
+    wire::FrameHeader header;
+    std::vector<std::byte> body;
+    Buffer payload;
+    std::coroutine_handle<> waiter;
+  };
+  struct CallDone {
+    Call& call;
+    bool await_ready() const noexcept { return call.answered || call.lost; }
+    void await_suspend(std::coroutine_handle<> handle) noexcept { call.waiter = handle; }
+    void await_resume() const noexcept {}
+  };
+  struct Prepared {
+    Buffer payload;
+    std::vector<uint64_t> checksums;
+  };
+
+  ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info, bool fresh);
+
+  io::Reactor& reactor() const { return parts_.exchange->reactor(); }
+  Nanoseconds now() const { return reactor().now(); }
+  uint64_t size_bytes() const { return core_->record().size_bytes; }
+  const Member* member(const ReplicaId& id) const { return core_->record().find_member(id); }
+  std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
+  ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
+  Task<Buffer> take(std::size_t bytes);
+  void release(Work* work);
+  Work* find_work(OpId op) const;
+  Task<ClientResult> run_write(Replica::Caller caller, Work& work, WriteKind kind, BlockRange range,
+                               bool needs_payload);
+
+  Task<void> links_soon();
+  Task<void> persist_loop();
+  Task<void> append_own(Work* work, WriteKind kind, Epoch epoch, Seq seq, BlockRange range);
+  Task<void> append_for_primary(Message prepare, Prepared prepared);
+  Task<void> read_own(OpId op, Work* work, BlockRange range);
+  Task<Status> read_blocks(BlockRange range, std::span<std::byte> into);
+  Task<Status> repair_damage(BlockRange range);
+  Task<void> make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range);
+  Task<Status> overlay_client_data(Work* work, BlockRange range);
+  Task<Status> fetch_from_peers(Work* work, BlockRange range);
+  Task<void> tail_task(Seq after, uint64_t ticket);
+  Task<bool> call(Call& call, const ReplicaId& to, wire::FrameType type,
+                  std::span<const std::byte> body, std::span<const std::byte> payload = {});
+
+  void on_core_frame(const Endpoint& from, Frame frame);
+  Task<void> serve_request(Endpoint from, wire::FrameHeader header, wire::Request request,
+                           Buffer payload);
+  void answer(const Endpoint& to, uint64_t number, const ClientResult& result,
+              std::span<const std::byte> payload, std::vector<wire::WireExtent> extents);
+  Task<void> serve_list(Endpoint from, wire::FrameHeader header, wire::CopyRequest request);
+  Task<void> serve_digest(Endpoint from, wire::FrameHeader header, wire::CopyRequest request);
+  Task<void> serve_copy(Endpoint from, wire::FrameHeader header, wire::CopyRequest request,
+                        Buffer payload);
+  Task<void> serve_fetch(Endpoint from, wire::FrameHeader header, wire::CopyRequest request);
+  void reply(const Endpoint& to, const wire::FrameHeader& question, wire::FrameType type,
+             std::span<const std::byte> body, std::span<const std::byte> payload = {});
+  bool may_be_copied_to(const wire::FrameHeader& header, const wire::CopyRequest& request) const;
+  wire::Digested digest(BlockRange range, std::span<const std::byte> data) const;
+
+  Parts parts_;
+  const uint64_t salt_;
+  uint64_t local_size_;
+  std::unique_ptr<Replica> core_;
+  bool closing_ = false;
+  bool links_pending_ = false;
+  std::map<ReplicaId, bool> told_links_;
+  OpId next_op_ = 1;
+  std::unordered_map<OpId, Work*> works_;
+  uint64_t next_call_ = 1;
+  std::unordered_map<uint64_t, Call*> calls_;
+  uint64_t next_prepared_ = 1;
+  std::unordered_map<uint64_t, Prepared> prepared_;
+  io::RangeLock member_lock_;
+  std::optional<std::pair<Durable, uint64_t>> persist_next_;
+  bool persisting_ = false;
+  BufferPool buffers_;
+  io::WaitList buffer_waiters_;
+  io::WaitList changed_;
+  std::map<uint64_t, std::unique_ptr<Copier>> copiers_;  // by join
+  Copier* beginning_ = nullptr;                          // of a piece
+  std::vector<ResyncProgress> resyncs_;
+  uint64_t resync_sent_ = 0;
+  std::vector<store::ChunkVersion> listed_;  // for a source that asks page by page
+  uint64_t listed_join_ = 0;
+  io::Scope scope_;
+};
+
+}  // namespace cvol::replication
