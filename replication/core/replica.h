@@ -283,6 +283,7 @@ class Replica {
   void on_join_ready(const Message& message);
   void on_join_completed(const Message& message);
   void end_join(Slot peer, bool tell);
+  void abort_join(Slot peer, uint64_t join);
   void advance_join(Slot peer);
   void enter(Slot peer);
 

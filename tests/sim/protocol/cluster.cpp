@@ -7,6 +7,9 @@
 #include "volumed/base/assert.h"
 
 namespace cvol::sim {
+
+using replication::NodeId;
+
 namespace {
 
 // Names that say what they are in a dump: kind, number.
@@ -36,7 +39,10 @@ Cluster::Cluster(const Shape& shape)
   for (int i = 0; i < shape.nodes; ++i) {
     replica_ids_.push_back(make_id(kReplica, next_id_++));
     record.in_sync.push_back({replica_ids_.back(), 1});
-    record.members.push_back({replica_ids_.back(), make_id(kNodeId, static_cast<uint64_t>(i))});
+    replication::Member member;
+    member.replica = replica_ids_.back();
+    member.node = make_id(kNodeId, static_cast<uint64_t>(i));
+    record.members.push_back(member);
   }
   record.primary = replica_ids_.front();
   register_.create(record);
@@ -177,28 +183,34 @@ void Cluster::lose_trust(int index) {
 
 void Cluster::replace_disk(int index) {
   CVOL_ASSERT(!node(index).alive());
-  const ReplicaId before = replica_at(index);
   const ReplicaId after = make_id(kReplica, next_id_++);
   replica_ids_[static_cast<std::size_t>(index)] = after;
   node(index).replace_disk(after, next_incarnation_++, Record{});
-  change_members(before, after, index);
+  change_member(index);
 }
 
 // --- operators ---
 
-void Cluster::change_members(const ReplicaId& old_one, const ReplicaId& new_one, int index) {
+// Until the record has the replica that the node has now.
+void Cluster::change_member(int index) {
   const int who = gateway().index();
+  const NodeId at = make_id(kNodeId, static_cast<uint64_t>(index));
+  const auto differs = [this, at, index](const Record& record) {
+    return std::any_of(record.members.begin(), record.members.end(), [&](const auto& member) {
+      return member.node == at && member.replica != replica_at(index);
+    });
+  };
   register_.fetch(who, [=, this](const Record& record) {
-    if (record.find_member(old_one) == nullptr) return;
+    if (!differs(record)) return;
     Record next = record;
     next.epoch = next.epoch.next();
     for (replication::Member& member : next.members) {
-      if (member.replica == old_one) member.replica = new_one;
+      if (member.node == at) member.replica = replica_at(index);
     }
     register_.compare_and_swap(who, next, [](CasResult, uint64_t) {});
   });
-  world_.after(3 * kSecond, [=, this] {
-    if (register_.record().find_member(old_one) != nullptr) change_members(old_one, new_one, index);
+  world_.after(kSecond, [=, this] {
+    if (differs(register_.record())) change_member(index);
   });
 }
 

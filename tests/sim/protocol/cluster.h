@@ -98,7 +98,7 @@ class Cluster : public Directory {
   void change_session(int gateway);
   void try_change(const std::shared_ptr<Change>& change);
   void confirm(const std::shared_ptr<Change>& change);
-  void change_members(const ReplicaId& old_one, const ReplicaId& new_one, int node);
+  void change_member(int node);
 
   const Shape shape_;
   World world_;

@@ -15,7 +15,6 @@ constexpr uint64_t kDifferences = 60;  // then they are no passing ones
 
 void Copier::reset() {
   sources_.clear();
-  in_ = 0;
 }
 
 // --- primary ---
@@ -163,7 +162,7 @@ void Copier::on_piece_done(const Packet& packet) {
 // --- joiner ---
 
 bool Copier::is_mine(const Packet& packet) const {
-  return node_.replica()->joining() && packet.from == from_ && packet.join == in_;
+  return packet.join != 0 && packet.join == node_.replica()->ready_join();
 }
 
 void Copier::write_piece(const Packet& packet) {
@@ -197,9 +196,8 @@ void Copier::compare(const Packet& packet) {
     const Block& mine = node_.disk().block(i);
     if (mine.value == theirs.value) continue;
     done.differs = fmt::format(
-        "R10: copied, but block {} of node {} holds {:x} ({}.{}) and not {:x} ({}.{})", i,
-        node_.index(), mine.value, mine.version.epoch.value, mine.version.seq.value, theirs.value,
-        theirs.version.epoch.value, theirs.version.seq.value);
+        "R10: copied, but block {} of node {} holds {} and not {}", i, node_.index(),
+        describe(mine), describe(theirs));
   }
   done.range = packet.range;
   done.ok = true;

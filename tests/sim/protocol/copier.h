@@ -28,9 +28,6 @@ class Copier {
   void on_finished(replication::OpId op);
   void on_link_down(const replication::ReplicaId& peer);
 
-  // --- of the driver, joiner ---
-  void note_join(const replication::ReplicaId& primary, uint64_t join) { from_ = primary, in_ = join; }
-
   void on_packet(const Packet& packet);
   void reset();  // the process is gone
 
@@ -55,8 +52,6 @@ class Copier {
   Node& node_;
   std::map<replication::ReplicaId, Source> sources_;
   replication::ReplicaId opening_;  // the joiner whose piece is just being made
-  replication::ReplicaId from_;
-  uint64_t in_ = 0;
 };
 
 }  // namespace cvol::sim

@@ -11,6 +11,11 @@ namespace cvol::sim {
 using replication::InSync;
 using replication::Record;
 
+std::string describe(const Block& block) {
+  return fmt::format("{:x} ({}.{})", block.value, block.version.epoch.value,
+                     block.version.seq.value);
+}
+
 std::vector<const Node*> Invariants::members() const {
   std::vector<const Node*> all;
   for (const InSync& entry : record_.in_sync) {
@@ -24,12 +29,11 @@ std::vector<const Node*> Invariants::members() const {
 
 void Invariants::check(uint64_t block, const std::string& when) {
   for (const Node* node : members()) {
-    const Version held = node->disk().block(block).version;
-    const Version least = acknowledged_[block];
-    if (held >= least) continue;
-    world_.fail(fmt::format("I6 {}: node {} is in the set and holds {}.{} of block {}, not {}.{}",
-                            when, node->index(), held.epoch.value, held.seq.value, block,
-                            least.epoch.value, least.seq.value));
+    const Block& held = node->disk().block(block);
+    const Block& least = acknowledged_[block];
+    if (holds(held, least)) continue;
+    world_.fail(fmt::format("I6 {}: node {} is in the set and holds {} of block {}, not {}", when,
+                            node->index(), describe(held), block, describe(least)));
   }
 }
 
@@ -37,28 +41,29 @@ void Invariants::check_all(const std::string& when) {
   for (uint64_t block = 0; block < acknowledged_.size(); ++block) check(block, when);
 }
 
-void Invariants::on_written(const Node& node, BlockRange range, Version version) {
+void Invariants::on_written(const Node& node, BlockRange range, const std::vector<Block>& data) {
   const uint64_t epoch = node.replica()->epoch().value;
   const auto [at, first] = acknowledged_by_.emplace(epoch, node.index());
   if (!first && at->second != node.index())
     world_.fail(fmt::format("I4: nodes {} and {} acknowledge in epoch {}", at->second,
                             node.index(), epoch));
   for (uint64_t i = range.begin; i < range.end; ++i) {
-    acknowledged_[i] = std::max(acknowledged_[i], version);
+    const Block& written = data[i - range.begin];
+    if (acknowledged_[i].version <= written.version) acknowledged_[i] = written;
     check(i, "at an acknowledgement");
   }
 }
 
 void Invariants::on_read(const Node& node, BlockRange range, const std::vector<Block>& data) {
   for (uint64_t i = range.begin; i < range.end; ++i) {
-    const Version shown = data[i - range.begin].version;
+    const Block& shown = data[i - range.begin];
     for (const Node* member : members()) {
-      if (member->disk().block(i).version >= shown) continue;
-      world_.fail(fmt::format(
-          "I6 at a read: node {} shows {}.{} of block {}, which node {} in the set lacks",
-          node.index(), shown.epoch.value, shown.seq.value, i, member->index()));
+      if (holds(member->disk().block(i), shown)) continue;
+      world_.fail(fmt::format("I6 at a read: node {} shows {} of block {}, node {} in the set has {}",
+                              node.index(), describe(shown), i, member->index(),
+                              describe(member->disk().block(i))));
     }
-    acknowledged_[i] = std::max(acknowledged_[i], shown);
+    if (acknowledged_[i].version <= shown.version) acknowledged_[i] = shown;
   }
 }
 
@@ -95,10 +100,8 @@ std::string Invariants::compare_members() const {
       const Block& first = all.front()->disk().block(block);
       const Block& other = node->disk().block(block);
       if (first.value == other.value) continue;
-      return fmt::format("I8: block {}: node {} holds {:x} ({}.{}), node {} {:x} ({}.{})", block,
-                         all.front()->index(), first.value, first.version.epoch.value,
-                         first.version.seq.value, node->index(), other.value,
-                         other.version.epoch.value, other.version.seq.value);
+      return fmt::format("I8: block {}: node {} holds {}, node {} {}", block, all.front()->index(),
+                         describe(first), node->index(), describe(other));
     }
   }
   return "";

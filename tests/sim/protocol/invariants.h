@@ -16,14 +16,16 @@ namespace cvol::sim {
 
 class Node;
 
+std::string describe(const Block& block);
+
 class Invariants {
  public:
   Invariants(World& world, uint64_t blocks) : world_(world), acknowledged_(blocks) {}
   void watch(const Node& node) { nodes_.push_back(&node); }
   void set_record(const replication::Record& record) { record_ = record; }
 
-  // A write of this version was answered by this node, in this epoch of its.
-  void on_written(const Node& node, BlockRange range, Version version);
+  // A write was answered by this node, in this epoch of its.
+  void on_written(const Node& node, BlockRange range, const std::vector<Block>& data);
   // Reads are answered with what every member has.
   void on_read(const Node& node, BlockRange range, const std::vector<Block>& data);
   // `member_change`: an operator has replaced a replica.
@@ -31,12 +33,17 @@ class Invariants {
   void on_restart() { check_all("after a restart"); }
   // An operator accepted a loss, or rolled the world back on purpose: what was acknowledged before
   // is not asked for any more.
-  void forget() { acknowledged_.assign(acknowledged_.size(), Version{}); }
+  void forget() { acknowledged_.assign(acknowledged_.size(), Block{}); }
 
   // I8: a complaint, or nothing.
   std::string compare_members() const;
 
  private:
+  // That it holds this or something later. A write that was taken back leaves the same value with
+  // different versions.
+  static bool holds(const Block& held, const Block& least) {
+    return held.version >= least.version || held.value == least.value;
+  }
   void check(uint64_t block, const std::string& when);
   void check_all(const std::string& when);
   // The members of the set as the register has it whose disk is the one that it means.
@@ -45,7 +52,7 @@ class Invariants {
   World& world_;
   std::vector<const Node*> nodes_;
   replication::Record record_;
-  std::vector<Version> acknowledged_;           // by block: the highest
+  std::vector<Block> acknowledged_;             // the highest version of each
   std::map<uint64_t, int> acknowledged_by_;     // node by epoch (I4)
 };
 

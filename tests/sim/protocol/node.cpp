@@ -161,8 +161,8 @@ void Node::on_link(int peer, bool up, uint64_t process) {
     world_.note(4, static_cast<uint64_t>(index_), static_cast<uint64_t>(peer), up);
     if (world_.tracing())
       world_.trace(fmt::format("node {}: link to {} {}", index_, peer, up ? "up" : "down"));
-    if (up && std::find(announced_.begin(), announced_.end(), id) == announced_.end())
-      announced_.push_back(id);
+    std::erase(announced_, id);
+    if (replica.record().find_member(id) != nullptr) announced_.push_back(id);
     replica.on_link(now, id, up);
     if (!up) copier_.on_link_down(id);
   });

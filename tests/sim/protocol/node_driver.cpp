@@ -25,8 +25,6 @@ void Node::send(const Message& message) {
     const Version version = appended ? work.version : Version{message.epoch, message.seq};
     for (const uint64_t value : work.values) packet->blocks.push_back({value, version});
   }
-  if (message.type == replication::MessageType::kJoinReady)
-    copier_.note_join(message.to, message.join);
   const int to = directory_.node_of(message.to);
   if (to >= 0) network_.send(index_, to, std::move(packet));
 }
@@ -214,7 +212,9 @@ void Node::answer(const Work& work, Outcome outcome) {
       reply.blocks = work.data;
       invariants_.on_read(*this, work.range, work.data);
     } else {
-      invariants_.on_written(*this, work.range, work.version);
+      std::vector<Block> written;
+      for (const uint64_t value : work.values) written.push_back({value, work.version});
+      invariants_.on_written(*this, work.range, written);
     }
   }
   network_.send(index_, work.front_end, std::make_shared<Packet>(std::move(reply)));

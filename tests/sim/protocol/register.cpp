@@ -17,7 +17,12 @@ bool Register::apply(const Record& next) {
   record_ = next;
   ++record_.revision;
   world_.note(1, record_.revision, record_.epoch.value);
-  if (world_.tracing()) world_.trace("register: " + replication::describe(record_));
+  if (world_.tracing()) {
+    std::string line = "register: " + replication::describe(record_) + " members";
+    for (const replication::Member& member : record_.members)
+      line += " " + member.replica.to_string().substr(0, 8);
+    world_.trace(line);
+  }
   applied_(before, record_);
   for (int who = 0; who < static_cast<int>(ends_.size()); ++who) {
     if (world_.percent(faults_.watch_left_out)) {
