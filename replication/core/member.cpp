@@ -153,8 +153,14 @@ void Replica::flush_gated() {
 // it lacks at its next resync.
 void Replica::hear_commit_point(Seq seq) {
   if (seq <= commit_point_ || member_join_ != 0 || !trusts_itself()) return;
-  commit_point_ = seq;
-  driver_.note_commit_point(seq);
+  raise_commit_point(seq);
+}
+
+// No seq up to the commit point is free: a replica that was copied to may hold none near it.
+void Replica::raise_commit_point(Seq seq) {
+  commit_point_ = std::max(commit_point_, seq);
+  last_seq_ = std::max(last_seq_, commit_point_);
+  driver_.note_commit_point(commit_point_);
 }
 
 // R7: counted from the receipt. Restarted replicas have waited already (grace_until_).
@@ -215,8 +221,7 @@ void Replica::on_join_accept(const Message& message) {
 void Replica::on_join_complete(const Message& message) {
   if (!accepts(message) || message.join != member_join_ || !member_join_ready_) return;
   if (appending_ > 0) return;  // the primary has all acknowledgements; it asks again
-  commit_point_ = std::max(commit_point_, message.commit_point);
-  driver_.note_commit_point(commit_point_);
+  raise_commit_point(message.commit_point);
   durable_.rebuilding = false;
   member_join_completing_ = true;
   persist();

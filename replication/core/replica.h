@@ -245,6 +245,7 @@ class Replica {
   void send_ack(uint64_t seq, Slot to, uint64_t join);
   void flush_gated();
   void hear_commit_point(Seq seq);
+  void raise_commit_point(Seq seq);
   void say_hello();
 
   // primary.cpp

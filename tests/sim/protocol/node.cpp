@@ -222,6 +222,8 @@ std::string describe_message(int from, const Message& message) {
   if (message.seq.value != 0) text += fmt::format(", seq {}", message.seq.value);
   if (!message.range.empty())
     text += fmt::format(", blocks {} to {}", message.range.begin, message.range.end);
+  if (message.commit_point.value != 0)
+    text += fmt::format(", commit point {}", message.commit_point.value);
   if (message.join != 0) text += fmt::format(", join {}", message.join);
   if (message.refusal != replication::Refusal::kNone)
     text += fmt::format(", refusal {}", static_cast<int>(message.refusal));
