@@ -172,6 +172,7 @@ void Replica::on_beacon(const Message& message) {
   }
   const bool as_joiner = message.join != 0 && message.join == member_join_;
   if (!trusts_itself() && !as_joiner) return refuse(message, Refusal::kUntrusted);
+  if (as_joiner) join_heard_ = now_;
   primary_dead_ = false;
   hear_commit_point(message.commit_point);
   grace_until_ = std::max(grace_until_, now_ + options_.grace);
@@ -189,6 +190,8 @@ void Replica::say_hello() {
   const Record& record = durable_.record;
   if (role_ != Role::kFollower || disk_failed_ || record.primary.is_nil()) return;
   if (record.find_member(self_) == nullptr || record.primary == self_) return;
+  // The primary may have ended the join in an epoch that this replica never heard of.
+  if (member_join_ != 0 && now_ - join_heard_ > 4 * options_.replica_timeout) leave_join();
   if (trusts_itself() || member_join_ != 0) return;
   const Slot primary = slot_of(record.primary);
   if (primary > kMostPeers || !peers_[primary].up) return;
@@ -199,6 +202,11 @@ void Replica::say_hello() {
   hello.seq = last_seq_;
   hello.rebuilding = durable_.rebuilding;
   send(primary, hello);
+}
+
+void Replica::leave_join() {
+  member_join_ = 0;
+  member_join_persisting_ = member_join_ready_ = member_join_completing_ = false;
 }
 
 void Replica::on_join_accept(const Message& message) {
@@ -212,6 +220,7 @@ void Replica::on_join_accept(const Message& message) {
   }
   if (!accepts(message) || trusts_itself() || disk_failed_) return;
   member_join_ = message.join;
+  join_heard_ = now_;
   member_join_persisting_ = true;
   member_join_ready_ = member_join_completing_ = false;
   durable_.rebuilding = true;
@@ -229,8 +238,7 @@ void Replica::on_join_complete(const Message& message) {
 
 void Replica::on_join_abort(const Message& message) {
   if (message.from != durable_.record.primary || message.join != member_join_) return;
-  member_join_ = 0;
-  member_join_persisting_ = member_join_ready_ = member_join_completing_ = false;
+  leave_join();
 }
 
 // A planned move: the primary serves no more in this epoch, so its grace need not be waited for.

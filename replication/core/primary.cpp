@@ -255,13 +255,13 @@ void Replica::settle(Op& op) {
   CVOL_ASSERT((op.acked & required_) == required_);  // I6
   const OpId id = op.id;
   const OpKind kind = op.kind;
-  end_op(id, kind == OpKind::kUndo ? Outcome::kNoSpace : Outcome::kDone);
-  advance_commit_point();
   if (kind == OpKind::kRewrite) {
     CVOL_ASSERT(rewriting_ > 0);
     --rewriting_;
-    next_rewrites();
   }
+  end_op(id, kind == OpKind::kUndo ? Outcome::kNoSpace : Outcome::kDone);
+  advance_commit_point();
+  if (kind == OpKind::kRewrite) next_rewrites();
 }
 
 void Replica::settle_all() {

@@ -195,11 +195,10 @@ void Replica::adopt(const Record& record) {
   if (!same_primary) {
     recent_.fill({});
     gated_.clear();
-    member_join_ = 0;
-    member_join_persisting_ = member_join_ready_ = member_join_completing_ = false;
+    leave_join();
     grace_until_ = std::max(grace_until_, now_ + options_.grace);
   }
-  if (record.find_in_sync(self_) != nullptr && member_join_ != 0) member_join_ = 0;
+  if (record.find_in_sync(self_) != nullptr) leave_join();
   persist();
   if (record.primary != self_) {
     if (was_primary) step_down();
@@ -388,8 +387,7 @@ void Replica::on_link(Nanoseconds now, const ReplicaId& id, bool up) {
   if (up) peer.dead = false;
   if (role_ == Role::kFollower) {
     if (id == durable_.record.primary && member_join_ != 0) {
-      member_join_ = 0;  // begun anew
-      member_join_persisting_ = member_join_ready_ = member_join_completing_ = false;
+      leave_join();  // begun anew
     }
     if (up && id == durable_.record.primary) {
       hello_sent_ = 0;

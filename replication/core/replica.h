@@ -247,6 +247,7 @@ class Replica {
   void hear_commit_point(Seq seq);
   void raise_commit_point(Seq seq);
   void say_hello();
+  void leave_join();
 
   // primary.cpp
   void on_reached(const Message& message);
@@ -360,6 +361,7 @@ class Replica {
   bool member_join_persisting_ = false;
   bool member_join_ready_ = false;
   bool member_join_completing_ = false;
+  Nanoseconds join_heard_ = 0;
   Nanoseconds hello_sent_ = 0;
 
   // As a candidate or primary.

@@ -78,8 +78,10 @@ void Register::compare_and_swap(int who, const Record& next,
     answers = false;
   }
   ++under_way_;
-  const auto land = [this, who, next, answer, answers] {
+  const bool left = reachable(who);
+  const auto land = [this, who, next, answer, answers, left] {
     --under_way_;
+    if (!left && !reachable(who)) return;
     const bool applied = apply(next);
     const uint64_t revision = record_.revision;
     if (!answers || !reachable(who)) return;
