@@ -158,10 +158,7 @@ void Exchange::process_died(const NodeId& node, const Uuid& process) {
     for (ReplicaHost* host : hosts_) host->on_process_dead(endpoint);
     for (auto& [tag, gateway] : gateways_) gateway->on_down(endpoint);
   }
-}
-
-void Exchange::tell_all(const wire::FrameHeader& header, std::span<const std::byte> body) {
-  for (const auto& [endpoint, process] : processes_) send(endpoint, header, body);
+  if (on_death) on_death(node, process);
 }
 
 void Exchange::reset(const Member& member) {

@@ -43,6 +43,8 @@ struct ClusterOptions {
   std::function<void(const std::string& id, std::optional<VolumeEntry>)> on_volume;
   std::function<void(const std::string& kind, const std::string& subject, const std::string& text)>
       on_event;
+  // Where this node's end has to be told, should it come suddenly; whenever that changes.
+  std::function<void(const std::vector<std::string>& addresses)> on_peers;
 };
 
 struct ClusterNode {
@@ -83,7 +85,8 @@ class Cluster {
   std::vector<ClusterNode> nodes();
   bool is_alive(const std::string& node_id);
   std::string node_name(const std::string& node_id);
-  std::string process() const { return process_.to_string(); }
+  const Uuid& process() const { return process_; }
+  const Uuid& cluster_id() const { return cluster_id_; }
 
   // The newest state that is known here.
   std::optional<VolumeEntry> entry(const std::string& volume_id);
@@ -142,9 +145,12 @@ class Cluster {
   // cluster_nodes.cpp
   Status announce();
   void keep_alive_loop();
-  void apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record);
+  void apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record,
+                   meta::Revision revision);
   v1::AliveRecord describe_self();
   void publish_node(const v1::AliveRecord& record);
+  void process_died(const std::string& node_id, const std::string& process);
+  void tell_peers();
 
   // cluster_replicas.cpp
   void reconcile(const std::string& volume_id);
@@ -176,6 +182,7 @@ class Cluster {
   std::map<std::string, uint64_t> gone_;        // ids -> revision at which they were erased
   std::map<std::string, v1::NodeRecord> node_records_;
   std::map<std::string, v1::AliveRecord> alive_;
+  std::map<std::string, meta::Revision> alive_revisions_;
   std::map<std::string, std::chrono::steady_clock::time_point> missing_since_;  // nodes
   meta::LeaseId lease_ = 0;
   bool stopping_ = false;

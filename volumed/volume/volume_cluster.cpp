@@ -44,6 +44,13 @@ Status VolumeManager::start_cluster() {
   };
   options.on_event = [this](const std::string& kind, const std::string& subject,
                             const std::string& text) { events_.add(kind, subject, text); };
+  if (mode.on_peers) {
+    auto self = Uuid::parse(node_.id);
+    if (!self) return self.status();
+    options.on_peers = [this, self = *self](const std::vector<std::string>& addresses) {
+      options_.cluster_mode->on_peers(cluster_->cluster_id(), self, cluster_->process(), addresses);
+    };
+  }
   auto nodes = catalog_.load_nodes();
   if (!nodes) return nodes.status();
   for (v1::NodeRecord& node : *nodes) {

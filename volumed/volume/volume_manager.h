@@ -57,6 +57,10 @@ struct ManagerOptions {
     std::string zone;
     replication::Options replication;
     std::chrono::seconds rebuild_after{300};
+    // Where a sudden end of this process has to be told, and by which name.
+    std::function<void(const Uuid& cluster, const Uuid& node, const Uuid& process,
+                       const std::vector<std::string>& addresses)>
+        on_peers;
   };
   std::optional<ClusterMode> cluster_mode;
   DiskMaker disks = DiskMaker::real();
