@@ -22,6 +22,10 @@ struct FakeHost {
   std::set<std::string> busy;                   // targets that cannot be unmounted
   int formats = 0;
   Status make_fails;
+  Status check_fails;
+  std::map<std::string, std::vector<std::string>> flags;  // target -> of its mount
+  std::map<std::string, std::string> groups;              // target -> group
+  std::map<std::string, bool> read_only;                  // device
 };
 
 class FakeAttacher final : public attach::Attacher {
@@ -53,7 +57,8 @@ class FakeFileSystems final : public FileSystems {
   Result<std::string> probe(const std::string&, const std::string& device) override {
     return host_.content[device];
   }
-  Status make(const std::string&, const std::string& device, const std::string& type) override {
+  Status make(const std::string&, const std::string& device, const std::string& type,
+              const std::vector<std::string>&) override {
     if (!host_.make_fails.is_ok()) return host_.make_fails;
     ++host_.formats;
     host_.content[device] = type;
@@ -83,6 +88,48 @@ class FakeFileSystems final : public FileSystems {
     return Status::ok();
   }
   Status make_data_folder(const std::string&, const std::string&) override { return Status::ok(); }
+  Status check(const std::string&, const std::string&, const std::string&, bool) override {
+    return host_.check_fails;
+  }
+  Status mount_with(const std::string&, const std::string& device, const std::string& target,
+                    const std::string&, const std::vector<std::string>& flags) override {
+    host_.mounts[target] = device;
+    host_.flags[target] = flags;
+    return Status::ok();
+  }
+  Status give_to_group(const std::string&, const std::string& target,
+                       const std::string& group) override {
+    host_.groups[target] = group;
+    return Status::ok();
+  }
+  Status show_files(const std::string&, const std::string& source, const std::string& target,
+                    bool) override {
+    host_.mounts[target] = source;
+    return Status::ok();
+  }
+  Status show_device(const std::string&, const std::string& device,
+                     const std::string& target) override {
+    host_.mounts[target] = device;
+    return Status::ok();
+  }
+  Status hide(const std::string&, const std::string& target, const std::string&) override {
+    if (host_.busy.contains(target)) return Status(Code::kBusy, target + " is in use");
+    host_.mounts.erase(target);
+    return Status::ok();
+  }
+  Status set_read_only(const std::string&, const std::string& device, bool read_only) override {
+    host_.read_only[device] = read_only;
+    return Status::ok();
+  }
+  Result<mount::Usage> usage(const std::string&) override {
+    mount::Usage usage;
+    usage.total_bytes = 1000;
+    return usage;
+  }
+  Status unmount_all(const std::string&, const std::string& device) override {
+    std::erase_if(host_.mounts, [&](const auto& mount) { return mount.second == device; });
+    return Status::ok();
+  }
 
  private:
   FakeHost& host_;
