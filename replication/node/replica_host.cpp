@@ -40,9 +40,9 @@ Result<std::unique_ptr<ReplicaHost>> ReplicaHost::open(Parts parts, const Record
     return Status(Code::kUnavailable,
                   "the metadata store is away, and this replica was never used: nothing says what "
                   "it belongs to");
-  } else {
-    durable.record = *record;
   }
+  // A fresh one adopts the record below, as news: it says nothing to anybody before that is on
+  // stable storage, and leaves the primary that is recorded the time to begin.
   durable.incarnation = std::max(durable.incarnation, parts.incarnation);
   std::unique_ptr<ReplicaHost> host(
       new ReplicaHost(std::move(parts), std::move(durable), *info, fresh));
