@@ -95,6 +95,7 @@ void Replica::begin_write(Op& op) {
     const bool wanted = (required_ >> slot & 1) != 0 || is_active_joiner(slot);
     if (wanted && (op.acked >> slot & 1) == 0) send_prepare(op, slot);
   }
+  if (op.kind == OpKind::kUndo) settle(op);  // those who have the write may be gone by now
 }
 
 void Replica::send_prepare(Op& op, Slot slot) {
