@@ -139,6 +139,7 @@ void Replica::on_appended(Nanoseconds now, Seq seq, AppendResult result) {
   }
   // R9: a tail is complete when nothing of before is on its way any more.
   answer_reach();
+  begin_joining();
   if (role_ == Role::kRecovering) recover();
 }
 
@@ -256,6 +257,7 @@ void Replica::settle(Op& op) {
   CVOL_ASSERT((op.acked & required_) == required_);  // I6
   const OpId id = op.id;
   const OpKind kind = op.kind;
+  if (kind != OpKind::kUndo) highest_done_ = std::max(highest_done_, op.seq);
   if (kind == OpKind::kRewrite) {
     CVOL_ASSERT(rewriting_ > 0);
     --rewriting_;
@@ -295,7 +297,8 @@ void Replica::undo(Op& op) {
   driver_.make_payload(op.id, OpKind::kUndo, op.range);
 }
 
-// R13.
+// R13. Never above what is durable everywhere: a seq whose write was taken back leaves no trace
+// here, and after a restart it may be used again. A commit point above it would hide that.
 void Replica::advance_commit_point() {
   while (!in_flight_.empty() && in_flight_.front() == nullptr) {
     in_flight_.pop_front();
@@ -303,6 +306,7 @@ void Replica::advance_commit_point() {
   }
   if (role_ != Role::kActive) return;
   Seq point = in_flight_.empty() ? last_seq_ : Seq{first_in_flight_.value - 1};
+  point = std::min(point, highest_done_);
   if (mutant(Mutant::kCommitPointTooEarly)) point = last_seq_;
   // A write that is taken back has no seq for a moment; nothing later may be called committed.
   for (const Op* op : order_) {
