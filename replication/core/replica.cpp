@@ -168,7 +168,8 @@ void Replica::on_record(Nanoseconds now, const Record& record) {
     return;  // an old state, or a register restored from a backup: the driver looks for the latter
   }
   // R5: an answer that proves the expected revision gone; or that ours was applied.
-  if (proposal_ && record.revision > proposal_->next.revision) forget_proposal();
+  const bool shown = mutant(Mutant::kOutcomeByReading) && proposal_ && !proposal_->under_way;
+  if (shown || (proposal_ && record.revision > proposal_->next.revision)) forget_proposal();
   consider_promotion();
 }
 
