@@ -102,6 +102,7 @@ void Replica::send_prepare(Op& op, Slot slot) {
   Peer& peer = peers_[slot];
   const Mask bit = Mask{1} << slot;
   op.sent |= bit;
+  op.refused &= ~bit;  // sent again, it may find space now
   Message message = make(MessageType::kPrepare, slot);
   message.seq = op.seq;
   message.commit_point = commit_point_;
