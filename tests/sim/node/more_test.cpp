@@ -169,7 +169,9 @@ TEST_F(NodeScenario, a_full_primary_takes_writes_back) {
   begin(shape);
   operate(800);
   EXPECT_GT(work().no_space(), 20u);
-  wait_in_sync();
+  EXPECT_TRUE(cluster().all_in_sync());
+  EXPECT_EQ(cluster().reg().record().epoch.value, 2u);
+  EXPECT_EQ(cluster().node(1).exchange().mesh().connections(), 2u);  // none was made anew
   converge();
 }
 
