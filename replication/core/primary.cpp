@@ -95,12 +95,14 @@ void Replica::begin_write(Op& op) {
     const bool wanted = (required_ >> slot & 1) != 0 || is_active_joiner(slot);
     if (wanted && (op.acked >> slot & 1) == 0) send_prepare(op, slot);
   }
+  if (op.kind == OpKind::kUndo) settle(op);  // those who have the write may be gone by now
 }
 
 void Replica::send_prepare(Op& op, Slot slot) {
   Peer& peer = peers_[slot];
   const Mask bit = Mask{1} << slot;
   op.sent |= bit;
+  op.refused &= ~bit;  // sent again, it may find space now
   Message message = make(MessageType::kPrepare, slot);
   message.seq = op.seq;
   message.commit_point = commit_point_;
@@ -138,6 +140,7 @@ void Replica::on_appended(Nanoseconds now, Seq seq, AppendResult result) {
   }
   // R9: a tail is complete when nothing of before is on its way any more.
   answer_reach();
+  begin_joining();
   if (role_ == Role::kRecovering) recover();
 }
 
@@ -255,6 +258,7 @@ void Replica::settle(Op& op) {
   CVOL_ASSERT((op.acked & required_) == required_);  // I6
   const OpId id = op.id;
   const OpKind kind = op.kind;
+  if (kind != OpKind::kUndo) highest_done_ = std::max(highest_done_, op.seq);
   if (kind == OpKind::kRewrite) {
     CVOL_ASSERT(rewriting_ > 0);
     --rewriting_;
@@ -294,7 +298,8 @@ void Replica::undo(Op& op) {
   driver_.make_payload(op.id, OpKind::kUndo, op.range);
 }
 
-// R13.
+// R13. Never above what is durable everywhere: a seq whose write was taken back leaves no trace
+// here, and after a restart it may be used again. A commit point above it would hide that.
 void Replica::advance_commit_point() {
   while (!in_flight_.empty() && in_flight_.front() == nullptr) {
     in_flight_.pop_front();
@@ -302,6 +307,7 @@ void Replica::advance_commit_point() {
   }
   if (role_ != Role::kActive) return;
   Seq point = in_flight_.empty() ? last_seq_ : Seq{first_in_flight_.value - 1};
+  point = std::min(point, highest_done_);
   if (mutant(Mutant::kCommitPointTooEarly)) point = last_seq_;
   // A write that is taken back has no seq for a moment; nothing later may be called committed.
   for (const Op* op : order_) {

@@ -138,14 +138,7 @@ void Replica::on_persisted(Nanoseconds now, uint64_t ticket) {
     persisted_rebuilding_ = persisting_.front().rebuilding;
     persisting_.pop_front();
   }
-  if (member_join_persisting_ && persisted_rebuilding_ && durable_.rebuilding) {
-    member_join_persisting_ = false;
-    member_join_ready_ = true;
-    const Slot primary = slot_of(durable_.record.primary);
-    Message ready = make(MessageType::kJoinReady, primary);
-    ready.join = member_join_;
-    send(primary, ready);
-  }
+  begin_joining();
   if (member_join_completing_ && !persisted_rebuilding_ && !durable_.rebuilding) {
     member_join_completing_ = false;
     const Slot primary = slot_of(durable_.record.primary);
@@ -175,7 +168,8 @@ void Replica::on_record(Nanoseconds now, const Record& record) {
     return;  // an old state, or a register restored from a backup: the driver looks for the latter
   }
   // R5: an answer that proves the expected revision gone; or that ours was applied.
-  if (proposal_ && record.revision > proposal_->next.revision) forget_proposal();
+  const bool shown = mutant(Mutant::kOutcomeByReading) && proposal_ && !proposal_->under_way;
+  if (shown || (proposal_ && record.revision > proposal_->next.revision)) forget_proposal();
   consider_promotion();
 }
 

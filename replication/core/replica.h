@@ -247,6 +247,7 @@ class Replica {
   void hear_commit_point(Seq seq);
   void raise_commit_point(Seq seq);
   void say_hello();
+  void begin_joining();
   void leave_join();
 
   // primary.cpp
@@ -335,6 +336,7 @@ class Replica {
   Mask required_ = 1;        // who must acknowledge (R3)
   Seq last_seq_;
   Seq commit_point_;
+  Seq highest_done_;  // of the writes of this life as the primary that all of `required` have
   Seq noted_commit_point_;
 
   // As a member.

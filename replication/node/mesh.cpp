@@ -373,6 +373,7 @@ void Mesh::install(const std::shared_ptr<Link>& link) {
     handler_.on_down(old->peer);
   }
   link->installed = true;
+  ++connections_;
   peer.link = link;
   log::info("replication", "connected", {{"peer", name_of(link->peer)}, {"dialed", link->dialed}});
   handler_.on_up(link->peer, link->process);

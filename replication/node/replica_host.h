@@ -172,6 +172,7 @@ class ReplicaHost final : public Driver {
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
   Task<Buffer> take(std::size_t bytes);
   void release(Work* work);
+  void sum_payload(Work& work, BlockRange range) const;
   Work* find_work(OpId op) const;
   Task<ClientResult> run_write(Replica::Caller caller, Work& work, WriteKind kind, BlockRange range,
                                bool needs_payload);

@@ -101,6 +101,7 @@ Swarm draw_swarm(uint64_t seed, Mutant mutant) {
   swarm.work.hot_blocks = draw.percent(50) ? 4 : 0;
   swarm.safety = static_cast<Nanoseconds>(draw.from(10, 30)) * kSecond;
   draw_rates(draw, swarm);
+  if (draw.percent(50)) swarm.probe_every = draw.wide(20 * kMillisecond, 200 * kMillisecond);
   return swarm;
 }
 

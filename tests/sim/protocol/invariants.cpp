@@ -54,9 +54,18 @@ void Invariants::on_written(const Node& node, BlockRange range, const std::vecto
   }
 }
 
-void Invariants::on_read(const Node& node, BlockRange range, const std::vector<Block>& data) {
+std::vector<Block> Invariants::least(BlockRange range) const {
+  const auto begin = acknowledged_.begin();
+  return {begin + static_cast<int64_t>(range.begin), begin + static_cast<int64_t>(range.end)};
+}
+
+void Invariants::on_read(const Node& node, BlockRange range, const std::vector<Block>& data,
+                         const std::vector<Block>& asked) {
   for (uint64_t i = range.begin; i < range.end; ++i) {
     const Block& shown = data[i - range.begin];
+    if (const Block& floor = asked[i - range.begin]; !holds(shown, floor))
+      world_.fail(fmt::format("I2 at a read: node {} shows {} of block {}, not {}", node.index(),
+                              describe(shown), i, describe(floor)));
     for (const Node* member : members()) {
       if (holds(member->disk().block(i), shown)) continue;
       world_.fail(fmt::format("I6 at a read: node {} shows {} of block {}, node {} in the set has {}",

@@ -26,8 +26,11 @@ class Invariants {
 
   // A write was answered by this node, in this epoch of its.
   void on_written(const Node& node, BlockRange range, const std::vector<Block>& data);
-  // Reads are answered with what every member has.
-  void on_read(const Node& node, BlockRange range, const std::vector<Block>& data);
+  // What was acknowledged or shown up to now: a read that comes later may not show less (R6).
+  std::vector<Block> least(BlockRange range) const;
+  // Reads are answered with what every member has, and not with less than `asked`.
+  void on_read(const Node& node, BlockRange range, const std::vector<Block>& data,
+               const std::vector<Block>& asked);
   // `member_change`: an operator has replaced a replica.
   void on_record(const replication::Record& before, const replication::Record& after);
   void on_restart() { check_all("after a restart"); }

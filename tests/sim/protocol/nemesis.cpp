@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "volumed/base/assert.h"
 
 namespace cvol::sim {
@@ -165,7 +167,7 @@ void Nemesis::inject_disk(Fault fault) {
       node.disk().set_slowness(world.between(5, 50));
       return later([=, this] { cluster_.node(index).disk().set_slowness(1); });
     case Fault::kStuckDisk:
-      return node.disk().stick_until(world.now() + world.around(rates_.lasts * 2));
+      return node.disk().stick_until(world.now() + std::min(20 * kSecond, world.around(rates_.lasts * 2)));
     case Fault::kFullDisk:
       node.disk().set_capacity(node.disk().allocated() + world.random().below(4));
       return later([=, this] {

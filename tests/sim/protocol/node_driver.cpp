@@ -182,11 +182,24 @@ void Node::take_request(int from, const Packet& request) {
                                                           : WriteKind::kData;
   enter([&, kind = work.kind](Replica& replica, Nanoseconds now) {
     if (request.operation == Operation::kRead) {
+      work.asked = invariants_.least(request.range);
       replica.read(now, op, caller, request.range);
     } else {
       replica.write(now, op, caller, kind, request.range,
                     request.operation == Operation::kPartialWrite);
     }
+  });
+}
+
+void Node::probe(BlockRange range) {
+  run([this, range](Replica& replica, Nanoseconds) {
+    if (replica.role() != replication::Role::kActive) return;
+    Packet request;
+    request.kind = Packet::Kind::kRequest;
+    request.session = replica.record().session.generation;
+    request.connection = replica.connection();
+    request.range = range;
+    take_request(-1, request);
   });
 }
 
@@ -210,14 +223,15 @@ void Node::answer(const Work& work, Outcome outcome) {
   if (reply.kind == Packet::Kind::kAnswer && outcome == Outcome::kDone) {
     if (work.request.operation == Operation::kRead) {
       reply.blocks = work.data;
-      invariants_.on_read(*this, work.range, work.data);
+      invariants_.on_read(*this, work.range, work.data, work.asked);
     } else {
       std::vector<Block> written;
       for (const uint64_t value : work.values) written.push_back({value, work.version});
       invariants_.on_written(*this, work.range, written);
     }
   }
-  network_.send(index_, work.front_end, std::make_shared<Packet>(std::move(reply)));
+  if (work.front_end >= 0)
+    network_.send(index_, work.front_end, std::make_shared<Packet>(std::move(reply)));
 }
 
 // --- what it tells ---

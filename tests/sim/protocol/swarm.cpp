@@ -35,6 +35,7 @@ class Run {
     cluster_.record().set_faults(swarm_.register_faults);
     for (int i = 0; i < cluster_.gateways(); ++i) cluster_.gateway(i).work(swarm_.work);
     nemesis_.begin();
+    probe();
     if (!cluster_.run(swarm_.safety)) return cluster_.world().failure();
     nemesis_.end();
     const std::string slow = live();
@@ -47,6 +48,17 @@ class Run {
     const std::string differs = converge(cluster_, swarm_.liveness);
     if (differs.empty() || cluster_.world().failed() || any_usable()) return differs;
     return cluster_.history().check();
+  }
+
+  void probe() {
+    if (swarm_.probe_every == 0) return;
+    World& world = cluster_.world();
+    world.after(world.around(swarm_.probe_every), [this, &world] {
+      const uint64_t most = swarm_.work.hot_blocks != 0 ? 4 : swarm_.shape.blocks;
+      const uint64_t block = world.random().below(most);
+      for (int i = 0; i < cluster_.nodes(); ++i) cluster_.node(i).probe({block, block + 1});
+      probe();
+    });
   }
 
   bool any_usable() const {

@@ -1,0 +1,99 @@
+// Every mutant of replication/core (options.h) must be caught within a bounded number of seeds, or
+// the simulator is not good enough. Each runs in a process of its own, since an assertion of the
+// code under test catches it as well.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "tests/sim/protocol/swarm.h"
+
+namespace cvol::sim {
+namespace {
+
+struct Found {
+  uint64_t seed = 0;
+  char complaint[300] = {};
+};
+
+// Shared with the child.
+Found& found() {
+  static Found* const shared = static_cast<Found*>(
+      mmap(nullptr, sizeof(Found), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  return *shared;
+}
+
+void hunt(Mutant mutant, uint64_t seeds) {
+  for (uint64_t seed = 1; seed <= seeds; ++seed) {
+    found().seed = seed;
+    const Result result = run_swarm(draw_swarm(seed, mutant));
+    const bool slow = result.complaint.starts_with("I14");  // safety is what mutants break
+    if (result.complaint.empty() || slow) continue;
+    std::strncpy(found().complaint, result.complaint.c_str(), sizeof found().complaint - 1);
+    const char* line = std::strchr(found().complaint, '\n');
+    if (line != nullptr) found().complaint[line - found().complaint] = 0;
+    return;
+  }
+  found().seed = 0;
+}
+
+void expect_caught(const char* name, Mutant mutant, uint64_t seeds) {
+  found() = Found{};
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    std::freopen("/dev/null", "w", stderr);
+    hunt(mutant, seeds);
+    _exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  if (WIFSIGNALED(status)) std::strcpy(found().complaint, "an assertion of replication/core");
+  EXPECT_NE(found().seed, 0u) << name << " is not caught by " << seeds << " seeds";
+  std::printf("%-26s seed %4llu of %4llu: %s\n", name,
+              static_cast<unsigned long long>(found().seed), static_cast<unsigned long long>(seeds),
+              found().complaint);
+}
+
+struct Case {
+  const char* name;
+  Mutant mutant;
+  uint64_t seeds;
+};
+constexpr Case kCases[] = {
+    {"acknowledge_before_removal", Mutant::kAcknowledgeBeforeRemoval, 100},
+    {"joiner_required_after_cas", Mutant::kJoinerRequiredAfterCas, 100},
+    {"outcome_by_reading", Mutant::kOutcomeByReading, 1000},
+    {"no_grace", Mutant::kNoGrace, 1000},
+    {"no_leases", Mutant::kNoLeases, 1000},
+    {"read_in_flight", Mutant::kReadInFlight, 100},
+    {"no_reconcile", Mutant::kNoReconcile, 1000},
+    {"anyone_may_promote", Mutant::kAnyoneMayPromote, 100},
+    {"one_lease_is_enough", Mutant::kOneLeaseIsEnough, 3000},
+    {"acknowledge_before_durable", Mutant::kAcknowledgeBeforeDurable, 100},
+    {"no_epoch_check", Mutant::kNoEpochCheck, 1000},
+    {"tail_rolled_back", Mutant::kTailRolledBack, 100},
+    {"promise_not_persisted", Mutant::kPromiseNotPersisted, 3000},
+    {"joiner_lease_not_needed", Mutant::kJoinerLeaseNotNeeded, 3000},
+    {"old_generation_admitted", Mutant::kOldGenerationAdmitted, 1000},
+    {"join_without_own_tail", Mutant::kJoinWithoutOwnTail, 1000},
+    {"reconcile_own_tail_only", Mutant::kReconcileOwnTailOnly, 3000},
+    {"serve_before_reconciled", Mutant::kServeBeforeReconciled, 1000},
+    {"commit_point_too_early", Mutant::kCommitPointTooEarly, 1000},
+};
+
+class ProtocolMutants : public ::testing::TestWithParam<Case> {};
+
+TEST_P(ProtocolMutants, is_caught) {
+  expect_caught(GetParam().name, GetParam().mutant, GetParam().seeds);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ProtocolMutants, ::testing::ValuesIn(kCases),
+                         [](const auto& each) { return std::string(each.param.name); });
+
+}  // namespace
+}  // namespace cvol::sim
