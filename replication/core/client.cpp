@@ -132,6 +132,7 @@ OpId Replica::repair(Nanoseconds now, BlockRange range) {
 bool Replica::blocks(const Op& earlier, const Op& later) const {
   if (later.kind == OpKind::kBarrier) return earlier.client;
   if (!earlier.range.overlaps(later.range)) return false;
+  if (mutant(Mutant::kServeBeforeReconciled) && earlier.kind == OpKind::kRewrite) return false;
   if (later.kind == OpKind::kRead)  // R6: no write to the block in flight
     return writes(earlier.kind) && !mutant(Mutant::kReadInFlight);
   // While acknowledgements wait for min_in_sync, neither a write that every member has nor one

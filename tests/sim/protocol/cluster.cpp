@@ -285,6 +285,15 @@ void Cluster::hand_over(int to) {
   }
 }
 
+void Cluster::accept_data_loss(int index) {
+  Record next = register_.record();
+  next.epoch = next.epoch.next();
+  ++next.lineage;
+  next.primary = replica_at(index);
+  next.in_sync = {{next.primary, node(index).disk().durable().incarnation}};
+  register_.compare_and_swap(gateway().index(), next, [](CasResult, uint64_t) {});
+}
+
 void Cluster::put_out(int index) {
   for (const auto& each : nodes_) {
     if (each->index() == index) continue;

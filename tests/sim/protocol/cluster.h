@@ -86,6 +86,8 @@ class Cluster : public Directory {
   void detach() { change_session(-1); }
   bool changing_session() const { return changes_ > 0; }
   void hand_over(int to);
+  // Somebody decides that this copy counts, whatever is missing from it.
+  void accept_data_loss(int node);
   void put_out(int node);
 
  private:

@@ -159,6 +159,17 @@ void Copier::on_piece_done(const Packet& packet) {
   go_on(packet.from);
 }
 
+std::string Copier::describe() const {
+  std::string text;
+  for (const auto& [joiner, source] : sources_) {
+    text += fmt::format("; copies to node {}:{}{} {} pieces to do, {} open, {} wait",
+                        node_.directory_.node_of(joiner), source.asked ? "" : " not told,",
+                        source.comparing ? " compares," : "", source.todo.size(),
+                        source.open.size(), source.waiting);
+  }
+  return text;
+}
+
 // --- joiner ---
 
 bool Copier::is_mine(const Packet& packet) const {
@@ -197,7 +208,7 @@ void Copier::compare(const Packet& packet) {
     if (mine.value == theirs.value) continue;
     done.differs = fmt::format(
         "R10: copied, but block {} of node {} holds {} and not {}", i, node_.index(),
-        describe(mine), describe(theirs));
+        sim::describe(mine), sim::describe(theirs));
   }
   done.range = packet.range;
   done.ok = true;

@@ -82,6 +82,7 @@ void Invariants::on_record(const Record& before, const Record& after) {
     world_.fail(what + ": " + describe(before) + " to " + describe(after));
   };
   if (after.epoch != before.epoch.next()) fail("I7: epochs rise by one");
+  if (after.lineage != before.lineage) return forget();
   if (after.in_sync.empty()) fail("I7: an empty set");
   const InSync* leader = after.find_in_sync(after.primary);
   if (leader == nullptr) return fail("I7: the primary is not in the set");

@@ -245,7 +245,7 @@ std::string Node::describe() const {
                       replica_->joining() ? " joining" : "");
   const std::string waits = replica_->waits_for(clock());
   if (!waits.empty()) text += "; " + waits;
-  return text;
+  return text + copier_.describe();
 }
 
 }  // namespace cvol::sim

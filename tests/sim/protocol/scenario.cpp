@@ -71,6 +71,22 @@ void Scenario::expect_reads(uint64_t block, uint64_t request, int gateway) {
       << cluster_->status();
 }
 
+void Scenario::probe(int index, Nanoseconds time) {
+  const Nanoseconds end = cluster_->world().now() + time;
+  while (cluster_->world().now() < end) {
+    node(index).probe({0, cluster_->shape().blocks});
+    run(20 * kMillisecond);
+  }
+}
+
+void Scenario::load(uint64_t workers, uint64_t hot_blocks, uint64_t zeroes) {
+  Gateway::Work work;
+  work.workers = workers;
+  work.hot_blocks = hot_blocks;
+  work.zeroes = zeroes;
+  cluster_->gateway().work(work);
+}
+
 void Scenario::finish() {
   finished_ = true;
   const std::string complaint = converge(*cluster_, 120 * kSecond);
