@@ -76,14 +76,21 @@ void Replica::open_connection(Nanoseconds now, OpId barrier, Caller caller) {
 
 // Requests that were not admitted and come from an older session or connection.
 void Replica::fence_waiting_ops() {
-  const uint64_t session = durable_.record.session.generation;
-  if (mutant(Mutant::kOldGenerationAdmitted)) return;
   std::vector<OpId> fenced;
   for (const Op* op : order_) {
-    if (!op->client || is_started(*op)) continue;
-    if (op->session < session || op->connection < connection_) fenced.push_back(op->id);
+    if (!is_started(*op) && is_fenced(*op)) fenced.push_back(op->id);
   }
-  for (const OpId id : fenced) end_op(id, Outcome::kFenced);
+  // The end of one may let others start, but none of these (may_start); or let a planned move go
+  // on, which ends them all.
+  for (const OpId id : fenced) {
+    if (find_op(id) != nullptr) end_op(id, Outcome::kFenced);
+  }
+}
+
+bool Replica::is_fenced(const Op& op) const {
+  if (!op.client || mutant(Mutant::kOldGenerationAdmitted)) return false;
+  const uint64_t session = durable_.record.session.generation;
+  return op.session < session || op.connection < connection_;
 }
 
 void Replica::read(Nanoseconds now, OpId id, Caller caller, BlockRange range) {
@@ -127,11 +134,16 @@ bool Replica::blocks(const Op& earlier, const Op& later) const {
   if (!earlier.range.overlaps(later.range)) return false;
   if (later.kind == OpKind::kRead)  // R6: no write to the block in flight
     return writes(earlier.kind) && !mutant(Mutant::kReadInFlight);
+  // A write that every member has, and that waits for min_in_sync only, does not hold up the copy
+  // that the set refills by.
+  if (later.kind == OpKind::kCopy && earlier.state == Op::State::kInFlight && !earlier.failed &&
+      (required_ & ~earlier.acked) == 0)
+    return false;
   return writes(earlier.kind) || earlier.kind == OpKind::kCopy;
 }
 
 bool Replica::may_start(const Op& op) const {
-  if (handing_) return false;
+  if (handing_ || is_fenced(op)) return false;
   const bool internal = op.kind == OpKind::kRewrite;
   if (role_ != Role::kActive && !(internal && role_ == Role::kReconciling)) return false;
   if (writes(op.kind) && (in_flight_.size() >= options_.most_in_flight ||

@@ -48,8 +48,8 @@ void Replica::on_join_ready(const Message& message) {
   if (slot > kMostPeers || role_ != Role::kActive) return;
   Peer& peer = peers_[slot];
   peer.heard = now_;
-  if (peer.join == 0 || message.join != peer.join || peer.state != Peer::JoinState::kAccepted)
-    return;
+  if (peer.join == 0 || message.join != peer.join) return abort_join(slot, message.join);
+  if (peer.state != Peer::JoinState::kAccepted) return;
   if (message.epoch != durable_.record.epoch) return end_join(slot, true);
   peer.state = Peer::JoinState::kCopying;
   peer.reached = message.epoch;
@@ -110,9 +110,10 @@ void Replica::advance_join(Slot slot) {
   if (role_ != Role::kActive) return;
   const bool decided = proposal_ && proposal_->joiner == slot;
   if (!decided) {
-    if (peer.dead || now_ - peer.heard > options_.replica_timeout) return end_join(slot, false);
+    // Told, even if it is silent: it may be slow only, and would wait for this join for ever.
+    if (peer.dead || now_ - peer.heard > options_.replica_timeout) return end_join(slot, true);
     const bool stuck =
-        !peer.unacked.empty() && now_ - peer.unacked.begin()->second > options_.stuck_write;
+        !peer.unacked.empty() && now_ - peer.unacked.begin()->second.since > options_.stuck_write;
     if (stuck || peer.unacked.size() > 4 * options_.most_in_flight) return end_join(slot, true);
   }
   switch (peer.state) {
@@ -157,11 +158,17 @@ void Replica::on_join_completed(const Message& message) {
   if (slot > kMostPeers || role_ != Role::kActive) return;
   Peer& peer = peers_[slot];
   peer.heard = now_;
-  if (peer.join == 0 || message.join != peer.join || message.incarnation != peer.incarnation)
-    return;
+  if (peer.join == 0 || message.join != peer.join) return abort_join(slot, message.join);
+  if (message.incarnation != peer.incarnation) return;
   if (peer.state != Peer::JoinState::kCompleting) return;
   peer.state = Peer::JoinState::kComplete;
   advance_join(slot);
+}
+
+void Replica::abort_join(Slot slot, uint64_t join) {
+  Message abort = make(MessageType::kJoinAbort, slot);
+  abort.join = join;
+  send(slot, abort);
 }
 
 void Replica::end_join(Slot slot, bool tell) {
@@ -176,11 +183,7 @@ void Replica::end_join(Slot slot, bool tell) {
   }
   const uint64_t join = peer.join;
   const bool copying = peer.state == Peer::JoinState::kCopying;
-  if (tell) {
-    Message abort = make(MessageType::kJoinAbort, slot);
-    abort.join = join;
-    send(slot, abort);
-  }
+  if (tell) abort_join(slot, join);
   peer.join = 0;
   peer.state = Peer::JoinState::kNone;
   peer.unacked.clear();

@@ -153,8 +153,14 @@ void Replica::flush_gated() {
 // it lacks at its next resync.
 void Replica::hear_commit_point(Seq seq) {
   if (seq <= commit_point_ || member_join_ != 0 || !trusts_itself()) return;
-  commit_point_ = seq;
-  driver_.note_commit_point(seq);
+  raise_commit_point(seq);
+}
+
+// No seq up to the commit point is free: a replica that was copied to may hold none near it.
+void Replica::raise_commit_point(Seq seq) {
+  commit_point_ = std::max(commit_point_, seq);
+  last_seq_ = std::max(last_seq_, commit_point_);
+  driver_.note_commit_point(commit_point_);
 }
 
 // R7: counted from the receipt. Restarted replicas have waited already (grace_until_).
@@ -166,6 +172,7 @@ void Replica::on_beacon(const Message& message) {
   }
   const bool as_joiner = message.join != 0 && message.join == member_join_;
   if (!trusts_itself() && !as_joiner) return refuse(message, Refusal::kUntrusted);
+  if (as_joiner) join_heard_ = now_;
   primary_dead_ = false;
   hear_commit_point(message.commit_point);
   grace_until_ = std::max(grace_until_, now_ + options_.grace);
@@ -183,6 +190,8 @@ void Replica::say_hello() {
   const Record& record = durable_.record;
   if (role_ != Role::kFollower || disk_failed_ || record.primary.is_nil()) return;
   if (record.find_member(self_) == nullptr || record.primary == self_) return;
+  // The primary may have ended the join in an epoch that this replica never heard of.
+  if (member_join_ != 0 && now_ - join_heard_ > 4 * options_.replica_timeout) leave_join();
   if (trusts_itself() || member_join_ != 0) return;
   const Slot primary = slot_of(record.primary);
   if (primary > kMostPeers || !peers_[primary].up) return;
@@ -193,6 +202,11 @@ void Replica::say_hello() {
   hello.seq = last_seq_;
   hello.rebuilding = durable_.rebuilding;
   send(primary, hello);
+}
+
+void Replica::leave_join() {
+  member_join_ = 0;
+  member_join_persisting_ = member_join_ready_ = member_join_completing_ = false;
 }
 
 void Replica::on_join_accept(const Message& message) {
@@ -206,6 +220,7 @@ void Replica::on_join_accept(const Message& message) {
   }
   if (!accepts(message) || trusts_itself() || disk_failed_) return;
   member_join_ = message.join;
+  join_heard_ = now_;
   member_join_persisting_ = true;
   member_join_ready_ = member_join_completing_ = false;
   durable_.rebuilding = true;
@@ -215,8 +230,7 @@ void Replica::on_join_accept(const Message& message) {
 void Replica::on_join_complete(const Message& message) {
   if (!accepts(message) || message.join != member_join_ || !member_join_ready_) return;
   if (appending_ > 0) return;  // the primary has all acknowledgements; it asks again
-  commit_point_ = std::max(commit_point_, message.commit_point);
-  driver_.note_commit_point(commit_point_);
+  raise_commit_point(message.commit_point);
   durable_.rebuilding = false;
   member_join_completing_ = true;
   persist();
@@ -224,8 +238,7 @@ void Replica::on_join_complete(const Message& message) {
 
 void Replica::on_join_abort(const Message& message) {
   if (message.from != durable_.record.primary || message.join != member_join_) return;
-  member_join_ = 0;
-  member_join_persisting_ = member_join_ready_ = member_join_completing_ = false;
+  leave_join();
 }
 
 // A planned move: the primary serves no more in this epoch, so its grace need not be waited for.

@@ -109,7 +109,9 @@ void Replica::send_prepare(Op& op, Slot slot) {
   message.op = op.id;
   if ((set_ & bit) == 0) {
     message.join = peer.join;
-    peer.unacked.emplace(op.seq.value, now_);
+    peer.unacked.emplace(op.seq.value, Peer::Unacked{now_, op.range});
+    if (op.instead_of.value != 0 && op.joiner == slot && op.join == peer.join)
+      peer.unacked.erase(op.instead_of.value);
   }
   send(slot, message);
 }
@@ -168,6 +170,10 @@ void Replica::on_refuse(const Message& message) {
   if (slot > kMostPeers) return;
   Peer& peer = peers_[slot];
   peer.heard = now_;
+  const bool old_epoch =
+      message.refusal == Refusal::kEpoch || message.refusal == Refusal::kNoRecord;
+  if (old_epoch && message.join != 0 && message.join == peer.join && role_ == Role::kActive)
+    rewrite_for(slot, message.seq);
   const bool higher = message.record != nullptr && message.record->epoch > durable_.record.epoch;
   if (message.refusal == Refusal::kEpoch && higher) {
     Record record = *message.record;
@@ -211,6 +217,26 @@ void Replica::on_refuse(const Message& message) {
   check_members();
 }
 
+// A write was sent to a joiner under an epoch that it does not accept (any more), and has ended
+// since, because nobody waits for a joiner: it is not sent again with what is in flight. The joiner
+// gets this replica's content of the range under a new seq; until that is sent, the old seq stays
+// unacknowledged, so that the join does not go on without it.
+void Replica::rewrite_for(Slot joiner, Seq refused) {
+  Peer& peer = peers_[joiner];
+  const auto at = peer.unacked.find(refused.value);
+  if (at == peer.unacked.end() || in_flight(refused) != nullptr) return;
+  for (const Op* op : order_) {
+    if (op->instead_of == refused && op->joiner == joiner && op->join == peer.join) return;
+  }
+  ++rewriting_;
+  Op& op = make_op(next_internal_++, OpKind::kRewrite, at->second.range);
+  op.needs_payload = true;
+  op.joiner = joiner;
+  op.join = peer.join;
+  op.instead_of = refused;
+  if (may_start(op)) start(op);
+}
+
 // R3: answered when all of `required` have acknowledged.
 void Replica::settle(Op& op) {
   if (op.state != Op::State::kInFlight) return;
@@ -229,13 +255,13 @@ void Replica::settle(Op& op) {
   CVOL_ASSERT((op.acked & required_) == required_);  // I6
   const OpId id = op.id;
   const OpKind kind = op.kind;
-  end_op(id, kind == OpKind::kUndo ? Outcome::kNoSpace : Outcome::kDone);
-  advance_commit_point();
   if (kind == OpKind::kRewrite) {
     CVOL_ASSERT(rewriting_ > 0);
     --rewriting_;
-    next_rewrites();
   }
+  end_op(id, kind == OpKind::kUndo ? Outcome::kNoSpace : Outcome::kDone);
+  advance_commit_point();
+  if (kind == OpKind::kRewrite) next_rewrites();
 }
 
 void Replica::settle_all() {

@@ -195,11 +195,10 @@ void Replica::adopt(const Record& record) {
   if (!same_primary) {
     recent_.fill({});
     gated_.clear();
-    member_join_ = 0;
-    member_join_persisting_ = member_join_ready_ = member_join_completing_ = false;
+    leave_join();
     grace_until_ = std::max(grace_until_, now_ + options_.grace);
   }
-  if (record.find_in_sync(self_) != nullptr && member_join_ != 0) member_join_ = 0;
+  if (record.find_in_sync(self_) != nullptr) leave_join();
   persist();
   if (record.primary != self_) {
     if (was_primary) step_down();
@@ -215,7 +214,10 @@ void Replica::adopt(const Record& record) {
     return;
   }
   // Still the primary, in a new epoch: all members hear of it, and what is in flight goes again.
-  if (!same_session) fence_waiting_ops();
+  if (!same_session) {
+    fence_waiting_ops();
+    connection_ = 0;  // connections are numbered within their session
+  }
   if (role_ == Role::kHandedOver) become(Role::kRecovering);
   Mask keep = set_;
   if (proposal_ && proposal_->joiner != 0) keep |= Mask{1} << proposal_->joiner;
@@ -359,6 +361,11 @@ void Replica::tick(Nanoseconds now) {
     }
     return;
   }
+  if (handing_ &&
+      (now_ - handed_at_ >= options_.hand_over || (set_ >> handing_to_ & 1) == 0)) {
+    handing_ = false;  // what was admitted may never end, with too few members: serves again
+    driver_.event("the planned move is given up");
+  }
   check_members();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     Peer& peer = peers_[slot];
@@ -380,8 +387,7 @@ void Replica::on_link(Nanoseconds now, const ReplicaId& id, bool up) {
   if (up) peer.dead = false;
   if (role_ == Role::kFollower) {
     if (id == durable_.record.primary && member_join_ != 0) {
-      member_join_ = 0;  // begun anew
-      member_join_persisting_ = member_join_ready_ = member_join_completing_ = false;
+      leave_join();  // begun anew
     }
     if (up && id == durable_.record.primary) {
       hello_sent_ = 0;

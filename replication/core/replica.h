@@ -157,7 +157,11 @@ class Replica {
     } state = JoinState::kNone;
     Seq join_commit_point;
     Seq join_wait;  // kEntered: everything up to it has to be acknowledged first
-    std::map<uint64_t, Nanoseconds> unacked;  // seqs of PREPAREs to a joiner
+    struct Unacked {
+      Nanoseconds since = 0;
+      BlockRange range;
+    };
+    std::map<uint64_t, Unacked> unacked;  // PREPAREs to a joiner, by seq
     Nanoseconds join_refused_until = 0;
     Nanoseconds join_backoff = 0;
   };
@@ -183,8 +187,9 @@ class Replica {
     uint64_t session = 0;  // the client's
     uint64_t connection = 0;
     Mask undo_to = 0;   // kUndo: who has to take the write back
-    Slot joiner = 0;    // kCopy
-    uint64_t join = 0;  // kCopy
+    Slot joiner = 0;    // kCopy; kRewrite for a joiner (rewrite_for)
+    uint64_t join = 0;  // kCopy, kRewrite for a joiner
+    Seq instead_of;     // kRewrite for a joiner: of the write that it has refused
     Seq seq;            // in flight; its version
     Epoch epoch;        // of the version
     Mask sent = 0, acked = 0, refused = 0;
@@ -240,12 +245,15 @@ class Replica {
   void send_ack(uint64_t seq, Slot to, uint64_t join);
   void flush_gated();
   void hear_commit_point(Seq seq);
+  void raise_commit_point(Seq seq);
   void say_hello();
+  void leave_join();
 
   // primary.cpp
   void on_reached(const Message& message);
   void on_ack(const Message& message);
   void on_refuse(const Message& message);
+  void rewrite_for(Slot joiner, Seq refused);
   void on_grant(const Message& message);
   void reach(Slot peer);
   void reach_all();
@@ -277,6 +285,7 @@ class Replica {
   void on_join_ready(const Message& message);
   void on_join_completed(const Message& message);
   void end_join(Slot peer, bool tell);
+  void abort_join(Slot peer, uint64_t join);
   void advance_join(Slot peer);
   void enter(Slot peer);
 
@@ -292,6 +301,7 @@ class Replica {
   void answer_held_reads();
   void drop_all_ops();
   void fence_waiting_ops();
+  bool is_fenced(const Op& op) const;
   void cancel_copies(Slot joiner, uint64_t join);
   bool is_started(const Op& op) const { return op.state != Op::State::kWaiting; }
   // Blocks that count against most_in_flight_blocks.
@@ -351,6 +361,7 @@ class Replica {
   bool member_join_persisting_ = false;
   bool member_join_ready_ = false;
   bool member_join_completing_ = false;
+  Nanoseconds join_heard_ = 0;
   Nanoseconds hello_sent_ = 0;
 
   // As a candidate or primary.

@@ -40,6 +40,7 @@ struct ResyncProgress {
   uint64_t sent_bytes = 0;   // that differed
   bool verifying = false;
   Nanoseconds started = 0;
+  uint64_t seconds_left = 0;  // at the rate so far; 0: not known yet
 };
 
 class ReplicaHost final : public Driver {

@@ -116,6 +116,21 @@ Status RealDaemon::start_manager() {
   options.scrub_interval = std::chrono::seconds(config_.scrub_interval);
   options.nbd.buffer_bytes = config_.buffer_size;
   options.engine.read_cache = config_.read_cache == "page";
+  if (config_.metadata.starts_with("etcd:")) {
+    volume::ManagerOptions::ClusterMode mode;
+    mode.listen = config_.replication_listen;
+    mode.advertise = config_.replication_advertise;
+    mode.zone = config_.zone;
+    const auto ms = [](uint64_t value) {
+      return static_cast<replication::Nanoseconds>(value) * replication::kMillisecond;
+    };
+    mode.replication.beacon = ms(config_.beacon_ms);
+    mode.replication.lease = ms(config_.lease_ms);
+    mode.replication.grace = ms(config_.grace_ms);
+    mode.replication.replica_timeout = ms(config_.replica_timeout_ms);
+    mode.rebuild_after = std::chrono::seconds(config_.rebuild_after);
+    options.cluster_mode = std::move(mode);
+  }
   options.attach_method = config_.attach_method;
   options.no_attach_because = why_no_attach(config_);
   options.boot_id = read_boot_id();

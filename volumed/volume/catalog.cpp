@@ -121,9 +121,9 @@ Status Catalog::begin_removal(VolumeEntry& entry) {
   v1::VolumeRecord next = entry.record;
   next.set_state("removing");
   const std::string key = keys_.volume(entry.record.id());
-  auto done = store_.commit({{{key, entry.revision}},
-                             {{key, meta::encode_record(next), 0},
-                              {keys_.name(entry.record.name()), {}, 0}}});
+  auto done = store_.commit(
+      {{{key, entry.revision}},
+       {{key, meta::encode_record(next), 0}, {keys_.name(entry.record.name()), {}, 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kBusy, "the record of volume '" + entry.record.name() +

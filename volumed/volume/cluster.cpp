@@ -19,8 +19,10 @@ Task<bool> close_exchange(replication::Exchange* exchange) {
   co_return true;
 }
 
-Task<void> close_gateway(std::unique_ptr<replication::Gateway> gateway) {
+Task<void> close_gateway(replication::Gateway* gateway, std::shared_ptr<std::atomic<int>> count) {
   co_await gateway->close();
+  delete gateway;
+  --*count;
 }
 
 }  // namespace
@@ -112,6 +114,7 @@ void Cluster::stop() {
     std::lock_guard lock(locals_mutex_);
     close_local(id);
   }
+  for (int i = 0; *gateways_ > 0 && i < 1000; ++i) std::this_thread::sleep_for(5ms);
   for (auto& worker : proposers_) worker->stop();
   for (ShardPart* part : parts()) {
     if (!part->exchange) continue;
@@ -346,9 +349,11 @@ Result<Cluster::OpenGateway> Cluster::open_gateway(const VolumeEntry& entry,
   OpenGateway open;
   open.shard = shard;
   // The last one to let go may be on any thread; it ends on its shard.
-  open.gateway = std::shared_ptr<replication::Gateway>(made, [shard](replication::Gateway* gone) {
-    shard->spawn([gone] { return close_gateway(std::unique_ptr<replication::Gateway>(gone)); });
-  });
+  ++*gateways_;
+  open.gateway = std::shared_ptr<replication::Gateway>(
+      made, [shard, count = gateways_](replication::Gateway* gone) {
+        shard->spawn([gone, count] { return close_gateway(gone, count); });
+      });
   return open;
 }
 

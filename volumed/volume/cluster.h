@@ -11,6 +11,7 @@
 // compare-and-swaps).
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <map>
@@ -178,6 +179,8 @@ class Cluster {
   std::map<std::string, std::chrono::steady_clock::time_point> missing_since_;  // nodes
   meta::LeaseId lease_ = 0;
   bool stopping_ = false;
+
+  std::shared_ptr<std::atomic<int>> gateways_ = std::make_shared<std::atomic<int>>(0);
 
   std::mutex locals_mutex_;              // one reconciliation of replicas at a time
   std::map<std::string, Local> locals_;  // by volume id
