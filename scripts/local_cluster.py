@@ -470,7 +470,7 @@ class LocalCluster:
         for node in self.numbers:
             self.start_node(node, wait=False)
         for node in self.numbers:
-            if self.nodes[node].state() == "running":
+            if self.nodes[node].state() != "stopped":
                 self.wait_node(node)
 
     def down(self):
