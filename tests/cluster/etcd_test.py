@@ -5,7 +5,7 @@ import signal
 import time
 import unittest
 
-from harness import LONG, PATIENCE, Cluster, ClusterTest, rounds, say, wait_for
+from cluster_harness import LONG, PATIENCE, Cluster, ClusterTest, rounds, say, wait_for
 
 # With nothing else wrong no request may wait for etcd. A second is not a stall of this machine's.
 STALL = 1.0

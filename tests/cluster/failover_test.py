@@ -5,7 +5,7 @@ import subprocess
 import time
 import unittest
 
-from harness import PATIENCE, ClusterTest, rounds, say, stalls
+from cluster_harness import PATIENCE, ClusterTest, rounds, say, stalls
 
 
 class Failover(ClusterTest):

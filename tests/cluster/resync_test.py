@@ -4,7 +4,7 @@ import random
 import time
 import unittest
 
-from harness import LONG, ClusterTest, run, say, wait_for
+from cluster_harness import LONG, ClusterTest, run, say, wait_for
 import stamps
 
 SIZE_MIB = 2048 if LONG else 512
