@@ -49,7 +49,9 @@ Result<v1::NodeRecord> Catalog::register_node(const std::string& id, const std::
     record.set_id(make_id());
     record.set_name(cluster_);
     *record.mutable_created() = TimeUtil::GetCurrentTime();
-    CVOL_TRY(put_new(keys_.cluster(), record));
+    // Another node that starts for the first time may have made it just now.
+    const Status made = put_new(keys_.cluster(), record);
+    if (!made && made.code() != Code::kAlreadyExists) return made;
   }
   auto node = find_node(id, name);
   if (!node) return node.status();
