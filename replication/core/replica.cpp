@@ -355,12 +355,12 @@ void Replica::tick(Nanoseconds now) {
     }
     return;
   }
-  if (handing_ &&
-      (now_ - handed_at_ >= options_.hand_over || (set_ >> handing_to_ & 1) == 0)) {
+  if (handing_ && (now_ - handed_at_ >= options_.hand_over || (set_ >> handing_to_ & 1) == 0)) {
     handing_ = false;  // what was admitted may never end, with too few members: serves again
     driver_.event("the planned move is given up");
   }
   check_members();
+  check_slow_members();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     Peer& peer = peers_[slot];
     if ((required_ >> slot & 1) != 0 && peer.reached < durable_.record.epoch &&

@@ -127,7 +127,8 @@ void Exchange::on_frame(const Endpoint& from, Frame frame) {
   // A gateway that looks for the primary in the wrong place must not wait.
   if (type == wire::FrameType::kOpen || type == wire::FrameType::kRead ||
       type == wire::FrameType::kWrite || type == wire::FrameType::kStatus ||
-      type == wire::FrameType::kConfirm || type == wire::FrameType::kMove) {
+      type == wire::FrameType::kConfirm || type == wire::FrameType::kMove ||
+      type == wire::FrameType::kVerify) {
     wire::Answer answer;
     answer.outcome = static_cast<uint8_t>(Outcome::kNotPrimary);
     wire::FrameHeader header;

@@ -471,8 +471,6 @@ Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, Block
     work->whole = std::move(buffer);
     if (kind == OpKind::kWrite) {
       made = co_await overlay_client_data(work, range);
-    } else if (kind == OpKind::kRepair) {
-      made = co_await fetch_from_peers(work, range);
     } else {
       made = co_await read_blocks(range, work->whole.first(range.blocks() * kBlockBytes));
       // R14: damaged blocks of the tail come from members first.
