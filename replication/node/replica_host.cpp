@@ -56,6 +56,7 @@ ReplicaHost::ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo&
     : parts_(std::move(parts)),
       salt_(checksum_salt(parts_.volume)),
       local_size_(info.size_bytes),
+      next_call_(reactor().random().next() >> 1),
       buffers_(kBufferBytes, kBufferBytes / 4) {
   buffers_.set_on_return(
       [](void* self) { static_cast<ReplicaHost*>(self)->buffer_waiters_.wake_one(); }, this);

@@ -214,7 +214,7 @@ class ReplicaHost final : public Driver {
   std::map<ReplicaId, bool> told_links_;
   OpId next_op_ = 1;
   std::unordered_map<OpId, Work*> works_;
-  uint64_t next_call_ = 1;
+  uint64_t next_call_;  // from anywhere: late answers to a life before fit no question
   std::unordered_map<uint64_t, Call*> calls_;
   uint64_t next_prepared_ = 1;
   std::unordered_map<uint64_t, Prepared> prepared_;
