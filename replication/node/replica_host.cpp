@@ -331,7 +331,12 @@ void ReplicaHost::release(Work* work) {
 
 void ReplicaHost::finish(OpId op, Outcome outcome) {
   const auto at = works_.find(op);
-  if (at == works_.end()) return;
+  if (at == works_.end()) {  // a piece of a resync that never began
+    for (auto& [join, copier] : copiers_) {
+      if (copier->has_piece(op)) return copier->piece_ended(op, false);
+    }
+    return;
+  }
   Work* work = at->second;
   works_.erase(at);
   work->finished = true;
