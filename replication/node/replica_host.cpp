@@ -319,6 +319,12 @@ ReplicaHost::Work* ReplicaHost::find_work(OpId op) const {
   return at == works_.end() ? nullptr : at->second;
 }
 
+void ReplicaHost::begin_for_core(Task<void> task) {
+  ++inside_core_;
+  scope_.spawn(std::move(task));
+  --inside_core_;
+}
+
 void ReplicaHost::release(Work* work) {
   CVOL_ASSERT(work->pending > 0);
   if (--work->pending > 0 || !work->finished) return;
@@ -359,7 +365,7 @@ void ReplicaHost::append(OpId op, WriteKind kind, Epoch epoch, Seq seq, BlockRan
     sum_payload(*work, range);
   }
   ++work->pending;
-  scope_.spawn(append_own(work, kind, epoch, seq, range));
+  begin_for_core(append_own(work, kind, epoch, seq, range));
 }
 
 void ReplicaHost::sum_payload(Work& work, BlockRange range) const {
@@ -388,6 +394,7 @@ Task<void> ReplicaHost::append_own(Work* work, WriteKind kind, Epoch epoch, Seq 
     work->status = done;
     result = done.code() == Code::kNoSpace ? AppendResult::kNoSpace : AppendResult::kFailed;
   }
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_appended(now(), seq, result);
   release(work);
 }
@@ -397,7 +404,7 @@ void ReplicaHost::append_prepared(const Message& prepare) {
   CVOL_ASSERT(at != prepared_.end());
   Prepared prepared = std::move(at->second);
   prepared_.erase(at);
-  scope_.spawn(append_for_primary(prepare, std::move(prepared)));
+  begin_for_core(append_for_primary(prepare, std::move(prepared)));
 }
 
 void ReplicaHost::drop_prepared(const Message& prepare) {
@@ -422,16 +429,18 @@ Task<void> ReplicaHost::append_for_primary(Message prepare, Prepared prepared) {
   AppendResult result = AppendResult::kDurable;
   if (!done)
     result = done.code() == Code::kNoSpace ? AppendResult::kNoSpace : AppendResult::kFailed;
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_appended(now(), prepare.seq, result);
 }
 
 void ReplicaHost::collect_tail(Seq after, uint64_t ticket) {
-  scope_.spawn(tail_task(after, ticket));
+  begin_for_core(tail_task(after, ticket));
 }
 
 Task<void> ReplicaHost::tail_task(Seq after, uint64_t ticket) {
   std::vector<BlockRange> ranges;
   auto chunks = co_await parts_.engine->changed_chunks(parts_.number, after.value);
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (closing_) co_return;
   if (!chunks) {
     core_->on_disk_failed(now());
@@ -466,7 +475,7 @@ void ReplicaHost::make_payload(OpId op, OpKind kind, BlockRange range) {
     works_[op] = work;
   }
   ++work->pending;
-  scope_.spawn(make_own_payload(op, work, kind, range));
+  begin_for_core(make_own_payload(op, work, kind, range));
 }
 
 Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range) {
@@ -490,6 +499,7 @@ Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, Block
     if (made && kind == OpKind::kUndo) sum_payload(*work, range);
     if (!made) work->status = made;
   }
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_ && !work->finished) core_->on_payload(now(), op, made.is_ok(), write_kind);
   release(work);
 }
@@ -523,7 +533,7 @@ void ReplicaHost::read(OpId op, BlockRange range) {
   Work* work = find_work(op);
   CVOL_ASSERT(work != nullptr);
   ++work->pending;
-  scope_.spawn(read_own(op, work, range));
+  begin_for_core(read_own(op, work, range));
 }
 
 Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
@@ -543,6 +553,7 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
   }
   if (!done) work->status = done;
   if (done && !direct) std::memcpy(work->into.data(), into.data() + skip, work->into.size());
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_read(now(), op, done.is_ok());
   release(work);
 }
@@ -551,6 +562,7 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
 Task<Status> ReplicaHost::repair_damage(BlockRange range) {
   if (core_->record().in_sync.size() < 2)
     co_return Status(Code::kDamaged, "there is no other copy");
+  if (inside_core_ > 0) co_await io::yield(reactor());
   Buffer block = co_await take(kBlockBytes);
   for (uint64_t at = range.begin; at < range.end; ++at) {
     const Status good = co_await read_blocks({at, at + 1}, block.first(kBlockBytes));

@@ -170,6 +170,9 @@ class ReplicaHost final : public Driver {
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
   Task<Buffer> take(std::size_t bytes);
+  // A task that a call of core begins. Before it calls core itself it leaves that call, if what it
+  // waits for was done at once (`if (inside_core_ > 0) co_await io::yield(reactor())`).
+  void begin_for_core(Task<void> task);
   void release(Work* work);
   void sum_payload(Work& work, BlockRange range) const;
   Work* find_work(OpId op) const;
@@ -226,6 +229,7 @@ class ReplicaHost final : public Driver {
   io::WaitList changed_;
   std::map<uint64_t, std::unique_ptr<Copier>> copiers_;  // by join
   Copier* beginning_ = nullptr;                          // of a piece
+  uint32_t inside_core_ = 0;
   std::vector<ResyncProgress> resyncs_;
   uint64_t resync_sent_ = 0;
   std::vector<store::ChunkVersion> listed_;  // for a source that asks page by page
