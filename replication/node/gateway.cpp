@@ -16,8 +16,11 @@ constexpr io::Nanoseconds kLongestWait = 50 * io::kMillisecond;
 
 }  // namespace
 
-Gateway::Gateway(Parts parts) : parts_(std::move(parts)), size_(parts_.record.size_bytes) {
-  CVOL_ASSERT(parts_.exchange != nullptr && parts_.metrics != nullptr);
+Gateway::Gateway(Parts parts)
+    : parts_(std::move(parts)),
+      size_(parts_.record.size_bytes),
+      next_number_(reactor().random().next() >> 1) {
+  CVOL_ASSERT(parts_.metrics != nullptr);
   parts_.exchange->add(this);
 }
 

@@ -106,7 +106,7 @@ class Gateway final : public BlockDevice {
   ReplicaId primary_;  // where the connection is open
   std::size_t candidate_ = 0;
   uint64_t under_way_ = 0;
-  uint64_t next_number_ = 1;
+  uint64_t next_number_;  // from anywhere: late answers to a life before fit no request
   std::unordered_map<uint64_t, Call*> calls_;
   io::WaitList opened_;
   io::WaitList woken_;

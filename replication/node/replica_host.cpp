@@ -56,6 +56,7 @@ ReplicaHost::ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo&
     : parts_(std::move(parts)),
       salt_(checksum_salt(parts_.volume)),
       local_size_(info.size_bytes),
+      next_call_(reactor().random().next() >> 1),
       buffers_(kBufferBytes, kBufferBytes / 4) {
   buffers_.set_on_return(
       [](void* self) { static_cast<ReplicaHost*>(self)->buffer_waiters_.wake_one(); }, this);
@@ -318,6 +319,12 @@ ReplicaHost::Work* ReplicaHost::find_work(OpId op) const {
   return at == works_.end() ? nullptr : at->second;
 }
 
+void ReplicaHost::begin_for_core(Task<void> task) {
+  ++inside_core_;
+  scope_.spawn(std::move(task));
+  --inside_core_;
+}
+
 void ReplicaHost::release(Work* work) {
   CVOL_ASSERT(work->pending > 0);
   if (--work->pending > 0 || !work->finished) return;
@@ -330,7 +337,12 @@ void ReplicaHost::release(Work* work) {
 
 void ReplicaHost::finish(OpId op, Outcome outcome) {
   const auto at = works_.find(op);
-  if (at == works_.end()) return;
+  if (at == works_.end()) {  // a piece of a resync that never began
+    for (auto& [join, copier] : copiers_) {
+      if (copier->has_piece(op)) return copier->piece_ended(op, false);
+    }
+    return;
+  }
   Work* work = at->second;
   works_.erase(at);
   work->finished = true;
@@ -353,7 +365,7 @@ void ReplicaHost::append(OpId op, WriteKind kind, Epoch epoch, Seq seq, BlockRan
     sum_payload(*work, range);
   }
   ++work->pending;
-  scope_.spawn(append_own(work, kind, epoch, seq, range));
+  begin_for_core(append_own(work, kind, epoch, seq, range));
 }
 
 void ReplicaHost::sum_payload(Work& work, BlockRange range) const {
@@ -382,6 +394,7 @@ Task<void> ReplicaHost::append_own(Work* work, WriteKind kind, Epoch epoch, Seq 
     work->status = done;
     result = done.code() == Code::kNoSpace ? AppendResult::kNoSpace : AppendResult::kFailed;
   }
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_appended(now(), seq, result);
   release(work);
 }
@@ -391,7 +404,7 @@ void ReplicaHost::append_prepared(const Message& prepare) {
   CVOL_ASSERT(at != prepared_.end());
   Prepared prepared = std::move(at->second);
   prepared_.erase(at);
-  scope_.spawn(append_for_primary(prepare, std::move(prepared)));
+  begin_for_core(append_for_primary(prepare, std::move(prepared)));
 }
 
 void ReplicaHost::drop_prepared(const Message& prepare) {
@@ -416,16 +429,18 @@ Task<void> ReplicaHost::append_for_primary(Message prepare, Prepared prepared) {
   AppendResult result = AppendResult::kDurable;
   if (!done)
     result = done.code() == Code::kNoSpace ? AppendResult::kNoSpace : AppendResult::kFailed;
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_appended(now(), prepare.seq, result);
 }
 
 void ReplicaHost::collect_tail(Seq after, uint64_t ticket) {
-  scope_.spawn(tail_task(after, ticket));
+  begin_for_core(tail_task(after, ticket));
 }
 
 Task<void> ReplicaHost::tail_task(Seq after, uint64_t ticket) {
   std::vector<BlockRange> ranges;
   auto chunks = co_await parts_.engine->changed_chunks(parts_.number, after.value);
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (closing_) co_return;
   if (!chunks) {
     core_->on_disk_failed(now());
@@ -460,7 +475,7 @@ void ReplicaHost::make_payload(OpId op, OpKind kind, BlockRange range) {
     works_[op] = work;
   }
   ++work->pending;
-  scope_.spawn(make_own_payload(op, work, kind, range));
+  begin_for_core(make_own_payload(op, work, kind, range));
 }
 
 Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range) {
@@ -482,6 +497,7 @@ Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, Block
     if (made && kind == OpKind::kUndo) sum_payload(*work, range);
     if (!made) work->status = made;
   }
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_ && !work->finished) core_->on_payload(now(), op, made.is_ok(), write_kind);
   release(work);
 }
@@ -515,7 +531,7 @@ void ReplicaHost::read(OpId op, BlockRange range) {
   Work* work = find_work(op);
   CVOL_ASSERT(work != nullptr);
   ++work->pending;
-  scope_.spawn(read_own(op, work, range));
+  begin_for_core(read_own(op, work, range));
 }
 
 Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
@@ -535,6 +551,7 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
   }
   if (!done) work->status = done;
   if (done && !direct) std::memcpy(work->into.data(), into.data() + skip, work->into.size());
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_read(now(), op, done.is_ok());
   release(work);
 }
@@ -543,6 +560,7 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
 Task<Status> ReplicaHost::repair_damage(BlockRange range) {
   if (core_->record().in_sync.size() < 2)
     co_return Status(Code::kDamaged, "there is no other copy");
+  if (inside_core_ > 0) co_await io::yield(reactor());
   Buffer block = co_await take(kBlockBytes);
   for (uint64_t at = range.begin; at < range.end; ++at) {
     const Status good = co_await read_blocks({at, at + 1}, block.first(kBlockBytes));

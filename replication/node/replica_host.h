@@ -179,6 +179,9 @@ class ReplicaHost final : public Driver {
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
   Task<Buffer> take(std::size_t bytes);
+  // A task that a call of core begins. Before it calls core itself it leaves that call, if what it
+  // waits for was done at once (`if (inside_core_ > 0) co_await io::yield(reactor())`).
+  void begin_for_core(Task<void> task);
   void release(Work* work);
   void sum_payload(Work& work, BlockRange range) const;
   Work* find_work(OpId op) const;
@@ -228,7 +231,7 @@ class ReplicaHost final : public Driver {
   std::map<ReplicaId, bool> told_links_;
   OpId next_op_ = 1;
   std::unordered_map<OpId, Work*> works_;
-  uint64_t next_call_ = 1;
+  uint64_t next_call_;  // from anywhere: late answers to a life before fit no question
   std::unordered_map<uint64_t, Call*> calls_;
   uint64_t next_prepared_ = 1;
   std::unordered_map<uint64_t, Prepared> prepared_;
@@ -240,6 +243,7 @@ class ReplicaHost final : public Driver {
   io::WaitList changed_;
   std::map<uint64_t, std::unique_ptr<Copier>> copiers_;  // by join
   Copier* beginning_ = nullptr;                          // of a piece
+  uint32_t inside_core_ = 0;
   std::vector<ResyncProgress> resyncs_;
   uint64_t resync_sent_ = 0;
   std::map<uint64_t, uint64_t> verified_chunks_;  // of a verify that goes on
