@@ -136,7 +136,9 @@ void Copier::on_finished(OpId op) {
 
 void Copier::on_piece_done(const Packet& packet) {
   auto at = sources_.find(packet.from);
-  if (at == sources_.end() || at->second.open.erase(packet.op) == 0) return;
+  // Of an earlier life of this process the same op may be answered late: joins differ.
+  if (at == sources_.end() || at->second.join != packet.join) return;
+  if (at->second.open.erase(packet.op) == 0) return;
   node_.enter([&](Replica& replica, Nanoseconds now) {
     replica.on_copied(now, packet.op, packet.ok);
   });
