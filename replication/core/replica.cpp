@@ -22,7 +22,7 @@ Replica::Replica(Driver& driver, const Options& options, Start start)
       last_seq_(std::max(start.last_seq, start.commit_point)),
       commit_point_(start.commit_point),
       noted_commit_point_(start.commit_point),
-      grace_until_(start.fresh ? start.now : start.now + options.grace) {
+      grace_until_(start.now + options.grace) {
   CVOL_ASSERT(!self_.is_nil());
   Peer self;
   self.id = self_;

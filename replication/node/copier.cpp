@@ -38,6 +38,11 @@ void Copier::tell() {
     progress.total_bytes = total_bytes_;
     progress.done_bytes = looked_bytes_;
     progress.verifying = verifying_;
+    const int64_t spent = host_.now() - started_;
+    if (looked_bytes_ > 0 && total_bytes_ > looked_bytes_)
+      progress.seconds_left = static_cast<uint64_t>(
+          static_cast<double>(spent) / 1e9 * static_cast<double>(total_bytes_ - looked_bytes_) /
+          static_cast<double>(looked_bytes_));
   }
 }
 

@@ -72,6 +72,12 @@ ReplicaHost* Exchange::host_of(const Uuid& volume) const {
   return at == hosts_by_tag_.end() ? nullptr : at->second;
 }
 
+void Exchange::set_record(const Uuid& volume, const Record& record) {
+  if (ReplicaHost* host = host_of(volume)) host->set_record(record);
+  const auto gateway = gateways_.find(wire::tag_of(volume));
+  if (gateway != gateways_.end()) gateway->second->set_record(record);
+}
+
 // --- time ---
 
 void Exchange::start_clock() {
@@ -152,10 +158,7 @@ void Exchange::process_died(const NodeId& node, const Uuid& process) {
     for (ReplicaHost* host : hosts_) host->on_process_dead(endpoint);
     for (auto& [tag, gateway] : gateways_) gateway->on_down(endpoint);
   }
-}
-
-void Exchange::tell_all(const wire::FrameHeader& header, std::span<const std::byte> body) {
-  for (const auto& [endpoint, process] : processes_) send(endpoint, header, body);
+  if (on_death) on_death(node, process);
 }
 
 void Exchange::reset(const Member& member) {

@@ -57,9 +57,12 @@ class Exchange final : public MeshHandler {
   void remove(Gateway* gateway);
   // The replica of the volume that lives here, or nullptr.
   ReplicaHost* host_of(const Uuid& volume) const;
+  // The register's record of a volume, for whoever works with it here.
+  void set_record(const Uuid& volume, const Record& record);
   // The process is known to be dead: its node's watcher says so (kDead), or somebody here knows.
   void process_died(const NodeId& node, const Uuid& process);
-  void tell_all(const wire::FrameHeader& header, std::span<const std::byte> body);
+  // Told of every such death, on the shard's thread; may be empty.
+  std::function<void(const NodeId& node, const Uuid& process)> on_death;
   // The connection to a peer that does not answer is made anew.
   void reset(const Member& member);
 

@@ -75,6 +75,7 @@ class Mesh {
   Task<void> close();
 
   uint64_t sent_frames() const { return sent_frames_; }
+  uint64_t connections() const { return connections_; }  // that were ever up
 
  private:
   struct Link;
@@ -106,6 +107,7 @@ class Mesh {
   std::map<Link*, std::shared_ptr<Link>> links_;
   uint64_t next_session_;
   uint64_t sent_frames_ = 0;
+  uint64_t connections_ = 0;
   bool closing_ = false;
   io::CancelToken cancel_;
   io::Scope scope_;

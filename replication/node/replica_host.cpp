@@ -40,9 +40,9 @@ Result<std::unique_ptr<ReplicaHost>> ReplicaHost::open(Parts parts, const Record
     return Status(Code::kUnavailable,
                   "the metadata store is away, and this replica was never used: nothing says what "
                   "it belongs to");
-  } else {
-    durable.record = *record;
   }
+  // A fresh one adopts the record below, as news: it says nothing to anybody before that is on
+  // stable storage, and leaves the primary that is recorded the time to begin.
   durable.incarnation = std::max(durable.incarnation, parts.incarnation);
   std::unique_ptr<ReplicaHost> host(
       new ReplicaHost(std::move(parts), std::move(durable), *info, fresh));
@@ -350,15 +350,19 @@ void ReplicaHost::append(OpId op, WriteKind kind, Epoch epoch, Seq seq, BlockRan
   CVOL_ASSERT(work != nullptr);
   if (kind == WriteKind::kData) {
     if (work->payload.empty()) work->payload = work->data;
-    CVOL_ASSERT(work->payload.size() == range.blocks() * kBlockBytes);
-    work->checksums.resize(range.blocks());
-    for (uint64_t i = 0; i < range.blocks(); ++i) {
-      work->checksums[i] =
-          block_checksum(salt_, range.begin + i, work->payload.data() + i * kBlockBytes);
-    }
+    sum_payload(*work, range);
   }
   ++work->pending;
   scope_.spawn(append_own(work, kind, epoch, seq, range));
+}
+
+void ReplicaHost::sum_payload(Work& work, BlockRange range) const {
+  CVOL_ASSERT(work.payload.size() == range.blocks() * kBlockBytes);
+  work.checksums.resize(range.blocks());
+  for (uint64_t i = 0; i < range.blocks(); ++i) {
+    work.checksums[i] =
+        block_checksum(salt_, range.begin + i, work.payload.data() + i * kBlockBytes);
+  }
 }
 
 Task<void> ReplicaHost::append_own(Work* work, WriteKind kind, Epoch epoch, Seq seq,
@@ -476,6 +480,8 @@ Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, Block
     }
     work->payload = work->whole.first(range.blocks() * kBlockBytes);
     if (made && kind != OpKind::kWrite && all_zero(work->payload)) write_kind = WriteKind::kZero;
+    // It goes to others only: append() is not called for it.
+    if (made && kind == OpKind::kUndo) sum_payload(*work, range);
     if (!made) work->status = made;
   }
   if (!closing_ && !work->finished) core_->on_payload(now(), op, made.is_ok(), write_kind);

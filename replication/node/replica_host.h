@@ -40,6 +40,7 @@ struct ResyncProgress {
   uint64_t sent_bytes = 0;   // that differed
   bool verifying = false;
   Nanoseconds started = 0;
+  uint64_t seconds_left = 0;  // at the rate so far; 0: not known yet
 };
 
 class ReplicaHost final : public Driver {
@@ -171,6 +172,7 @@ class ReplicaHost final : public Driver {
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
   Task<Buffer> take(std::size_t bytes);
   void release(Work* work);
+  void sum_payload(Work& work, BlockRange range) const;
   Work* find_work(OpId op) const;
   Task<ClientResult> run_write(Replica::Caller caller, Work& work, WriteKind kind, BlockRange range,
                                bool needs_payload);

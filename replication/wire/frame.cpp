@@ -272,6 +272,7 @@ Result<Hello> decode_hello(std::span<const std::byte> body) {
 std::vector<std::byte> encode_death(const Death& death) {
   std::vector<std::byte> body;
   Writer out(body);
+  out.uuid(death.cluster);
   out.uuid(death.node);
   out.uuid(death.process);
   return body;
@@ -280,6 +281,7 @@ std::vector<std::byte> encode_death(const Death& death) {
 Result<Death> decode_death(std::span<const std::byte> body) {
   Reader in(body);
   Death death;
+  death.cluster = in.uuid();
   death.node = in.uuid();
   death.process = in.uuid();
   if (!in.ok()) return damaged("news of a death is cut short");

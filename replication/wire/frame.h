@@ -101,7 +101,7 @@ std::vector<std::byte> encode_hello(const Hello& hello);
 Result<Hello> decode_hello(std::span<const std::byte> body);
 
 struct Death {
-  Uuid node, process;
+  Uuid cluster, node, process;
 };
 std::vector<std::byte> encode_death(const Death& death);
 Result<Death> decode_death(std::span<const std::byte> body);

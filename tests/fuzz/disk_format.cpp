@@ -13,7 +13,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
   cvol::Result<ChunkRecord> chunk = decode_chunk_record(text);
   if (chunk) CVOL_ASSERT(encode_chunk_record(*chunk) == text);
   cvol::Result<ReplicaRecord> replica = decode_replica_record(text);
-  (void)replica.is_ok();
+  (void)replica.is_ok();  // any byte but 0 says that it is being removed
+  cvol::Result<std::string> state = decode_replica_state(text);
+  if (state) CVOL_ASSERT(encode_replica_state(*state) == text);
+  cvol::Result<std::vector<ZeroedRange>> zeroed = decode_zeroed_ranges(text);
+  if (zeroed) CVOL_ASSERT(encode_zeroed_ranges(*zeroed) == text);
   cvol::Result<TableMeta> meta = decode_table_meta(text);
   if (meta) CVOL_ASSERT(encode_table_meta(*meta) == text);
   cvol::Result<uint64_t> mark = decode_commit_mark(text);
@@ -27,6 +31,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
   uint64_t point = 0;
   if (parse_chunk_key(text, &number, &index, &point))
     CVOL_ASSERT(chunk_key(number, index, point) == text);
+  if (parse_replica_state_key(text, &number)) CVOL_ASSERT(replica_state_key(number) == text);
+  if (parse_zeroed_ranges_key(text, &number)) CVOL_ASSERT(zeroed_ranges_key(number) == text);
   if (parse_replica_key(text, &number)) CVOL_ASSERT(replica_key(number) == text);
   return 0;
 }

@@ -1,4 +1,5 @@
 // Replay of a journal whose bytes are arbitrary: it ends or refuses, and never reads beyond.
+// Records of both versions of a batch.
 #include <cstring>
 
 #include "tests/fuzz/fuzz.h"
@@ -18,6 +19,8 @@ Task<void> replay(io::Reactor* reactor, Label label, BufferPool* pool) {
       *file, label, {1, 0}, 0, *pool,
       [](const DecodedBatch& batch, std::span<const std::byte> payload) {
         for (const DecodedRecord& record : batch.records) {
+          if (record.record.type == RecordType::kCommitPoint)
+            CVOL_ASSERT(batch.header.version >= 2 && record.record.count == 0);
           if (record.record.type != RecordType::kWrite) continue;
           const uint64_t end =
               (uint64_t{record.record.payload} + record.record.count) * kBlockBytes;
@@ -50,6 +53,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
   area.resize(4 * kBlockBytes);
   const std::size_t used = std::min(size, area.size() - store::kBatchFixedBytes);
   if (used != 0) std::memcpy(area.data() + store::kBatchFixedBytes, data, used);
+  store_le<uint32_t>(&area[32], size > 1 ? 1 + data[1] % store::kBatchVersion : 1);
   store_le<uint32_t>(&area[36], 4);  // header blocks
   store_le<uint32_t>(&area[44], used > 0 ? data[0] % 4u : 0);
   store_le<uint32_t>(&area[48], static_cast<uint32_t>(used));

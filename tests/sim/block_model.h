@@ -5,6 +5,7 @@
 // acknowledged value or any value whose write was not answered.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <optional>
@@ -42,6 +43,8 @@ struct ModelBlock {
   std::set<uint64_t> unanswered;  // may be there or not
   bool busy = false;              // a write is under way
   uint64_t changes = 0;
+  uint64_t touched = 0;    // highest seq of the operations that took place
+  uint64_t under_way = 0;  // seq of the one that was not answered
 };
 
 class BlockModel {
@@ -49,6 +52,7 @@ class BlockModel {
   explicit BlockModel(uint64_t blocks) : blocks_(blocks) {}
   uint64_t size() const { return blocks_.size(); }
   ModelBlock& at(uint64_t block) { return blocks_[block]; }
+  const ModelBlock& at(uint64_t block) const { return blocks_[block]; }
 
   bool busy(uint64_t first, uint64_t count) const {
     for (uint64_t i = first; i < first + count; ++i) {
@@ -56,7 +60,8 @@ class BlockModel {
     }
     return false;
   }
-  void begin(uint64_t block, uint64_t value) {
+  void begin(uint64_t block, uint64_t value, uint64_t seq = 0) {
+    blocks_[block].under_way = seq;
     blocks_[block].busy = true;
     blocks_[block].unanswered.insert(value);
     ++blocks_[block].changes;
@@ -66,21 +71,33 @@ class BlockModel {
     entry.busy = false;
     entry.acknowledged = value;
     entry.unanswered.clear();
+    entry.touched = std::max(entry.touched, entry.under_way);
+    entry.under_way = 0;
     ++entry.changes;
   }
   // The write was refused and changed nothing.
   void refuse(uint64_t block, uint64_t value) {
     blocks_[block].busy = false;
     blocks_[block].unanswered.erase(value);
+    blocks_[block].under_way = 0;
     ++blocks_[block].changes;
   }
   bool allows(uint64_t block, uint64_t value) const {
     return blocks_[block].acknowledged == value || blocks_[block].unanswered.contains(value);
   }
+  // Highest seq that is known to have touched a block in which `value` is seen. (Zeroes that may
+  // have come over zeroes cannot be seen.)
+  uint64_t touched(uint64_t block, uint64_t value) const {
+    const ModelBlock& entry = blocks_[block];
+    const bool took_place = value != entry.acknowledged && entry.unanswered.contains(value);
+    return took_place ? std::max(entry.touched, entry.under_way) : entry.touched;
+  }
   // After a crash: what was seen is what is there from now on.
   void settle(uint64_t block, uint64_t value) {
+    const uint64_t seq = touched(block, value);
     blocks_[block] = ModelBlock{};
     blocks_[block].acknowledged = value;
+    blocks_[block].touched = seq;
   }
 
  private:

@@ -2,8 +2,8 @@
 // power loss could leave are built and opened: none, all, every prefix of the unsynced writes, each
 // one dropped, each one alone, random subsets, torn at 512 bytes and at 4 KiB. In every state each
 // block holds what was acknowledged, or a write that was under way, and never a mix; nothing leaks;
-// opening twice changes nothing. The moment between the commits to the two copies of the chunk
-// table is one of the steps. I1, I9, I12.
+// opening twice changes nothing; and what is kept for replication is as ReplicationModel says. The
+// moment between the commits to the two copies of the chunk table is one of the steps. I1, I9, I12.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/sim/block_model.h"
+#include "tests/sim/replication_model.h"
 #include "tests/sim/sim_disk.h"
 #include "volumed/base/log.h"
 
@@ -63,7 +64,8 @@ class Examiner {
  public:
   // True if the state is as it must be.
   bool examine(const std::map<std::string, io::SimImage>& files, const SimDisk::TableContent& table,
-               const SimDisk::TableContent& table2, const BlockModel& model, bool twice) {
+               const SimDisk::TableContent& table2, const BlockModel& model,
+               const ReplicationModel& kept_model, bool twice) {
     ++states_;
     io::SimWorld world(states_);
     world.faults.disk_low = world.faults.disk_high = 0;
@@ -75,11 +77,16 @@ class Examiner {
     disk.load(files, table, table2);
     std::vector<uint64_t> values;
     if (!open_and_read(disk, model, values)) return false;
+    Kept kept;
+    if (!check_kept(disk, model, kept_model, values, &kept)) return false;
     if (!twice) return true;
     disk.close();
     std::vector<uint64_t> again;
     if (!open_and_read(disk, model, again)) return false;
     EXPECT_EQ(values, again) << "opening twice changed something";
+    Kept kept_again;
+    if (!check_kept(disk, model, kept_model, values, &kept_again)) return false;
+    EXPECT_TRUE(kept == kept_again) << "opening twice changed what is kept for replication";
     // And once more after everything was destaged.
     Status status;
     disk.run(destage(&disk, &status));
@@ -88,7 +95,10 @@ class Examiner {
     std::vector<uint64_t> destaged;
     disk.run(read(&disk, &destaged));
     EXPECT_EQ(values, destaged) << "destage changed something";
-    return values == again && values == destaged;
+    Kept kept_destaged;
+    if (!check_kept(disk, model, kept_model, values, &kept_destaged)) return false;
+    EXPECT_TRUE(kept == kept_destaged) << "destage changed what is kept for replication";
+    return values == again && values == destaged && kept == kept_again && kept == kept_destaged;
   }
   uint64_t states() const { return states_; }
 
@@ -108,6 +118,12 @@ class Examiner {
       return false;
     }
     return true;
+  }
+  static bool check_kept(SimDisk& disk, const BlockModel& model, const ReplicationModel& kept_model,
+                         const std::vector<uint64_t>& values, Kept* kept) {
+    disk.run(ask_kept(&disk.engine(), 1, 0, kept));
+    return kept_model.check(*kept, 0, kBlocks,
+                            [&](uint64_t block) { return model.touched(block, values[block]); });
   }
   static Task<void> destage(SimDisk* disk, Status* status) {
     *status = co_await disk->engine().destage_all();
@@ -138,6 +154,7 @@ class Recorder {
     disk_ = std::make_unique<SimDisk>(world_, small_format(), small_options());
     EXPECT_TRUE(disk_->format() && disk_->open()) << disk_->failure().message();
     EXPECT_TRUE(disk_->run(create(disk_.get())));
+    EXPECT_TRUE(disk_->run(put_state()));
     disk_->table2().before_commit = [this] { examine_between_commits(); };
   }
 
@@ -163,27 +180,56 @@ class Recorder {
     EXPECT_TRUE(made && made->number == 1);
   }
 
+  Task<void> put_state() {
+    const std::string state = "state " + std::to_string(++states_);
+    kept_model_.begin_put(state);
+    const Status status = co_await disk_->engine().put_replica_state(1, state);
+    EXPECT_TRUE(status.is_ok()) << status.message();
+    kept_model_.end_put(state);
+    ++changes_;
+  }
+
+  // Seqs do not always rise.
+  uint64_t next_seq() {
+    const uint64_t seq = seq_ > 0 && random_.chance(1, 4) ? 1 + random_.below(seq_) : ++seq_;
+    kept_model_.used(seq);
+    return seq;
+  }
+
+  void note_commit_point() {
+    const uint64_t seq = std::min(seq_, kept_model_.noted() + random_.below(3));
+    kept_model_.note(seq, disk_->node().now());
+    disk_->engine().note_commit_point(1, seq);
+    ++changes_;
+  }
+
   Task<void> client() {
     while (next_ < operations_->size()) {
       const Operation operation = (*operations_)[next_++];
       if (operation.kind == OpKind::kFlush || model_.busy(operation.first, operation.count))
         continue;  // flush: everything acknowledged is durable already
+      if (random_.chance(1, 5)) co_await put_state();
+      if (random_.chance(1, 4)) note_commit_point();
+      if (model_.busy(operation.first, operation.count)) continue;
       const uint64_t value = operation.kind == OpKind::kWrite ? ++values_ : 0;
+      const uint64_t seq = next_seq();
+      const io::Nanoseconds begun = disk_->node().now();
       Aligned memory(operation.count);
       for (uint64_t i = 0; i < operation.count; ++i) {
         fill_block(memory.block(i), operation.first + i, value);
-        model_.begin(operation.first + i, value);
+        model_.begin(operation.first + i, value, seq);
       }
       Status status;
       const uint64_t offset = operation.first * kBlockBytes;
       if (operation.kind == OpKind::kWrite) {
-        status = co_await disk_->engine().append_write(1, 1, ++seq_, offset, memory.all());
+        status = co_await disk_->engine().append_write(1, 1, seq, offset, memory.all());
       } else {
         status = co_await disk_->engine().append_zero(
-            1, 1, ++seq_, offset, operation.count * kBlockBytes, operation.kind == OpKind::kKeep);
+            1, 1, seq, offset, operation.count * kBlockBytes, operation.kind == OpKind::kKeep);
       }
       EXPECT_TRUE(status.is_ok()) << status.message();
       for (uint64_t i = 0; i < operation.count; ++i) model_.acknowledge(operation.first + i, value);
+      kept_model_.answered(seq, begun);
       ++changes_;
     }
   }
@@ -221,7 +267,9 @@ class Recorder {
 
   uint64_t commits() const {
     const auto meta = disk_->table().content.find(store::meta_key());
-    return meta == disk_->table().content.end() ? 0 : std::hash<std::string>{}(meta->second);
+    const auto state = disk_->table().content.find(store::replica_state_key(1));
+    return (meta == disk_->table().content.end() ? 0 : std::hash<std::string>{}(meta->second)) +
+           (state == disk_->table().content.end() ? 0 : std::hash<std::string>{}(state->second));
   }
 
   using Keep = std::function<bool(const io::SimWrite&, uint64_t sector)>;
@@ -267,7 +315,7 @@ class Recorder {
     std::map<std::string, io::SimImage> images;
     for (const auto& [path, file] : world_.files) images[path] = file->crash_image(keep);
     return examiner_.examine(images, disk_->table().content, disk_->table2().content, model_,
-                             twice);
+                             kept_model_, twice);
   }
 
   io::SimWorld world_;
@@ -276,6 +324,8 @@ class Recorder {
   Random random_{99};
   std::unique_ptr<SimDisk> disk_;
   BlockModel model_;
+  ReplicationModel kept_model_;
+  uint64_t states_ = 0;
   const std::vector<Operation>* operations_ = nullptr;
   std::size_t next_ = 0;
   uint64_t seq_ = 0;

@@ -30,7 +30,7 @@ class LongRun {
 
   void run(uint64_t operations) {
     ASSERT_TRUE(disk_.format() && disk_.open()) << disk_.failure().message();
-    ASSERT_TRUE(disk_.run(work_.create()));
+    ASSERT_TRUE(disk_.run(work_.create(/*replicated=*/true)));
     uint64_t said = 0;
     while (work_.operations() < operations) {
       ASSERT_NO_FATAL_FAILURE(one_life());

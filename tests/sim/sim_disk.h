@@ -13,9 +13,26 @@
 
 namespace cvol::sim {
 
+// Decides which sectors of the writes that are not durable survive a loss of power.
+using KeepSectors = std::function<bool(const io::SimWrite&, uint64_t sector)>;
+// The two copies of a chunk table.
+using SimTables = std::array<std::shared_ptr<store::MemoryTableState>, 2>;
+SimTables new_tables();
+
+// What is on a disk at `path` when its power is lost: takes it, and leaves the old tables dead.
+struct DiskRemains {
+  std::map<std::string, io::SimImage> files;
+  SimTables tables;
+};
+DiskRemains lose_power(io::SimWorld& world, const std::string& path, const SimTables& tables,
+                       const KeepSectors& keep);
+// Puts it in place again. Nobody who had the files open before sees them.
+void put_back(io::SimWorld& world, DiskRemains remains, SimTables& tables);
+
 class SimDisk {
  public:
-  SimDisk(io::SimWorld& world, store::FormatOptions format, store::EngineOptions options);
+  SimDisk(io::SimWorld& world, store::FormatOptions format, store::EngineOptions options,
+          std::string path = "/disk");
   ~SimDisk();
 
   // Formats; false if that failed (failure() says why).
@@ -25,7 +42,7 @@ class SimDisk {
   bool run(Task<void> task) { return node_->run(std::move(task)); }
 
   // Power loss: of the pending writes, `keep` decides; then the node is gone.
-  using Keep = std::function<bool(const io::SimWrite&, uint64_t sector)>;
+  using Keep = KeepSectors;
   void crash(const Keep& keep);
   // Orderly end.
   void close();
@@ -51,11 +68,10 @@ class SimDisk {
   io::SimWorld& world_;
   store::FormatOptions format_;
   store::EngineOptions options_;
-  using States = std::array<std::shared_ptr<store::MemoryTableState>, 2>;
-  static States new_states();
   store::TableOpener opener() const;
 
-  States tables_ = new_states();
+  const std::string path_;
+  SimTables tables_ = new_tables();
   store::TableOpener opener_;
   std::unique_ptr<io::SimReactor> node_;
   std::unique_ptr<store::DiskEngine> engine_;

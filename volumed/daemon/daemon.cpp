@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <ctime>
+#include <filesystem>
 
 #include "volumed/api/http_server.h"
 #include "volumed/api/metrics_text.h"
@@ -11,7 +12,9 @@
 #include "volumed/base/log.h"
 #include "volumed/daemon/docker.h"
 #include "volumed/daemon/host.h"
-#include "volumed/meta/rocksdb_store.h"
+#include "volumed/daemon/watcher.h"
+#include "volumed/meta/migrate.h"
+#include "volumed/meta/open_store.h"
 #include "volumed/volume/volume_manager.h"
 
 namespace cvol::daemon {
@@ -42,6 +45,13 @@ std::string why_no_attach(const Config& config) {
   return "";
 }
 
+// Beside this program, where the build and the packages put it.
+std::string find_helper(const std::string& name) {
+  std::error_code ignored;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", ignored);
+  return (self.parent_path() / name).string();
+}
+
 class RealDaemon final : public Daemon {
  public:
   explicit RealDaemon(Config config) : config_(std::move(config)) {}
@@ -57,6 +67,7 @@ class RealDaemon final : public Daemon {
   Config config_;
   std::unique_ptr<FolderLock> data_lock_;
   std::unique_ptr<FolderLock> run_lock_;
+  std::unique_ptr<Watcher> watcher_;  // null: this node is alone
   std::unique_ptr<volume::VolumeManager> manager_;
   std::unique_ptr<api::ApiServer> api_;
   std::unique_ptr<api::HttpServer> http_;
@@ -94,10 +105,12 @@ Status RealDaemon::open_folders() {
 }
 
 Status RealDaemon::start_manager() {
-  const std::string path = config_.metadata.substr(std::string("rocksdb:").size());
-  CVOL_TRY(make_folder(path, 0700));
-  auto store = meta::open_rocksdb_store(path);
+  constexpr std::string_view kRocksDb = "rocksdb:";
+  if (config_.metadata.starts_with(kRocksDb))
+    CVOL_TRY(make_folder(config_.metadata.substr(kRocksDb.size()), 0700));
+  auto store = meta::open_store(config_.metadata);
   if (!store) return store.status();
+  CVOL_TRY(meta::check_not_migrating(**store, meta::Keys(config_.cluster)));
   volume::ManagerOptions options;
   options.data_dir = config_.data_dir;
   options.run_dir = config_.run_dir;
@@ -113,6 +126,27 @@ Status RealDaemon::start_manager() {
   options.scrub_interval = std::chrono::seconds(config_.scrub_interval);
   options.nbd.buffer_bytes = config_.buffer_size;
   options.engine.read_cache = config_.read_cache == "page";
+  if (config_.metadata.starts_with("etcd:")) {
+    volume::ManagerOptions::ClusterMode mode;
+    mode.listen = config_.replication_listen;
+    mode.advertise = config_.replication_advertise;
+    mode.zone = config_.zone;
+    const auto ms = [](uint64_t value) {
+      return static_cast<replication::Nanoseconds>(value) * replication::kMillisecond;
+    };
+    mode.replication.beacon = ms(config_.beacon_ms);
+    mode.replication.lease = ms(config_.lease_ms);
+    mode.replication.grace = ms(config_.grace_ms);
+    mode.replication.replica_timeout = ms(config_.replica_timeout_ms);
+    mode.rebuild_after = std::chrono::seconds(config_.rebuild_after);
+    watcher_ = std::make_unique<Watcher>(find_helper("cvol-watcher"));
+    mode.on_peers = [watcher = watcher_.get()](const Uuid& cluster, const Uuid& node,
+                                               const Uuid& process,
+                                               const std::vector<std::string>& addresses) {
+      watcher->tell({cluster, node, process}, addresses);
+    };
+    options.cluster_mode = std::move(mode);
+  }
   options.attach_method = config_.attach_method;
   options.no_attach_because = why_no_attach(config_);
   options.boot_id = read_boot_id();

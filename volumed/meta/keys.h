@@ -14,7 +14,12 @@ class Keys {
   std::string cluster() const { return root_ + "cluster"; }
   std::string nodes() const { return root_ + "nodes/"; }
   std::string node(std::string_view id) const { return nodes() + std::string(id); }
-  std::string alive(std::string_view id) const { return root_ + "alive/" + std::string(id); }
+  // The only leased ones.
+  std::string alive() const { return root_ + "alive/"; }
+  std::string alive(std::string_view id) const { return alive() + std::string(id); }
+  // Of migrations between stores (migrate.h).
+  std::string migrated_to() const { return root_ + "migrated_to"; }
+  std::string migrating() const { return root_ + "migrating"; }
   std::string disks() const { return root_ + "disks/"; }
   std::string disk(std::string_view id) const { return disks() + std::string(id); }
   std::string disk_failures() const { return root_ + "disk_failures/"; }

@@ -1,8 +1,9 @@
 // MetadataStore: the records of a cluster: get, list, watch, compare-and-swap transactions, leases.
 //
-// Two backends: embedded (rocksdb_store.h: one node, RocksDB) and, later, etcd. Keys are texts such
-// as "/cvol/v1/default/volumes/ID" (keys.h), values are JSON (records.h). Every change of the store
-// raises its revision by one; an entry carries the revision of its last change.
+// Two backends: embedded (rocksdb_store.h: one node, RocksDB) and etcd (etcd_store.h); open_store.h
+// opens either. Keys are texts such as "/cvol/v1/default/volumes/ID" (keys.h), values are JSON
+// (records.h). Every change of the store raises its revision; an entry carries the revision of its
+// last change.
 //
 // Threading: any thread; calls block (a sync of the disk, or a round trip). Watchers are called on
 // a thread of the store's.
@@ -79,13 +80,26 @@ class MetadataStore {
   virtual Result<std::optional<Entry>> get(std::string_view key) = 0;
   // In order of keys.
   virtual Result<std::vector<Entry>> list(std::string_view prefix) = 0;
+
+  // Applies all changes if all conditions hold. It is sent once: kUnavailable means that the
+  // outcome is unknown, and it may still be applied later. The caller then assumes the larger
+  // obligation of the two and commits the *same* transaction again, with the same conditions, until
+  // it gets an answer (R5). "applied" is then true, or it is false and a condition's revision is
+  // gone for good: by somebody else, or by the caller's own earlier copy, which reading the record
+  // now tells apart if what was written says who wrote it. Reading before that answer proves
+  // nothing. kNotFound: a lease has ended; nothing was changed. Any other code: nothing was changed
+  // either (of an embedded store's kIo, the next open decides). At most 100 conditions and 100
+  // changes, and 1 MiB in all, to fit every backend.
   virtual Result<CommitResult> commit(const Transaction& transaction) = 0;
 
   // Everything that happens to keys with this prefix from the call on. To miss nothing: watch
-  // first, then list, and drop events that are not newer than the listed entry.
+  // first, then list, and drop events that are not newer than the listed entry. Where a backend has
+  // lost the history (a compaction of etcd while the connection was away), the last value of a key
+  // stands for all of its changes; a watch is a hint, every decision is a commit().
   virtual Result<std::unique_ptr<Watch>> watch(std::string prefix, WatchCallback callback) = 0;
 
-  // A lease ends `time` after it was granted or last kept alive. kNotFound: it has ended.
+  // A lease ends `time` after it was granted or last kept alive, or somewhat later (etcd_store.h).
+  // kNotFound: it has ended.
   virtual Result<LeaseId> grant_lease(std::chrono::milliseconds time) = 0;
   virtual Status keep_alive(LeaseId lease) = 0;
   // Ends it at once, and its keys with it.

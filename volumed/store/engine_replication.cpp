@@ -38,6 +38,8 @@ Task<Status> Engine::put_replica_state(ReplicaNumber number, std::string state) 
   co_await commit_turn_.acquire();
   CVOL_ASSERT(find_replica(number) == replica);  // it is not removed under an operation
   TableBatch batch;
+  // With its commit point: batches may have it, and the state may be about to go.
+  batch.put(replica_key(number), encode_replica_record(replica->record));
   if (!state.empty()) {
     batch.put(replica_state_key(number), encode_replica_state(state));
   } else {
@@ -172,7 +174,7 @@ void Engine::remember_zeroed(Replica& replica, const ZeroedRange& range) {
   replica.zeroed_changed = true;
 }
 
-// The chunk is gone, and with it its version, which is higher than the seq of what took it away.
+// The chunk is gone, and with it its version, which may be higher than the seqs of what zeroed it.
 void Engine::forget_version(ChunkKey key, uint64_t version) {
   remember_zeroed(*find_replica(key.replica()),
                   {key.chunk() * kBlocksPerChunk, kBlocksPerChunk, version});

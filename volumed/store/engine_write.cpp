@@ -21,6 +21,7 @@ constexpr uint32_t kGrowPlaces = 1024;          // file growth step: 64 MiB
 constexpr uint32_t kGrowAheadBelow = 512;       // grow in the background below this many places
 constexpr uint64_t kReserveBytes = 128 * kMiB;  // left to the file system when growing
 constexpr uint32_t kMostSmallBlocks = 2 * kBlocksPerChunk;
+constexpr uint16_t kWholeChunk = 0xffff;
 
 uint16_t mask_of(uint64_t first, uint64_t count) {
   return static_cast<uint16_t>(((uint32_t{1} << count) - 1) << first);
@@ -521,16 +522,18 @@ void Engine::zero_in_chunk(ChunkKey key, uint16_t mask, bool keep, uint64_t seq)
   if (entry == nullptr && place == kNoPlace) return;
   // Zeroes on zeroes that keep their place change nothing, and leave destage nothing to do.
   if (keep && entry == nullptr && (map_->slot(place).present & mask) == 0) return;
-  uint64_t version = seq;
+  uint64_t version = 0;  // before this
   if (entry != nullptr) {
+    version = entry->version;
     entry->mask &= static_cast<uint16_t>(~mask);
-    version = entry->version = std::max(entry->version, seq);
+    entry->version = std::max(version, seq);
   }
   bool gone = place == kNoPlace && entry->mask == 0;
   if (place != kNoPlace) {
     ChunkSlot& slot = map_->slot(place);
+    version = std::max<uint64_t>(version, slot.version);
     slot.present &= static_cast<uint16_t>(~mask);
-    version = slot.version = std::max<uint64_t>(slot.version, version);
+    slot.version = std::max(version, seq);
     if (!keep && slot.present == 0 && (entry == nullptr || overlay_.idle(*entry))) {
       map_->erase(key);
       --find_replica(key.replica())->allocated_chunks;
@@ -538,7 +541,8 @@ void Engine::zero_in_chunk(ChunkKey key, uint16_t mask, bool keep, uint64_t seq)
       gone = true;
     }
   }
-  if (gone && version > seq) forget_version(key, version);
+  // All of its blocks are zeroes now, also those that were touched later than what zeroed them.
+  if (gone && (mask != kWholeChunk || version > seq)) forget_version(key, version);
   journal_->add_ref({key, 0, 0, 0});
   if (entry != nullptr && !(keep && entry->reserved)) settle(key);
 }

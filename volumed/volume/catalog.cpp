@@ -49,7 +49,9 @@ Result<v1::NodeRecord> Catalog::register_node(const std::string& id, const std::
     record.set_id(make_id());
     record.set_name(cluster_);
     *record.mutable_created() = TimeUtil::GetCurrentTime();
-    CVOL_TRY(put_new(keys_.cluster(), record));
+    // Another node that starts for the first time may have made it just now.
+    const Status made = put_new(keys_.cluster(), record);
+    if (!made && made.code() != Code::kAlreadyExists) return made;
   }
   auto node = find_node(id, name);
   if (!node) return node.status();
@@ -106,6 +108,70 @@ Status Catalog::update_volume(VolumeEntry& entry, v1::VolumeRecord next) {
   entry.record = std::move(next);
   entry.revision = done->revision;
   return Status::ok();
+}
+
+Result<VolumeEntry> Catalog::load_volume(const std::string& id) {
+  auto entry = store_.get(keys_.volume(id));
+  if (!entry) return entry.status();
+  if (!*entry) return Status(Code::kNotFound, "there is no volume with id " + id);
+  auto record = meta::parse_record<v1::VolumeRecord>((*entry)->key, (*entry)->value);
+  if (!record) return record.status();
+  return VolumeEntry{std::move(*record), (*entry)->revision};
+}
+
+Status Catalog::begin_removal(VolumeEntry& entry) {
+  v1::VolumeRecord next = entry.record;
+  next.set_state("removing");
+  const std::string key = keys_.volume(entry.record.id());
+  auto done = store_.commit(
+      {{{key, entry.revision}},
+       {{key, meta::encode_record(next), 0}, {keys_.name(entry.record.name()), {}, 0}}});
+  if (!done) return done.status();
+  if (!done->applied)
+    return Status(Code::kBusy, "the record of volume '" + entry.record.name() +
+                                   "' changed meanwhile; try again");
+  entry.record = std::move(next);
+  entry.revision = done->revision;
+  return Status::ok();
+}
+
+Status Catalog::write_or_erase(VolumeEntry& entry, v1::VolumeRecord next) {
+  if (next.members_size() > 0) return update_volume(entry, std::move(next));
+  const std::string key = keys_.volume(entry.record.id());
+  auto done = store_.commit({{{key, entry.revision}}, {{key, {}, 0}}});
+  if (!done) return done.status();
+  if (!done->applied)
+    return Status(Code::kBusy, "the record of volume '" + entry.record.name() +
+                                   "' changed meanwhile; try again");
+  entry.record = std::move(next);
+  return Status::ok();
+}
+
+Result<v1::ClusterRecord> Catalog::load_cluster() {
+  auto entry = store_.get(keys_.cluster());
+  if (!entry) return entry.status();
+  if (!*entry) return Status(Code::kNotFound, "there is no record of the cluster");
+  return meta::parse_record<v1::ClusterRecord>((*entry)->key, (*entry)->value);
+}
+
+Result<std::vector<v1::NodeRecord>> Catalog::load_nodes() {
+  auto entries = store_.list(keys_.nodes());
+  if (!entries) return entries.status();
+  std::vector<v1::NodeRecord> nodes;
+  for (const meta::Entry& entry : *entries) {
+    auto record = meta::parse_record<v1::NodeRecord>(entry.key, entry.value);
+    if (!record) return record.status();
+    nodes.push_back(std::move(*record));
+  }
+  return nodes;
+}
+
+Status Catalog::put_node(v1::NodeRecord record) {
+  return store_.commit({{}, {{keys_.node(record.id()), meta::encode_record(record), 0}}}).status();
+}
+
+Status Catalog::erase_node(const std::string& id) {
+  return store_.commit({{}, {{keys_.node(id), {}, 0}, {keys_.alive(id), {}, 0}}}).status();
 }
 
 Status Catalog::erase_volume(const VolumeEntry& entry) {

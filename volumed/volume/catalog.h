@@ -28,6 +28,12 @@ class Catalog {
   Result<v1::NodeRecord> register_node(const std::string& id, const std::string& name,
                                        const std::string& boot_id);
   const std::string& cluster() const { return cluster_; }
+  const meta::Keys& keys() const { return keys_; }
+  meta::MetadataStore& store() { return store_; }
+  Result<v1::ClusterRecord> load_cluster();
+  Result<std::vector<v1::NodeRecord>> load_nodes();
+  Status put_node(v1::NodeRecord record);
+  Status erase_node(const std::string& id);
 
   // Damaged records are left out and described in `problems`; a newer format is an error.
   Result<std::vector<VolumeEntry>> load_volumes(std::vector<std::string>& problems);
@@ -37,6 +43,12 @@ class Catalog {
   Status update_volume(VolumeEntry& entry, v1::VolumeRecord next);
   // With its name.
   Status erase_volume(const VolumeEntry& entry);
+  // As it is now; kNotFound.
+  Result<VolumeEntry> load_volume(const std::string& id);
+  // The record stays, to be taken apart; its name is free.
+  Status begin_removal(VolumeEntry& entry);
+  // A record without a member is erased, else written.
+  Status write_or_erase(VolumeEntry& entry, v1::VolumeRecord next);
 
   Result<std::vector<v1::DiskRecord>> load_disks();
   Status put_disk(v1::DiskRecord record);

@@ -70,6 +70,7 @@ Disk& DiskSet::open_known(const std::string& id, const std::string& path,
     disk->problem = home.message();
   } else {
     disk->shard = (*home)->shard.get();
+    disk->shard_index = static_cast<uint16_t>(*home - homes_.data());
     disk->bounce = (*home)->bounce.get();
     auto engine = open_on(**home, path, failure);
     if (!engine) {
@@ -116,12 +117,20 @@ Result<Disk*> DiskSet::add(const std::string& path, store::FormatOptions format)
   auto disk = std::make_unique<Disk>();
   disk->path = path;
   disk->shard = (*home)->shard.get();
+  disk->shard_index = static_cast<uint16_t>(*home - homes_.data());
   disk->bounce = (*home)->bounce.get();
   disk->engine = std::move(*engine);
   disk->id = disk->invoke([](auto& e) { return e.info().disk.to_string(); });
   std::lock_guard lock(mutex_);
   disks_.push_back(std::move(disk));
   return disks_.back().get();
+}
+
+std::vector<io::Shard*> DiskSet::shards() {
+  std::lock_guard adding(adding_);
+  std::vector<io::Shard*> all;
+  for (Home& home : homes_) all.push_back(home.shard.get());
+  return all;
 }
 
 Disk* DiskSet::find(const std::string& id) {

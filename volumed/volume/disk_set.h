@@ -32,6 +32,7 @@ struct Disk {
   std::string id;  // UUID
   std::string path;
   io::Shard* shard = nullptr;
+  uint16_t shard_index = 0;
   BouncePool* bounce = nullptr;
   std::unique_ptr<store::DiskEngine> engine;  // null: not open, see problem
   std::string problem;
@@ -60,6 +61,8 @@ class DiskSet {
   // Starts the first shard, which also serves NBD.
   Status start();
   io::Shard& first_shard() { return *homes_.front().shard; }
+  // The shards that there are now, by index. More come with more disks.
+  std::vector<io::Shard*> shards();
 
   // Opens a disk that is known by this id; what goes wrong is kept as its problem. `failure`: not
   // empty if it is known to have failed.

@@ -52,6 +52,12 @@ std::string History::end_read(uint64_t block, uint64_t value, Stamp begin) {
   return check_read(block, *write, begin);
 }
 
+std::string History::could_read(uint64_t block, uint64_t value, Stamp begin) {
+  const Write* write = find(block, value);
+  if (write == nullptr) return fmt::format("block {} read a value never written", block);
+  return check_read(block, *write, begin);
+}
+
 void History::end_sessions(uint64_t generation) {
   ++clock_;
   ended_ = std::max(ended_, generation);

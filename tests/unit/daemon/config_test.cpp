@@ -53,6 +53,23 @@ TEST(Config, NamesTheKeyOrTheLineOfABadValue) {
   }
 }
 
+TEST(Config, TakesEitherKindOfMetadataStore) {
+  for (const char* store : {"rocksdb:/x/meta", "etcd:127.0.0.1:2379",
+                            "etcd:10.0.0.1:2379,node-2.example:2379,[fd00::3]:2379"}) {
+    Config config;
+    const Status status = parse_config("metadata = \"" + std::string(store) + "\"", config);
+    EXPECT_TRUE(status.is_ok()) << status.message();
+    EXPECT_EQ(config.metadata, store);
+  }
+  for (const char* store : {"etcd:", "etcd:host", "etcd:a:1,", "etcd:a:1,,b:2", "etcd:a:99999",
+                            "etcd:http://a:2379", "etcd:unix:/x", "rocksdb:relative"}) {
+    Config config;
+    EXPECT_EQ(parse_config("metadata = \"" + std::string(store) + "\"", config).code(),
+              Code::kInvalidArgument)
+        << store;
+  }
+}
+
 TEST(Config, ListensBeyondLoopbackOnlyIfToldToBeInsecure) {
   Config config;
   ASSERT_TRUE(parse_config("nbd-listen = \"0.0.0.0:10809\"", config).is_ok());

@@ -202,6 +202,15 @@ TEST_F(ReplicationTest, destage_that_passes_a_commit_point_of_another_replica_ke
   EXPECT_EQ(engine().replica(replicated)->commit_point, 9u);
 }
 
+TEST_F(ReplicationTest, a_state_takes_the_commit_point_along) {
+  start();
+  ASSERT_TRUE(put("one").is_ok());
+  note(1);
+  ASSERT_TRUE(put("").is_ok());
+  crash();
+  EXPECT_EQ(commit_point(), 1u);
+}
+
 TEST_F(ReplicationTest, the_idle_destage_takes_the_commit_point_along) {
   options_.destage_when_idle = true;
   start();
@@ -295,6 +304,8 @@ TEST_F(ReplicationTest, a_lower_seq_does_not_lower_the_version) {
 TEST_F(ReplicationTest, a_partial_destage_keeps_the_version_of_an_overwritten_block) {
   options_.destage_round_blocks = 1;
   start();
+  ASSERT_TRUE(write_as(1, 3, 1, 4).is_ok());
+  ASSERT_TRUE(destage().is_ok());  // the chunk has its place
   ASSERT_TRUE(write_as(100, 0, 1, 5).is_ok());
   ASSERT_TRUE(write_as(50, 0, 1, 6).is_ok());
   // The table's commit of the first round gets through, nothing after it.

@@ -74,11 +74,25 @@ bool SimReactor::run(Task<void> task) {
   return world_->run_until([this] { return done(); });
 }
 
-void SimReactor::die() {
+void SimReactor::die(Death death) {
+  resume();  // what has ended already is told, so that all unwinds
   dead_ = true;
   for (auto& [number, handle] : handles_) {
     if (handle.holds_lock) handle.file->locked = false;
     handle.holds_lock = false;
+    if (handle.in != nullptr) handle.in->receiver = nullptr;
+    if (handle.listener != nullptr) {
+      handle.listener->acceptor = nullptr;
+      handle.listener->closed = true;
+      std::erase_if(world_->listeners,
+                    [&](const auto& entry) { return entry.second == handle.listener; });
+    }
+    if (handle.in == nullptr) continue;
+    if (death == Death::kProcess) {
+      shutdown_handle(number);
+    } else {
+      handle.in = handle.out = nullptr;  // nobody is told
+    }
   }
   const auto pending = pending_;
   for (const auto& [number, op] : pending) {
@@ -91,23 +105,47 @@ void SimReactor::die() {
   }
 }
 
+void SimReactor::resume() {
+  if (!paused_) return;
+  paused_ = false;
+  std::vector<std::function<void()>> stopped;
+  stopped.swap(stopped_);
+  for (std::function<void()>& event : stopped) world_->at(now(), std::move(event));
+}
+
 void SimReactor::post(std::function<void()> work) {
-  world_->at(now(), [this, alive = alive_, work = std::move(work)] {
+  auto run = [this, alive = alive_, work = std::move(work)] {
     if (!*alive) return;
     set_current(this);
     work();
+  };
+  world_->at(now(), [this, alive = alive_, run = std::move(run)] {
+    if (!*alive) return;
+    if (paused_) {
+      stopped_.push_back(run);
+    } else {
+      run();
+    }
   });
 }
 
 void SimReactor::schedule(std::coroutine_handle<> handle) {
   ready_.push_back(handle);
-  world_->at(now(), [this, alive = alive_] {
+  world_->at(now(), resume_event());
+}
+
+std::function<void()> SimReactor::resume_event() {
+  return [this, alive = alive_] {
     if (!*alive || ready_.empty()) return;
+    if (paused_) {
+      stopped_.push_back(resume_event());
+      return;
+    }
     const std::coroutine_handle<> next = ready_.front();
     ready_.pop_front();
     set_current(this);
     next.resume();
-  });
+  };
 }
 
 void SimReactor::complete_at(Op& op, Nanoseconds when, std::function<int64_t()> effect) {
@@ -124,6 +162,13 @@ void SimReactor::complete_at(Op& op, Nanoseconds when, std::function<int64_t()> 
 void SimReactor::finish_op(Op& op, int64_t result) {
   const auto found = numbers_.find(&op);
   CVOL_ASSERT(found != numbers_.end());
+  if (paused_) {
+    stopped_.push_back([this, alive = alive_, number = found->second, result] {
+      const auto pending = pending_.find(number);
+      if (*alive && pending != pending_.end()) finish_op(*pending->second, result);
+    });
+    return;
+  }
   pending_.erase(found->second);
   numbers_.erase(found);
   op.result = result;
@@ -136,7 +181,7 @@ bool SimReactor::submit(Op& op) {
   // What a page cache holds is there at once.
   const bool if_cached = op.access == Access::kIfCached;
   if (op.kind == OpKind::kReadV && (op.access == Access::kCached || if_cached) && !dead_) {
-    if (!fails(world_->faults.cached_read)) {
+    if (!fails(faults().cached_read)) {
       op.result = -EAGAIN;
       if (if_cached) return false;
       start(op);
@@ -182,7 +227,7 @@ void SimReactor::start(Op& op) {
     case OpKind::kBlocking: {
       // Runs even on a dead node: its answer is needed to unwind. What it touches checks dead().
       Op* raw = &op;
-      world_->at(now() + world_->draw(world_->faults.helper_low, world_->faults.helper_high),
+      world_->at(now() + world_->draw(faults().helper_low, faults().helper_high),
                  [this, alive = alive_, number, raw] {
                    if (!*alive || !pending_.contains(number)) return;
                    const int64_t result = raw->call(raw->context);
@@ -197,11 +242,11 @@ void SimReactor::submit_file(Op& op) {
   const auto found = handles_.find(op.handle);
   CVOL_ASSERT(found != handles_.end() && found->second.file != nullptr);
   std::shared_ptr<SimFile> file = found->second.file;
-  const Nanoseconds when = now() + world_->draw(world_->faults.disk_low, world_->faults.disk_high);
+  const Nanoseconds when = now() + world_->draw(faults().disk_low, faults().disk_high);
   Op* raw = &op;
   if (op.kind == OpKind::kSync) {
     const uint64_t ticket = file->submit_sync();
-    const bool error = fails(world_->faults.sync_error);
+    const bool error = fails(faults().sync_error);
     complete_at(op, when, [file, ticket, error]() -> int64_t {
       if (error) return -EIO;
       file->complete_sync(ticket);
@@ -212,12 +257,12 @@ void SimReactor::submit_file(Op& op) {
   const uint64_t length = length_of(op);
   CVOL_ASSERT(op.offset % kSimPageBytes == 0 && length % kSimPageBytes == 0);
   if (op.kind == OpKind::kReadV) {
-    const bool error = fails(world_->faults.read_error);
+    const bool error = fails(faults().read_error);
     complete_at(op, when,
                 [file, raw, error]() -> int64_t { return error ? -EIO : read_now(*file, *raw); });
     return;
   }
-  const bool error = fails(world_->faults.write_error);
+  const bool error = fails(faults().write_error);
   auto write = file->submit_write(op.offset, gather(op), op.durable);
   complete_at(op, when, [file, write, length, error]() -> int64_t {
     if (error) return -EIO;  // it stays pending: any part of it may still reach the disk
@@ -245,7 +290,7 @@ void SimReactor::deliver(const std::shared_ptr<SimPipe>& pipe) {
   SimReactor* node = pipe->receiver_node;
   pipe->receiver = nullptr;
   uint64_t most = std::min<uint64_t>(pipe->bytes.size(), length_of(*op));
-  if (most > 1 && fails(world_->faults.short_receive)) most = 1 + random_.below(most);
+  if (most > 1 && fails(faults().short_receive)) most = 1 + random_.below(most);
   int64_t total = 0;
   for (uint32_t i = 0; i < op->count && most > 0; ++i) {
     const uint64_t part = std::min<uint64_t>(op->iov[i].iov_len, most);
@@ -262,22 +307,24 @@ void SimReactor::submit_send(Op& op) {
   const auto found = handles_.find(op.handle);
   CVOL_ASSERT(found != handles_.end() && found->second.out != nullptr);
   std::shared_ptr<SimPipe> pipe = found->second.out;
-  const bool reset = fails(world_->faults.connection_reset);
-  const Nanoseconds drawn = now() + world_->draw(world_->faults.net_low, world_->faults.net_high);
+  std::shared_ptr<SimPipe> back = found->second.in;
+  const bool reset = fails(faults().connection_reset);
+  const Nanoseconds drawn = now() + world_->draw_delay(pipe->from, pipe->to);
   const Nanoseconds when = std::max(drawn, pipe->last_arrival);
   pipe->last_arrival = when;
   if (reset) {
-    pipe->closed = true;
-    found->second.in->closed = true;
+    world_->end_pipe(pipe);
+    world_->end_pipe(back);
   }
   const int64_t length = static_cast<int64_t>(length_of(op));
-  const bool closed = pipe->closed;
+  const bool closed = pipe->broken;
   if (!closed) {
-    world_->at(when, [pipe, data = gather(op)] {
+    world_->carry(pipe->from, pipe->to, when, [pipe, data = gather(op)] {
       if (pipe->closed) return;
       pipe->bytes.insert(pipe->bytes.end(), data.begin(), data.end());
       if (pipe->receiver != nullptr) pipe->receiver_node->deliver(pipe);
     });
+    if (pipe->dialed && world_->is_cut(pipe->from, pipe->to)) world_->notice_cut(pipe, back);
   }
   complete_at(op, closed ? now() : when, [closed, length] { return closed ? -EPIPE : length; });
 }
@@ -342,17 +389,19 @@ Result<Stream> SimReactor::connect(const std::string& address) {
   const auto found = world_->listeners.find(address);
   if (found == world_->listeners.end() || found->second->closed || found->second->node->dead())
     return Status(Code::kUnavailable, "connect to " + address + ": connection refused");
-  auto there = std::make_shared<SimPipe>();
-  auto back = std::make_shared<SimPipe>();
+  auto listener = found->second;
+  const SimHost there_host = listener->node->host_;
+  if (world_->is_cut(host_, there_host) || world_->is_cut(there_host, host_))
+    return Status(Code::kUnavailable, "connect to " + address + ": no answer");
+  const auto [there, back] = world_->make_pipes(host_, there_host);
   Handle mine;
   mine.in = back;
   mine.out = there;
   Handle theirs;
   theirs.in = there;
   theirs.out = back;
-  auto listener = found->second;
   listener->backlog.push_back(listener->node->add_handle(std::move(theirs)));
-  world_->at(now() + world_->draw(world_->faults.net_low, world_->faults.net_high), [listener] {
+  world_->at(now() + world_->draw_delay(host_, there_host), [listener] {
     if (listener->acceptor == nullptr || listener->backlog.empty() || listener->node->dead())
       return;
     const int handle = listener->backlog.front();
@@ -363,7 +412,10 @@ Result<Stream> SimReactor::connect(const std::string& address) {
 }
 
 Task<Result<Stream>> SimReactor::dial(std::string address, Nanoseconds timeout) {
-  const Nanoseconds takes = world_->draw(world_->faults.net_low, world_->faults.net_high);
+  const auto found = world_->listeners.find(address);
+  const SimHost there =
+      found == world_->listeners.end() ? 0 : found->second->node->host_;
+  const Nanoseconds takes = world_->draw_delay(host_, there);
   const int64_t slept = co_await sleep(std::min(takes, timeout));
   if (slept < 0 || takes > timeout)
     co_return Status(Code::kUnavailable, "connect to " + address + ": no answer");
@@ -384,8 +436,8 @@ Result<std::vector<std::string>> SimReactor::list_directory(const std::string& p
 }
 
 Result<uint64_t> SimReactor::free_bytes(const std::string&) {
-  const uint64_t used = world_->allocated_bytes();
-  return used < world_->faults.disk_bytes ? world_->faults.disk_bytes - used : 0;
+  const uint64_t used = world_->allocated_bytes(root_);
+  return used < faults().disk_bytes ? faults().disk_bytes - used : 0;
 }
 
 Status SimReactor::remove_all(const std::string& path) {
@@ -412,13 +464,21 @@ void SimReactor::shutdown_handle(int handle) {
     }
     return;
   }
-  for (const auto& pipe : {state.in, state.out}) {
-    if (pipe == nullptr) continue;
-    pipe->closed = true;
-    world_->at(now(), [pipe] {
-      if (pipe->receiver != nullptr) pipe->receiver_node->deliver(pipe);
+  if (state.in == nullptr) return;
+  const std::shared_ptr<SimPipe> in = state.in, out = state.out;
+  in->closed = true;
+  out->broken = true;
+  world_->at(now(), [in] {
+    if (in->receiver != nullptr) in->receiver_node->deliver(in);
+  });
+  // At once, unless something is in the way.
+  world_->arrive({out->from, out->to}, [world = world_, in, out] {
+    in->broken = true;
+    out->closed = true;
+    world->at(world->now(), [out] {
+      if (out->receiver != nullptr) out->receiver_node->deliver(out);
     });
-  }
+  });
 }
 
 void SimReactor::close_handle(int handle) {
@@ -447,7 +507,7 @@ Status SimReactor::file_allocate(int handle, uint64_t bytes) {
   if (dead_) return Status(Code::kIo, "reserve space: the node is dead");
   SimFile& file = *handles_.at(handle).file;
   if (bytes <= file.size()) return Status::ok();
-  if (world_->allocated_bytes() - file.size() + bytes > world_->faults.disk_bytes)
+  if (world_->allocated_bytes(root_) - file.size() + bytes > faults().disk_bytes)
     return Status(Code::kNoSpace, "reserve space: No space left on device");
   file.resize(bytes);
   return Status::ok();

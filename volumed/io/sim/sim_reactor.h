@@ -2,12 +2,14 @@
 //
 // die() is the crash: nothing that is under way has an effect any more, and every operation, old
 // or new, ends with an error, so that the node's coroutines unwind. Take crash images of its files
-// before the events go on.
+// before the events go on. Its peers see its connections end, unless the machine itself is gone.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "volumed/io/sim/sim_world.h"
 
@@ -15,11 +17,20 @@ namespace cvol::io {
 
 class SimReactor final : public Reactor {
  public:
-  explicit SimReactor(SimWorld& world) : world_(&world), random_(world.random().next()) {}
+  // `host`: the machine it runs on. `root`: its files, which share SimFaults::disk_bytes.
+  explicit SimReactor(SimWorld& world, SimHost host = 0, std::string root = "")
+      : world_(&world), random_(world.random().next()), host_(host), root_(std::move(root)) {}
   ~SimReactor() override;
 
-  void die();
+  enum class Death { kProcess, kMachine };
+  void die(Death death = Death::kProcess);
   bool dead() const { return dead_; }
+  // It does not run until resume(); what it has begun goes on.
+  void pause() { paused_ = true; }
+  void resume();
+  bool paused() const { return paused_; }
+  // Its own faults, instead of the world's; nullptr: the world's.
+  void set_faults(std::shared_ptr<const SimFaults> faults) { faults_ = std::move(faults); }
   // Starts a task; see done(). The world's events drive it.
   void start(Task<void> task);
   // True when every started task has ended.
@@ -68,12 +79,21 @@ class SimReactor final : public Reactor {
   void submit_send(Op& op);
   void submit_accept(Op& op);
   void deliver(const std::shared_ptr<SimPipe>& pipe);
+  std::function<void()> resume_event();
+  const SimFaults& faults() const { return faults_ ? *faults_ : world_->faults; }
   int add_handle(Handle handle);
   bool fails(uint64_t in_a_million) { return random_.chance(in_a_million, 1000000); }
 
+  friend class SimWorld;
+
   SimWorld* world_;
   Random random_;
+  const SimHost host_;
+  const std::string root_;
+  std::shared_ptr<const SimFaults> faults_;
   bool dead_ = false;
+  bool paused_ = false;
+  std::vector<std::function<void()>> stopped_;  // what happened while it was paused
   uint64_t running_ = 0;
   int next_handle_ = 3;
   std::map<int, Handle> handles_;

@@ -1,0 +1,402 @@
+#include "volumed/volume/cluster.h"
+
+#include <algorithm>
+
+#include "volumed/base/log.h"
+#include "volumed/meta/records.h"
+#include "volumed/volume/cluster_register.h"
+
+namespace cvol::volume {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr std::size_t kProposers = 8;
+constexpr auto kPeriod = 1s;
+constexpr int kMostAttempts = 20;
+
+Task<bool> close_exchange(replication::Exchange* exchange) {
+  co_await exchange->close();
+  co_return true;
+}
+
+Task<void> close_gateway(replication::Gateway* gateway, std::shared_ptr<std::atomic<int>> count) {
+  co_await gateway->close();
+  delete gateway;
+  --*count;
+}
+
+}  // namespace
+
+Cluster::Cluster(ClusterOptions options, Catalog& catalog, DiskSet& disks)
+    : options_(std::move(options)),
+      catalog_(catalog),
+      disks_(disks),
+      started_(std::chrono::system_clock::now()) {
+  Random random = Random::from_system();
+  process_ = Uuid::make(random);
+  for (std::size_t i = 0; i < kProposers; ++i) proposers_.push_back(std::make_unique<Worker>());
+  records_ = std::make_unique<Worker>();
+}
+
+Cluster::~Cluster() {
+  stop();
+}
+
+// "tcp:HOST:9482", 2 -> "tcp:HOST:9484".
+std::string Cluster::with_port(const std::string& address, uint16_t index) {
+  const auto colon = address.rfind(':');
+  return address.substr(0, colon + 1) +
+         std::to_string(std::stoi(address.substr(colon + 1)) + index);
+}
+
+Status Cluster::start() {
+  if (const std::string wrong = replication::check(options_.replication); !wrong.empty())
+    return Status(Code::kInvalidArgument, wrong);
+  auto cluster = catalog_.load_cluster();
+  if (!cluster) return cluster.status();
+  auto id = Uuid::parse(cluster->id());
+  if (!id) return id.status().with_context("the record of the cluster");
+  cluster_id_ = *id;
+  CVOL_TRY(open_parts());
+  // Watch first, then list: what happens in between comes twice, and nothing is missed.
+  const auto follow = [this](const std::vector<meta::WatchEvent>& events) {
+    records_->post([this, events] { on_watch(events); });
+  };
+  auto& store = catalog_.store();
+  for (auto [prefix, into] : {std::pair{catalog_.keys().nodes(), &node_watch_},
+                              std::pair{catalog_.keys().alive(), &alive_watch_},
+                              std::pair{catalog_.keys().volumes(), &volume_watch_}}) {
+    auto watch = store.watch(prefix, follow);
+    if (!watch) return watch.status();
+    *into = std::move(*watch);
+  }
+  CVOL_TRY(announce());
+  for (const std::string& prefix :
+       {catalog_.keys().nodes(), catalog_.keys().alive(), catalog_.keys().volumes()}) {
+    auto listed = store.list(prefix);
+    if (!listed) return listed.status();
+    std::vector<meta::WatchEvent> events;
+    for (const meta::Entry& entry : *listed)
+      events.push_back({entry.key, entry.value, entry.revision});
+    std::promise<void> done;
+    records_->post([&] {
+      on_watch(events);
+      done.set_value();
+    });
+    done.get_future().wait();
+  }
+  keeper_ = std::thread([this] { keep_alive_loop(); });
+  periodic_ = std::thread([this] { run_periodically(); });
+  return Status::ok();
+}
+
+void Cluster::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    stopping_ = true;
+    changed_.notify_all();
+  }
+  if (keeper_.joinable()) keeper_.join();
+  if (periodic_.joinable()) periodic_.join();
+  volume_watch_.reset();
+  node_watch_.reset();
+  alive_watch_.reset();
+  records_->stop();
+  // An orderly stop says so: nobody waits for leases to run out.
+  if (lease_ != 0) (void)catalog_.store().revoke_lease(lease_).is_ok();
+  std::vector<std::string> open;
+  {
+    std::lock_guard lock(locals_mutex_);
+    for (const auto& [id, local] : locals_) open.push_back(id);
+  }
+  for (const std::string& id : open) {
+    std::lock_guard lock(locals_mutex_);
+    close_local(id);
+  }
+  for (int i = 0; *gateways_ > 0 && i < 1000; ++i) std::this_thread::sleep_for(5ms);
+  for (auto& worker : proposers_) worker->stop();
+  for (ShardPart* part : parts()) {
+    if (!part->exchange) continue;
+    part->shard->run<bool>([&] { return close_exchange(part->exchange.get()); });
+    part->shard->invoke([&] { part->exchange.reset(); });
+  }
+}
+
+// --- exchanges ---
+
+Result<Cluster::ShardPart*> Cluster::part_of(io::Shard* shard, uint16_t index) {
+  std::lock_guard lock(parts_mutex_);
+  auto& slot = parts_[shard];
+  if (slot) return slot.get();
+  auto part = std::make_unique<ShardPart>();
+  part->shard = shard;
+  part->index = index;
+  part->reg = std::make_unique<StoreRegister>(*this, shard->reactor());
+  replication::Mesh::Options mesh;
+  auto node = Uuid::parse(options_.node_id);
+  if (!node) return node.status();
+  mesh.self = {*node, index};
+  mesh.cluster = cluster_id_;
+  mesh.process = process_;
+  const std::string address = with_port(options_.listen, index);
+  const Status opened = shard->invoke([&] {
+    part->exchange = std::make_unique<replication::Exchange>(shard->reactor(), *part->reg, mesh,
+                                                             options_.replication);
+    part->exchange->on_death = [this](const Uuid& gone, const Uuid& process) {
+      records_->post(
+          [this, gone, process] { process_died(gone.to_string(), process.to_string()); });
+    };
+    return part->exchange->mesh().listen(address);
+  });
+  if (!opened) {
+    shard->run<bool>([&] { return close_exchange(part->exchange.get()); });
+    shard->invoke([&] { part->exchange.reset(); });
+    return opened.with_context("serve replication on " + address +
+                               " (choose another with --replication-listen)");
+  }
+  slot = std::move(part);
+  return slot.get();
+}
+
+Status Cluster::open_parts() {
+  uint16_t index = 0;
+  for (io::Shard* shard : disks_.shards()) CVOL_TRY(part_of(shard, index++).status());
+  return Status::ok();
+}
+
+std::vector<Cluster::ShardPart*> Cluster::parts() {
+  std::lock_guard lock(parts_mutex_);
+  std::vector<ShardPart*> all;
+  for (const auto& [shard, part] : parts_) {
+    if (part) all.push_back(part.get());
+  }
+  return all;
+}
+
+// --- records ---
+
+std::optional<VolumeEntry> Cluster::entry(const std::string& volume_id) {
+  std::lock_guard lock(mutex_);
+  const auto at = entries_.find(volume_id);
+  if (at == entries_.end()) return std::nullopt;
+  return at->second;
+}
+
+Result<VolumeEntry> Cluster::update(const std::string& volume_id,
+                                    const std::function<Status(v1::VolumeRecord&)>& change) {
+  Status last(Code::kBusy, "");
+  for (int attempt = 0; attempt < kMostAttempts; ++attempt) {
+    auto known = entry(volume_id);
+    Result<VolumeEntry> current =
+        known && attempt == 0 ? Result<VolumeEntry>(*known) : catalog_.load_volume(volume_id);
+    if (!current) return current.status();
+    v1::VolumeRecord next = current->record;
+    CVOL_TRY(change(next));
+    VolumeEntry changed = *current;
+    last = catalog_.write_or_erase(changed, std::move(next));
+    if (last) {
+      if (changed.record.members_size() == 0) {
+        learned_gone(volume_id);
+      } else {
+        learned(changed);
+      }
+      return changed;
+    }
+    if (last.code() != Code::kBusy) return last;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5 * attempt));
+  }
+  return last;
+}
+
+void Cluster::learned(const VolumeEntry& entry) {
+  records_->post([this, entry] { apply_volume(entry.record.id(), entry); });
+}
+
+void Cluster::learned_gone(const std::string& volume_id) {
+  records_->post([this, volume_id] { apply_volume(volume_id, std::nullopt); });
+}
+
+bool Cluster::wait_for(const std::string& volume_id, std::chrono::milliseconds time,
+                       const std::function<bool(const std::optional<VolumeEntry>&)>& holds) {
+  const auto until = std::chrono::steady_clock::now() + time;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    const auto at = entries_.find(volume_id);
+    std::optional<VolumeEntry> now;
+    if (at != entries_.end()) now = at->second;
+    lock.unlock();
+    const bool held = holds(now);
+    lock.lock();
+    if (held) return true;
+    if (stopping_ || changed_.wait_until(lock, until) == std::cv_status::timeout) {
+      const auto last = entries_.find(volume_id);
+      now = last == entries_.end() ? std::nullopt : std::optional<VolumeEntry>(last->second);
+      lock.unlock();
+      const bool late = holds(now);
+      lock.lock();
+      return late;
+    }
+  }
+}
+
+void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
+  const std::string volumes = catalog_.keys().volumes();
+  const std::string nodes = catalog_.keys().nodes();
+  const std::string alives = catalog_.keys().alive();
+  for (const meta::WatchEvent& event : events) {
+    if (event.key.starts_with(volumes)) {
+      const std::string id = event.key.substr(volumes.size());
+      if (!event.value) {
+        apply_volume(id, std::nullopt);
+        continue;
+      }
+      auto record = meta::parse_record<v1::VolumeRecord>(event.key, *event.value);
+      if (!record) {
+        log::error("volume", "a volume's record cannot be read", {{"error", record.message()}});
+        continue;
+      }
+      apply_volume(id, VolumeEntry{std::move(*record), event.revision});
+    } else if (event.key.starts_with(nodes)) {
+      const std::string id = event.key.substr(nodes.size());
+      std::lock_guard lock(mutex_);
+      if (!event.value) {
+        node_records_.erase(id);
+      } else if (auto record = meta::parse_record<v1::NodeRecord>(event.key, *event.value)) {
+        node_records_[id] = std::move(*record);
+      }
+      changed_.notify_all();
+    } else if (event.key.starts_with(alives)) {
+      const std::string id = event.key.substr(alives.size());
+      if (!event.value) {
+        apply_alive(id, std::nullopt, event.revision);
+      } else if (auto record = meta::parse_record<v1::AliveRecord>(event.key, *event.value)) {
+        apply_alive(id, std::move(*record), event.revision);
+      }
+    }
+  }
+}
+
+// On the records' thread.
+void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> entry) {
+  {
+    std::lock_guard lock(mutex_);
+    const auto at = entries_.find(id);
+    if (entry) {
+      if (at != entries_.end() && at->second.revision >= entry->revision) return;
+      entries_[id] = *entry;
+    } else {
+      if (at == entries_.end()) return;
+      entries_.erase(at);
+    }
+    changed_.notify_all();
+  }
+  if (entry) publish(id, *entry);
+  reconcile(id);
+  if (options_.on_volume) options_.on_volume(id, entry);
+}
+
+// To whoever works with the volume on a shard.
+void Cluster::publish(const std::string& id, const VolumeEntry& entry) {
+  auto record = to_replication(entry.record, entry.revision);
+  auto volume = Uuid::parse(id);
+  if (!record || !volume) {
+    log::error("volume", "a volume's record does not hold together", {{"volume", id}});
+    return;
+  }
+  for (ShardPart* part : parts()) {
+    part->shard->reactor().post([exchange = part->exchange.get(), volume = *volume,
+                                 record = *record] { exchange->set_record(volume, record); });
+  }
+}
+
+void Cluster::run_periodically() {
+  std::unique_lock lock(mutex_);
+  int turn = 0;
+  while (!stopping_) {
+    changed_.wait_for(lock, kPeriod, [this] { return stopping_; });
+    if (stopping_) return;
+    lock.unlock();
+    if (++turn % 5 == 0) reconcile_all();
+    repair_all();
+    lock.lock();
+  }
+}
+
+// --- gateways ---
+
+Result<Cluster::OpenGateway> Cluster::open_gateway(const VolumeEntry& entry,
+                                                   std::shared_ptr<VolumeMetrics> metrics) {
+  auto record = to_replication(entry.record, entry.revision);
+  if (!record) return record.status();
+  auto volume = Uuid::parse(entry.record.id());
+  if (!volume) return volume.status();
+  io::Shard* shard = &disks_.first_shard();
+  uint16_t index = 0;
+  {
+    std::lock_guard lock(locals_mutex_);
+    const auto local = locals_.find(entry.record.id());
+    if (local != locals_.end() && local->second.disk != nullptr) {
+      shard = local->second.disk->shard;
+      index = local->second.disk->shard_index;
+    }
+  }
+  auto part = part_of(shard, index);
+  if (!part) return part.status();
+  replication::Gateway::Parts parts;
+  parts.exchange = (*part)->exchange.get();
+  parts.volume = *volume;
+  parts.record = *record;
+  parts.session_generation = entry.record.session().generation();
+  parts.metrics = std::move(metrics);
+  auto* made = shard->invoke([&] { return new replication::Gateway(std::move(parts)); });
+  OpenGateway open;
+  open.shard = shard;
+  // The last one to let go may be on any thread; it ends on its shard.
+  ++*gateways_;
+  open.gateway = std::shared_ptr<replication::Gateway>(
+      made, [shard, count = gateways_](replication::Gateway* gone) {
+        shard->spawn([gone, count] { return close_gateway(gone, count); });
+      });
+  return open;
+}
+
+Status Cluster::confirm(const OpenGateway& gateway, uint64_t epoch,
+                        std::chrono::milliseconds patience) {
+  return gateway.shard->run<Status>([&] {
+    return gateway.gateway->confirm(replication::Epoch{epoch}, patience.count() * io::kMillisecond);
+  });
+}
+
+bool Cluster::move_primary_here(const OpenGateway& gateway, const VolumeEntry& entry) {
+  const v1::VolumeRecord& record = entry.record;
+  for (const v1::MemberRecord& member : record.members()) {
+    if (member.node_id() != options_.node_id) continue;
+    if (member.replica_id() == record.primary()) return true;
+    const bool in_sync = std::any_of(
+        record.in_sync().begin(), record.in_sync().end(),
+        [&](const v1::InSyncRecord& e) { return e.replica_id() == member.replica_id(); });
+    auto replica = Uuid::parse(member.replica_id());
+    if (!in_sync || !replica) return false;
+    const Status asked =
+        gateway.shard->run<Status>([&] { return gateway.gateway->move_primary(*replica); });
+    if (!asked) return false;
+    return wait_for(record.id(), 3s, [&](const std::optional<VolumeEntry>& now) {
+      return !now || now->record.primary() == member.replica_id();
+    });
+  }
+  return false;
+}
+
+std::vector<std::string> Cluster::problems() {
+  std::vector<std::string> all;
+  std::lock_guard lock(locals_mutex_);
+  for (const auto& [id, local] : locals_) {
+    if (local.problem.empty()) continue;
+    auto known = entry(id);
+    all.push_back("volume '" + (known ? known->record.name() : id) + "': " + local.problem);
+  }
+  return all;
+}
+
+}  // namespace cvol::volume

@@ -1,0 +1,202 @@
+// Cluster: this node's part in a cluster: its place among the nodes, the replicas on its disks, the
+// volumes' records as the metadata store has them, and repair of volumes whose primary is here.
+//
+// The one reconciler of wanted and actual state: what records say of replicas on this node's disks
+// is made so (made, opened, removed), whenever a record changes and every few seconds.
+//
+// Threading: any thread but a shard's, unless said; calls may block. Owner: VolumeManager; what it
+// is given outlives it.
+// Files: cluster.cpp (life, records, exchanges), cluster_nodes.cpp (liveness), cluster_replicas.cpp
+// (the reconciler), cluster_repair.cpp (placement, repair), cluster_register.cpp (replication's
+// compare-and-swaps).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "replication/node/gateway.h"
+#include "replication/node/replica_host.h"
+#include "volumed/volume/catalog.h"
+#include "volumed/volume/disk_set.h"
+#include "volumed/volume/placement.h"
+#include "volumed/volume/record_map.h"
+#include "volumed/volume/worker.h"
+
+namespace cvol::volume {
+
+struct ClusterOptions {
+  std::string node_id, node_name, zone;
+  std::string listen;     // "tcp:ADDRESS:PORT"; shard i listens on PORT + i
+  std::string advertise;  // the same, as others reach it
+  replication::Options replication;
+  std::chrono::seconds rebuild_after{300};
+  std::chrono::milliseconds alive_time{5000};  // of the lease
+  // The record of a volume is new or has changed, or (nullopt) is gone. On one thread, in order.
+  std::function<void(const std::string& id, std::optional<VolumeEntry>)> on_volume;
+  std::function<void(const std::string& kind, const std::string& subject, const std::string& text)>
+      on_event;
+  // Where this node's end has to be told, should it come suddenly; whenever that changes.
+  std::function<void(const std::vector<std::string>& addresses)> on_peers;
+};
+
+struct ClusterNode {
+  v1::NodeRecord record;
+  std::optional<v1::AliveRecord> alive;
+};
+
+// How one replica does, as its node sees it.
+struct LocalReplica {
+  std::string replica_id;
+  std::string disk_id;
+  std::string role;  // "follower", "active", ...
+  bool joining = false;
+  bool trusted = false;
+  uint64_t epoch = 0, commit_point = 0, last_seq = 0;
+  uint64_t allocated_bytes = 0;
+  uint64_t resync_sent_bytes = 0;
+  std::vector<replication::ResyncProgress> resyncs;
+  std::string waits_for;
+  std::string problem;  // why it does not run
+};
+
+class Cluster {
+ public:
+  Cluster(ClusterOptions options, Catalog& catalog, DiskSet& disks);
+  ~Cluster();
+  // Joins: says that this node lives, opens its replicas, follows the records.
+  Status start();
+  void stop();
+
+  // A disk has come: replicas that belong on it are opened.
+  void disk_added();
+  // A disk has failed.
+  void disk_failed(const std::string& disk_id);
+
+  const std::string& node_id() const { return options_.node_id; }
+  const replication::Options& replication_options() const { return options_.replication; }
+  std::vector<ClusterNode> nodes();
+  bool is_alive(const std::string& node_id);
+  std::string node_name(const std::string& node_id);
+  const Uuid& process() const { return process_; }
+  const Uuid& cluster_id() const { return cluster_id_; }
+
+  // The newest state that is known here.
+  std::optional<VolumeEntry> entry(const std::string& volume_id);
+  // Applies `change` to the record as it is now, again if it changes meanwhile; the answer is the
+  // record after it. `change` may refuse.
+  Result<VolumeEntry> update(const std::string& volume_id,
+                             const std::function<Status(v1::VolumeRecord&)>& change);
+  // Told at once, without waiting for the watch.
+  void learned(const VolumeEntry& entry);
+  void learned_gone(const std::string& volume_id);
+  // Waits until `holds` is true of the record (nullopt: it is gone). False: time is over.
+  bool wait_for(const std::string& volume_id, std::chrono::milliseconds time,
+                const std::function<bool(const std::optional<VolumeEntry>&)>& holds);
+
+  // Disks of living nodes that take new replicas.
+  Result<std::vector<DiskChoice>> choose(uint32_t count, const v1::VolumeRecord* existing,
+                                         bool zone_spread, const std::string& prefer_node = "");
+
+  // A gateway on the best shard, and that shard.
+  struct OpenGateway {
+    std::shared_ptr<replication::Gateway> gateway;
+    io::Shard* shard = nullptr;
+  };
+  Result<OpenGateway> open_gateway(const VolumeEntry& entry,
+                                   std::shared_ptr<VolumeMetrics> metrics);
+  // R12: the attachment is complete when the primary runs this epoch with all members.
+  Status confirm(const OpenGateway& gateway, uint64_t epoch, std::chrono::milliseconds patience);
+  // The primary moves here, if this node has an in-sync replica; false if it has not moved.
+  bool move_primary_here(const OpenGateway& gateway, const VolumeEntry& entry);
+  std::optional<LocalReplica> local_replica(const std::string& volume_id);
+
+  // Verify: checksums of the volume at this node's replica, by range.
+  std::vector<std::string> problems();
+
+ private:
+  friend class StoreRegister;
+  struct Local {
+    Disk* disk = nullptr;
+    store::ReplicaNumber number = 0;
+    std::string replica_id;
+    std::unique_ptr<replication::ReplicaHost> host;  // used on the disk's shard
+    std::string problem;
+  };
+  struct ShardPart;
+
+  // cluster.cpp
+  Result<ShardPart*> part_of(io::Shard* shard, uint16_t index);
+  Status open_parts();
+  void on_watch(const std::vector<meta::WatchEvent>& events);
+  void apply_volume(const std::string& id, std::optional<VolumeEntry> entry);
+  void publish(const std::string& id, const VolumeEntry& entry);
+  void run_periodically();
+  std::vector<ShardPart*> parts();
+  static std::string with_port(const std::string& address, uint16_t index);
+
+  // cluster_nodes.cpp
+  Status announce();
+  void keep_alive_loop();
+  void apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record,
+                   meta::Revision revision);
+  v1::AliveRecord describe_self();
+  void publish_node(const v1::AliveRecord& record);
+  void process_died(const std::string& node_id, const std::string& process);
+  void tell_peers();
+
+  // cluster_replicas.cpp
+  void reconcile(const std::string& volume_id);
+  void reconcile_all();
+  Status make_local(const VolumeEntry& entry, const v1::MemberRecord& member);
+  void open_local(const VolumeEntry& entry, const v1::MemberRecord& member);
+  void close_local(const std::string& volume_id);
+  Status remove_local(const VolumeEntry& entry, const v1::MemberRecord& member);
+  std::optional<store::ReplicaInfo> find_on_disk(Disk& disk, const std::string& replica_id);
+
+  // cluster_repair.cpp
+  void repair_all();
+  void repair(const VolumeEntry& entry);
+  void give_up_unfinished(const VolumeEntry& entry);
+
+  ClusterOptions options_;
+  Catalog& catalog_;
+  DiskSet& disks_;
+  Uuid cluster_id_;
+  Uuid process_;
+  std::chrono::system_clock::time_point started_;
+
+  std::mutex parts_mutex_;
+  std::map<io::Shard*, std::unique_ptr<ShardPart>> parts_;
+
+  std::mutex mutex_;  // guards the next ones
+  std::condition_variable changed_;
+  std::map<std::string, VolumeEntry> entries_;  // by id
+  std::map<std::string, uint64_t> gone_;        // ids -> revision at which they were erased
+  std::map<std::string, v1::NodeRecord> node_records_;
+  std::map<std::string, v1::AliveRecord> alive_;
+  std::map<std::string, meta::Revision> alive_revisions_;
+  std::map<std::string, std::chrono::steady_clock::time_point> missing_since_;  // nodes
+  meta::LeaseId lease_ = 0;
+  bool stopping_ = false;
+
+  std::shared_ptr<std::atomic<int>> gateways_ = std::make_shared<std::atomic<int>>(0);
+
+  std::mutex locals_mutex_;              // one reconciliation of replicas at a time
+  std::map<std::string, Local> locals_;  // by volume id
+
+  std::vector<std::unique_ptr<Worker>> proposers_;  // compare-and-swaps of replication
+  std::unique_ptr<Worker> records_;                 // applies what watches tell, in order
+  std::unique_ptr<meta::Watch> volume_watch_, node_watch_, alive_watch_;
+  std::thread keeper_;  // of the lease
+  std::thread periodic_;
+};
+
+}  // namespace cvol::volume

@@ -1,0 +1,215 @@
+// Placement and repair: every volume gets back the replicas that its record asks for.
+#include <google/protobuf/util/time_util.h>
+
+#include <algorithm>
+
+#include "volumed/base/log.h"
+#include "volumed/volume/cluster.h"
+#include "volumed/volume/cluster_register.h"
+
+namespace cvol::volume {
+namespace {
+
+using google::protobuf::util::TimeUtil;
+constexpr int64_t kUnfinishedSeconds = 60;
+
+bool is_in_sync(const v1::VolumeRecord& record, const std::string& replica) {
+  return std::any_of(record.in_sync().begin(), record.in_sync().end(),
+                     [&](const v1::InSyncRecord& entry) { return entry.replica_id() == replica; });
+}
+
+std::string new_id() {
+  Random random = Random::from_system();
+  return Uuid::make(random).to_string();
+}
+
+}  // namespace
+
+Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::VolumeRecord* existing,
+                                                bool zone_spread, const std::string& prefer_node) {
+  std::vector<DiskChoice> disks;
+  std::set<std::string> taken_nodes;
+  std::multiset<std::string> taken_zones;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, alive] : alive_) {
+      const auto record = node_records_.find(id);
+      if (record == node_records_.end() || record->second.cordoned() || record->second.draining())
+        continue;
+      for (const v1::AliveDisk& disk : alive.disks()) {
+        if (disk.failed()) continue;
+        DiskChoice choice;
+        choice.node_id = id;
+        choice.node_name = record->second.name();
+        choice.zone = record->second.zone();
+        choice.disk_id = disk.id();
+        choice.free_bytes =
+            disk.capacity_bytes() - std::min(disk.capacity_bytes(), disk.allocated_bytes());
+        disks.push_back(std::move(choice));
+      }
+    }
+    if (existing != nullptr) {
+      for (const v1::MemberRecord& member : existing->members()) {
+        taken_nodes.insert(member.node_id());
+        if (member.wanted() == "removed") continue;
+        const auto record = node_records_.find(member.node_id());
+        if (record != node_records_.end()) taken_zones.insert(record->second.zone());
+      }
+    }
+  }
+  std::vector<DiskChoice> chosen;
+  if (!prefer_node.empty() && count > 0 && !taken_nodes.contains(prefer_node)) {
+    std::vector<DiskChoice> there;
+    for (const DiskChoice& disk : disks) {
+      if (disk.node_id == prefer_node) there.push_back(disk);
+    }
+    auto first = place_replicas(there, 1, taken_nodes, taken_zones, zone_spread);
+    if (first) {
+      chosen = *first;
+      taken_nodes.insert(prefer_node);
+      taken_zones.insert(chosen[0].zone);
+      --count;
+    }
+  }
+  auto rest = place_replicas(disks, count, taken_nodes, taken_zones, zone_spread);
+  if (!rest) return rest.status();
+  chosen.insert(chosen.end(), rest->begin(), rest->end());
+  return chosen;
+}
+
+void Cluster::repair_all() {
+  std::vector<VolumeEntry> all;
+  std::string first_alive;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, entry] : entries_) all.push_back(entry);
+    if (!alive_.empty()) first_alive = alive_.begin()->first;
+  }
+  for (const VolumeEntry& entry : all) {
+    const v1::VolumeRecord& record = entry.record;
+    if (record.state() == "creating" && first_alive == options_.node_id) give_up_unfinished(entry);
+    if (record.state() != "ready") continue;
+    // The node of the primary looks after the volume.
+    for (const v1::MemberRecord& member : record.members()) {
+      if (member.replica_id() == record.primary() && member.node_id() == options_.node_id)
+        repair(entry);
+    }
+  }
+}
+
+// A creation whose node died in the middle.
+void Cluster::give_up_unfinished(const VolumeEntry& entry) {
+  const int64_t age = std::time(nullptr) - entry.record.created().seconds();
+  if (age < kUnfinishedSeconds) return;
+  VolumeEntry changed = entry;
+  if (catalog_.begin_removal(changed)) learned(changed);
+}
+
+void Cluster::repair(const VolumeEntry& entry) {
+  const v1::VolumeRecord& record = entry.record;
+  const auto now = std::chrono::steady_clock::now();
+  uint32_t good = 0;       // wanted, and in sync or on the way to it
+  uint32_t in_sync = 0;    // of those, in sync
+  std::string to_replace;  // a member whose time is over
+  std::string to_drop;     // a member too many, or on a draining node, once there are enough
+  {
+    std::lock_guard lock(mutex_);
+    for (const v1::MemberRecord& member : record.members()) {
+      if (member.wanted() == "removed") continue;
+      const auto node = node_records_.find(member.node_id());
+      const bool draining = node != node_records_.end() && node->second.draining();
+      const auto missing = missing_since_.find(member.node_id());
+      const auto alive = alive_.find(member.node_id());
+      bool failed_disk = false;
+      if (alive != alive_.end()) {
+        bool there = false;
+        for (const v1::AliveDisk& disk : alive->second.disks()) {
+          if (disk.id() != member.disk_id()) continue;
+          there = true;
+          failed_disk = disk.failed();
+        }
+        failed_disk = failed_disk || !there;
+      }
+      const bool synced = is_in_sync(record, member.replica_id());
+      const bool lost =
+          !synced &&
+          ((missing != missing_since_.end() && now - missing->second > options_.rebuild_after) ||
+           node == node_records_.end() || failed_disk);
+      if (lost) {
+        if (to_replace.empty()) to_replace = member.replica_id();
+        continue;
+      }
+      if (draining) {
+        if (to_drop.empty() || !synced) to_drop = member.replica_id();
+        continue;
+      }
+      ++good;
+      if (synced) ++in_sync;
+    }
+  }
+  const auto mark_removed = [&](const std::string& replica) {
+    (void)update(record.id(),
+                 [&](v1::VolumeRecord& next) {
+                   for (v1::MemberRecord& member : *next.mutable_members()) {
+                     if (member.replica_id() == replica) member.set_wanted("removed");
+                   }
+                   next.set_epoch(next.epoch() + 1);
+                   return Status::ok();
+                 })
+        .status()
+        .is_ok();
+  };
+  if (good < record.replicas()) {
+    auto chosen = choose(1, &record, record.zone_spread());
+    if (!chosen) return;  // waits for a node; status tells
+    const DiskChoice& disk = chosen->front();
+    const auto added = update(record.id(), [&](v1::VolumeRecord& next) {
+      if (next.epoch() != record.epoch() || next.members_size() != record.members_size())
+        return Status(Code::kCancelled, "it changed meanwhile");
+      v1::MemberRecord& member = *next.add_members();
+      member.set_replica_id(new_id());
+      member.set_node_id(disk.node_id);
+      member.set_disk_id(disk.disk_id);
+      member.set_wanted("present");
+      next.set_epoch(next.epoch() + 1);
+      return Status::ok();
+    });
+    if (added && options_.on_event)
+      options_.on_event("rebuild", record.name(),
+                        "a new replica is made on node " + disk.node_name);
+    return;
+  }
+  // Enough good ones: those that were replaced, drained or are too many may go; never before.
+  if (in_sync < record.replicas()) return;
+  if (!to_replace.empty()) return mark_removed(to_replace);
+  if (!to_drop.empty()) return mark_removed(to_drop);
+  if (good > record.replicas()) {
+    for (const v1::MemberRecord& member : record.members()) {
+      if (member.wanted() == "removed" || member.replica_id() == record.primary()) continue;
+      return mark_removed(member.replica_id());
+    }
+  }
+  // A member that is to go but is still in the set: its primary puts it out.
+  for (const v1::MemberRecord& member : record.members()) {
+    if (member.wanted() != "removed" || !is_in_sync(record, member.replica_id())) continue;
+    std::lock_guard lock(locals_mutex_);
+    const auto local = locals_.find(record.id());
+    if (local == locals_.end() || !local->second.host) return;
+    auto replica = Uuid::parse(member.replica_id());
+    auto* host = local->second.host.get();
+    io::Shard* shard = local->second.disk->shard;
+    if (!replica) return;
+    shard->invoke([&] {
+      if (*replica != host->self()) {
+        host->core().put_out(shard->reactor().now(), *replica, "it is to be removed");
+        return;
+      }
+      for (const replication::InSync& other : host->core().record().in_sync) {
+        if (other.replica != host->self() && host->hand_over(other.replica)) return;
+      }
+    });
+    return;
+  }
+}
+
+}  // namespace cvol::volume
