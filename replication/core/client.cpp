@@ -149,9 +149,9 @@ bool Replica::may_start(const Op& op) const {
   if (handing_ || is_fenced(op)) return false;
   const bool internal = op.kind == OpKind::kRewrite;
   if (role_ != Role::kActive && !(internal && role_ == Role::kReconciling)) return false;
-  if (writes(op.kind) && (in_flight_.size() >= options_.most_in_flight ||
-                          (in_flight_blocks_ > 0 &&
-                           in_flight_blocks_ + weight(op) > options_.most_in_flight_blocks)))
+  if (writes(op.kind) &&
+      (in_flight_.size() >= options_.most_in_flight ||
+       (in_flight_blocks_ > 0 && in_flight_blocks_ + weight(op) > options_.most_in_flight_blocks)))
     return false;
   for (const Op* other : order_) {
     if (other->order < op.order) {

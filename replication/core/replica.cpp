@@ -355,8 +355,7 @@ void Replica::tick(Nanoseconds now) {
     }
     return;
   }
-  if (handing_ &&
-      (now_ - handed_at_ >= options_.hand_over || (set_ >> handing_to_ & 1) == 0)) {
+  if (handing_ && (now_ - handed_at_ >= options_.hand_over || (set_ >> handing_to_ & 1) == 0)) {
     handing_ = false;  // what was admitted may never end, with too few members: serves again
     driver_.event("the planned move is given up");
   }

@@ -100,10 +100,15 @@ class Run {
   }
 
   void lose_for_good(int node) {
-    switch (cluster_.world().random().below(3)) {
-      case 0: return cluster_.lose_power(node);
-      case 1: return cluster_.node(node).stop();
-      default: return cluster_.isolate(node);
+    switch (cluster_.world().random().below(4)) {
+      case 0:
+        return cluster_.lose_power(node);
+      case 1:
+        return cluster_.node(node).stop();
+      case 2:
+        return cluster_.node(node).disk().stick_until(cluster_.world().now() + 100000 * kSecond);
+      default:
+        return cluster_.isolate(node);
     }
   }
 
@@ -150,9 +155,8 @@ class Run {
         all = all && cluster_.gateway(i).oldest() > begin;
       return all;
     };
-    const bool lived = world.run_until(begin + swarm_.liveness, 20 * kMillisecond, [&] {
-      return world.now() > begin && done();
-    });
+    const bool lived = world.run_until(begin + swarm_.liveness, 20 * kMillisecond,
+                                       [&] { return world.now() > begin && done(); });
     if (world.failed()) return world.failure();
     if (!lived) {
       std::string who;
@@ -173,6 +177,8 @@ class Run {
 
 }  // namespace
 
-Result run_swarm(const Swarm& swarm) { return Run(swarm).go(); }
+Result run_swarm(const Swarm& swarm) {
+  return Run(swarm).go();
+}
 
 }  // namespace cvol::sim
