@@ -149,6 +149,8 @@ class Run {
     for (int i = 0; i < cluster_.nodes(); ++i) {
       if (core[static_cast<std::size_t>(i)]) wanted.push_back(i);
     }
+    // A disk that is stuck is found by requests only.
+    if (cluster_.record().record().session.id.is_nil()) cluster_.attach(0);
     const auto done = [&] {
       bool all = cluster_.set_is(wanted) && !cluster_.changing_session();
       for (int i = 0; i < cluster_.gateways(); ++i)
