@@ -167,6 +167,7 @@ bool Replica::may_start(const Op& op) const {
 void Replica::start(Op& op) {
   CVOL_ASSERT(waiting_ > 0);
   --waiting_;
+  op.since = now_;
   switch (op.kind) {
     case OpKind::kRead:
       op.state = Op::State::kReading;

@@ -393,6 +393,9 @@ void Replica::check_members() {
     if (peer.failed.empty() && peer.dead) peer.failed = "its process is dead";
     if (peer.failed.empty() && now_ - peer.heard > options_.replica_timeout)
       peer.failed = "it is silent";
+    if (peer.failed.empty() && peer.reached < durable_.record.epoch &&
+        now_ - epoch_since_ > options_.stuck_write)
+      peer.failed = "it does not take the record in";
     if (peer.failed.empty() && !in_flight_.empty()) {
       for (const Op* op : in_flight_) {
         if (op == nullptr || (op->sent & bit) == 0 || (op->acked & bit) != 0) continue;

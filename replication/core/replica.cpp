@@ -126,7 +126,7 @@ bool Replica::trusts_itself() const {
 void Replica::persist() {
   ++persist_ticket_;
   persisting_.push_back(
-      {persist_ticket_, durable_.record.epoch, durable_.promised, durable_.rebuilding});
+      {persist_ticket_, durable_.record.epoch, durable_.promised, durable_.rebuilding, now_});
   driver_.persist(durable_, persist_ticket_);
 }
 
@@ -208,6 +208,7 @@ void Replica::adopt(const Record& record) {
     return;
   }
   // Still the primary, in a new epoch: all members hear of it, and what is in flight goes again.
+  epoch_since_ = now_;
   if (!same_session) {
     fence_waiting_ops();
     connection_ = 0;  // connections are numbered within their session
@@ -359,6 +360,8 @@ void Replica::tick(Nanoseconds now) {
     handing_ = false;  // what was admitted may never end, with too few members: serves again
     driver_.event("the planned move is given up");
   }
+  leave_if_stuck();
+  if (role_ == Role::kHandedOver) return;
   check_members();
   check_slow_members();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {

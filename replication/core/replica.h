@@ -234,6 +234,9 @@ class Replica {
   void send_proposal();
   void forget_proposal();
   void go_on_handing_over();
+  void serve_no_more(Slot successor);
+  bool is_stuck() const;
+  void leave_if_stuck();
 
   // member.cpp
   bool accepts(const Message& message) const;
@@ -332,6 +335,7 @@ class Replica {
     uint64_t ticket;
     Epoch epoch, promised;
     bool rebuilding;
+    Nanoseconds since;
   };
   std::deque<Persisting> persisting_;
 
@@ -388,6 +392,7 @@ class Replica {
   Nanoseconds last_beacon_ = 0;
   SlowMembers slow_members_;
   Nanoseconds slow_checked_ = 0;
+  Nanoseconds epoch_since_ = 0;  // when this replica, as the primary, began the present epoch
   uint64_t next_join_ = 0;
   Slot handing_to_ = 0;
   Nanoseconds handed_at_ = 0;

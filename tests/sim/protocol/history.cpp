@@ -110,8 +110,7 @@ std::string History::check(uint64_t block) const {
     zones.push_back({std::min(first_end, last_begin), std::max(first_end, last_begin),
                      first_end < last_begin, write.value});
   }
-  std::sort(zones.begin(), zones.end(),
-            [](const Zone& a, const Zone& b) { return a.low < b.low; });
+  std::sort(zones.begin(), zones.end(), [](const Zone& a, const Zone& b) { return a.low < b.low; });
   const Zone* forward = nullptr;  // the last one that began; they do not overlap
   for (const Zone& zone : zones) {
     if (forward != nullptr && zone.forward && zone.low < forward->high)

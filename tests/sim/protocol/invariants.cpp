@@ -45,8 +45,8 @@ void Invariants::on_written(const Node& node, BlockRange range, const std::vecto
   const uint64_t epoch = node.replica()->epoch().value;
   const auto [at, first] = acknowledged_by_.emplace(epoch, node.index());
   if (!first && at->second != node.index())
-    world_.fail(fmt::format("I4: nodes {} and {} acknowledge in epoch {}", at->second,
-                            node.index(), epoch));
+    world_.fail(fmt::format("I4: nodes {} and {} acknowledge in epoch {}", at->second, node.index(),
+                            epoch));
   for (uint64_t i = range.begin; i < range.end; ++i) {
     const Block& written = data[i - range.begin];
     if (acknowledged_[i].version <= written.version) acknowledged_[i] = written;
@@ -68,9 +68,9 @@ void Invariants::on_read(const Node& node, BlockRange range, const std::vector<B
                               describe(shown), i, describe(floor)));
     for (const Node* member : members()) {
       if (holds(member->disk().block(i), shown)) continue;
-      world_.fail(fmt::format("I6 at a read: node {} shows {} of block {}, node {} in the set has {}",
-                              node.index(), describe(shown), i, member->index(),
-                              describe(member->disk().block(i))));
+      world_.fail(fmt::format(
+          "I6 at a read: node {} shows {} of block {}, node {} in the set has {}", node.index(),
+          describe(shown), i, member->index(), describe(member->disk().block(i))));
     }
     if (acknowledged_[i].version <= shown.version) acknowledged_[i] = shown;
   }

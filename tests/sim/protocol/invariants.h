@@ -53,8 +53,8 @@ class Invariants {
   World& world_;
   std::vector<const Node*> nodes_;
   replication::Record record_;
-  std::vector<Block> acknowledged_;             // the highest version of each
-  std::map<uint64_t, int> acknowledged_by_;     // node by epoch (I4)
+  std::vector<Block> acknowledged_;          // the highest version of each
+  std::map<uint64_t, int> acknowledged_by_;  // node by epoch (I4)
 };
 
 }  // namespace cvol::sim

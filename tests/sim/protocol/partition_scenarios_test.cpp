@@ -48,9 +48,12 @@ TEST_P(Isolated, secondary) {
 
 std::string name_of_cut(const ::testing::TestParamInfo<Cut>& each) {
   switch (each.param) {
-    case Cut::kBoth: return "symmetric";
-    case Cut::kSendOnly: return "send_only";
-    case Cut::kReceiveOnly: return "receive_only";
+    case Cut::kBoth:
+      return "symmetric";
+    case Cut::kSendOnly:
+      return "send_only";
+    case Cut::kReceiveOnly:
+      return "receive_only";
   }
   return "";
 }

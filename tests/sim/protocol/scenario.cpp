@@ -40,7 +40,8 @@ void Scenario::wait_until_serves(int index) {
 }
 
 void Scenario::wait_until_all_in_set() {
-  wait_until("all are in sync", [&] { return cluster_->all_in_set(); }, 60 * kSecond);
+  wait_until(
+      "all are in sync", [&] { return cluster_->all_in_set(); }, 60 * kSecond);
 }
 
 uint64_t Scenario::write(uint64_t block, int gateway) {
