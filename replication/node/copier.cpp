@@ -205,9 +205,9 @@ Task<bool> Copier::copy_locked(BlockRange range) {
   const bool asked = co_await host_.call(question, target_, wire::FrameType::kDigest,
                                          wire::encode_copy_request(request));
   if (!asked || stopping_ || host_.closing_) co_return false;
-  Status read = co_await host_.read_blocks(range, buffer.first(bytes));
+  // R14: what is damaged here comes from another in-sync replica.
+  Status read = co_await host_.read_or_fetch(range, buffer.first(bytes));
   if (!read) {
-    // R14: a damaged block here is got from another in-sync replica first, outside of the lock.
     log::warning("replication", "resync: a block cannot be read here", {{"why", read.message()}});
     co_return false;
   }

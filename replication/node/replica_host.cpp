@@ -487,11 +487,11 @@ Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, Block
     if (kind == OpKind::kWrite) {
       made = co_await overlay_client_data(work, range);
     } else if (kind == OpKind::kRepair) {
-      made = co_await fetch_from_peers(work, range);
-    } else {
+      made = co_await fetch_from_peers(range, work->whole.first(range.blocks() * kBlockBytes));
+    } else if (kind == OpKind::kRewrite) {
+      made = co_await read_or_fetch(range, work->whole.first(range.blocks() * kBlockBytes));
+    } else {  // kUndo: others have what is to be taken back
       made = co_await read_blocks(range, work->whole.first(range.blocks() * kBlockBytes));
-      // R14: damaged blocks of the tail come from members first.
-      if (made.code() == Code::kDamaged) made = co_await fetch_from_peers(work, range);
     }
     work->payload = work->whole.first(range.blocks() * kBlockBytes);
     if (made && kind != OpKind::kWrite && all_zero(work->payload)) write_kind = WriteKind::kZero;
@@ -512,9 +512,9 @@ Task<Status> ReplicaHost::overlay_client_data(Work* work, BlockRange range) {
   const bool tail = skip + work->length < blocks.size();
   const uint64_t last = blocks.size() - kBlockBytes;
   if (head || (tail && last == 0))
-    CVOL_CO_TRY(co_await read_blocks({range.begin, range.begin + 1}, blocks.first(kBlockBytes)));
+    CVOL_CO_TRY(co_await read_or_fetch({range.begin, range.begin + 1}, blocks.first(kBlockBytes)));
   if (tail && last > 0)
-    CVOL_CO_TRY(co_await read_blocks({range.end - 1, range.end}, blocks.subspan(last)));
+    CVOL_CO_TRY(co_await read_or_fetch({range.end - 1, range.end}, blocks.subspan(last)));
   if (work->zero_edge) {
     std::memset(blocks.data() + skip, 0, work->length);
   } else {
@@ -525,6 +525,18 @@ Task<Status> ReplicaHost::overlay_client_data(Work* work, BlockRange range) {
 
 Task<Status> ReplicaHost::read_blocks(BlockRange range, std::span<std::byte> into) {
   co_return co_await parts_.engine->read(parts_.number, range.begin * kBlockBytes, into);
+}
+
+Task<Status> ReplicaHost::read_or_fetch(BlockRange range, std::span<std::byte> into) {
+  Status read = co_await read_blocks(range, into);
+  if (read || core_->record().in_sync.size() < 2) co_return read;
+  for (uint64_t at = range.begin; at < range.end; ++at) {
+    const std::span<std::byte> block = into.subspan((at - range.begin) * kBlockBytes, kBlockBytes);
+    read = co_await read_blocks({at, at + 1}, block);
+    if (!read) read = co_await fetch_from_peers({at, at + 1}, block);
+    if (!read || closing_) co_return read;
+  }
+  co_return read;
 }
 
 // --- reads ---
@@ -590,7 +602,7 @@ Task<Status> ReplicaHost::repair_damage(BlockRange range) {
   co_return Status::ok();
 }
 
-Task<Status> ReplicaHost::fetch_from_peers(Work* work, BlockRange range) {
+Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte> into) {
   const std::vector<InSync> in_sync = core_->record().in_sync;
   wire::CopyRequest request;
   request.range = range;
@@ -608,7 +620,7 @@ Task<Status> ReplicaHost::fetch_from_peers(Work* work, BlockRange range) {
              digested->checksums[i];
     }
     if (!good) continue;
-    std::memcpy(work->whole.data(), question.payload.data(), range.blocks() * kBlockBytes);
+    std::memcpy(into.data(), question.payload.data(), range.blocks() * kBlockBytes);
     co_return Status::ok();
   }
   co_return Status(Code::kDamaged, "no in-sync replica has a good copy of the blocks");

@@ -188,7 +188,9 @@ class ReplicaHost final : public Driver {
   Task<Status> repair_damage(BlockRange range);
   Task<void> make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range);
   Task<Status> overlay_client_data(Work* work, BlockRange range);
-  Task<Status> fetch_from_peers(Work* work, BlockRange range);
+  // R14: what cannot be read here comes from another in-sync replica. The range is locked.
+  Task<Status> read_or_fetch(BlockRange range, std::span<std::byte> into);
+  Task<Status> fetch_from_peers(BlockRange range, std::span<std::byte> into);
   Task<void> tail_task(Seq after, uint64_t ticket);
   Task<bool> call(Call& call, const ReplicaId& to, wire::FrameType type,
                   std::span<const std::byte> body, std::span<const std::byte> payload = {});

@@ -127,8 +127,9 @@ void Node::open_gateway(uint64_t session_generation) {
 }
 
 Task<void> Node::shut_down() {
-  if (gateway_ != nullptr) co_await gateway_->close();
+  // The replica first: requests of the gateway may wait in it for what never comes.
   if (host_ != nullptr) co_await host_->close();
+  if (gateway_ != nullptr) co_await gateway_->close();
   if (exchange_ != nullptr) co_await exchange_->close();
   if (engine_ != nullptr) co_await engine_->close();
 }
