@@ -94,7 +94,9 @@ Task<bool> Copier::find_candidates() {
   if (!listed) co_return false;
   auto ours = co_await host_.parts_.engine->changed_chunks(host_.parts_.number, 0);
   if (!ours || stopping_ || host_.closing_) co_return false;
-  const uint64_t end = host_.size_bytes() / kBlockBytes;
+  co_await host_.grown(host_.size_bytes());
+  if (stopping_ || host_.closing_) co_return false;
+  const uint64_t end = host_.blocks_here();
   const auto add = [&](uint64_t chunk, uint64_t version) {
     const uint64_t begin = chunk * kBlocksPerChunk;
     if (begin >= end) return;

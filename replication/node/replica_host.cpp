@@ -249,7 +249,9 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
   if (message.from.is_nil() || frame.header.to != wire::tag_of(parts_.self)) return;
   if (message.type == MessageType::kPrepare) {
     const uint64_t blocks = message.range.blocks();
-    if (message.range.end > local_size_ / kBlockBytes) return;
+    if (message.range.end > std::max(local_size_, size_bytes()) / kBlockBytes &&
+        message.epoch <= core_->epoch())
+      return;
     Prepared prepared;
     if (message.kind == WriteKind::kData) {
       if (decoded->checksums.size() != blocks ||
@@ -272,8 +274,30 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
     }
     message.ticket = next_prepared_++;
     prepared_[message.ticket] = std::move(prepared);
+    if (message.range.end > local_size_ / kBlockBytes && message.epoch == core_->epoch()) {
+      beyond_.push_back(std::move(message));
+      return;
+    }
   }
   core_->on_message(now(), message);
+}
+
+// --- size ---
+
+uint64_t ReplicaHost::blocks_here() const {
+  return std::min(local_size_, size_bytes()) / kBlockBytes;
+}
+
+Task<void> ReplicaHost::grown(uint64_t end_bytes) {
+  while (!closing_ && end_bytes > local_size_ && end_bytes <= size_bytes())
+    co_await changed_.wait();
+}
+
+void ReplicaHost::grew() {
+  changed_.wake_all();
+  std::vector<Message> waited;
+  waited.swap(beyond_);
+  for (const Message& message : waited) core_->on_message(now(), message);
 }
 
 // --- the disk ---
@@ -300,6 +324,7 @@ Task<void> ReplicaHost::persist_loop() {
         break;
       }
       local_size_ = state.record.size_bytes;
+      grew();
     }
     const Status put =
         co_await parts_.engine->put_replica_state(parts_.number, encode_state(state));
@@ -481,6 +506,7 @@ void ReplicaHost::make_payload(OpId op, OpKind kind, BlockRange range) {
 Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range) {
   Status made;
   WriteKind write_kind = WriteKind::kData;
+  co_await grown(range.end * kBlockBytes);
   if (!work->finished) {
     Buffer buffer = co_await take(range.blocks() * kBlockBytes);
     work->whole = std::move(buffer);

@@ -166,6 +166,11 @@ class ReplicaHost final : public Driver {
   io::Reactor& reactor() const { return parts_.exchange->reactor(); }
   Nanoseconds now() const { return reactor().now(); }
   uint64_t size_bytes() const { return core_->record().size_bytes; }
+  // Blocks that there are here, and are to be: the replica grows before its record is persisted.
+  uint64_t blocks_here() const;
+  // Until the replica has grown to what the record says, if the range needs it.
+  Task<void> grown(uint64_t end_bytes);
+  void grew();
   const Member* member(const ReplicaId& id) const { return core_->record().find_member(id); }
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
@@ -213,6 +218,7 @@ class ReplicaHost final : public Driver {
   Parts parts_;
   const uint64_t salt_;
   uint64_t local_size_;
+  std::vector<Message> beyond_;  // PREPAREs that wait until the replica has grown
   std::unique_ptr<Replica> core_;
   bool closing_ = false;
   bool links_pending_ = false;
