@@ -80,7 +80,9 @@ Task<bool> Copier::find_candidates() {
   if (!listed || stopping_) co_return false;
   auto ours = co_await host_.parts_.engine->changed_chunks(host_.parts_.number, 0);
   if (!ours || stopping_ || host_.closing_) co_return false;
-  const uint64_t end = host_.size_bytes() / kBlockBytes;
+  co_await host_.grown(host_.size_bytes());
+  if (stopping_ || host_.closing_) co_return false;
+  const uint64_t end = host_.blocks_here();
   const auto add = [&](uint64_t chunk, uint64_t version) {
     const uint64_t begin = chunk * kBlocksPerChunk;
     if (begin >= end) return;
@@ -191,9 +193,9 @@ Task<bool> Copier::copy_locked(BlockRange range) {
   const bool asked = co_await host_.call(question, target_, wire::FrameType::kDigest,
                                          wire::encode_copy_request(request));
   if (!asked || stopping_ || host_.closing_) co_return false;
-  Status read = co_await host_.read_blocks(range, buffer.first(bytes));
+  // R14: what is damaged here comes from another in-sync replica.
+  Status read = co_await host_.read_or_fetch(range, buffer.first(bytes));
   if (!read) {
-    // R14: a damaged block here is got from another in-sync replica first, outside of the lock.
     log::warning("replication", "resync: a block cannot be read here", {{"why", read.message()}});
     co_return false;
   }

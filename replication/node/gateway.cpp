@@ -48,7 +48,19 @@ void Gateway::set_record(const Record& record) {
   // It never shrinks, and grows when the primary runs the record that says so.
   if (record.size_bytes > size()) size_.store(record.size_bytes, std::memory_order_relaxed);
   if (record.session.generation > parts_.session_generation) fence();
-  if (moved && open_ && primary_ != record.primary) lose_primary();
+  if (moved && open_ && primary_ != record.primary) {
+    lose_primary();
+  } else if (moved && opening_) {
+    // Whoever is asked now may never become the primary, and not answer.
+    const Member* member = record.find_member(record.primary);
+    const auto there =
+        member != nullptr ? parts_.exchange->endpoint_of(*member) : std::optional<Endpoint>();
+    std::vector<Call*> elsewhere;
+    for (const auto& [number, call] : calls_) {
+      if (!there || call->to != *there) elsewhere.push_back(call);
+    }
+    for (Call* call : elsewhere) end_call(*call, {Outcome::kNotPrimary, {}, 0});
+  }
   wake();
 }
 

@@ -249,7 +249,9 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
   if (message.from.is_nil() || frame.header.to != wire::tag_of(parts_.self)) return;
   if (message.type == MessageType::kPrepare) {
     const uint64_t blocks = message.range.blocks();
-    if (message.range.end > local_size_ / kBlockBytes) return;
+    if (message.range.end > std::max(local_size_, size_bytes()) / kBlockBytes &&
+        message.epoch <= core_->epoch())
+      return;
     Prepared prepared;
     if (message.kind == WriteKind::kData) {
       if (decoded->checksums.size() != blocks ||
@@ -272,8 +274,30 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
     }
     message.ticket = next_prepared_++;
     prepared_[message.ticket] = std::move(prepared);
+    if (message.range.end > local_size_ / kBlockBytes && message.epoch == core_->epoch()) {
+      beyond_.push_back(std::move(message));
+      return;
+    }
   }
   core_->on_message(now(), message);
+}
+
+// --- size ---
+
+uint64_t ReplicaHost::blocks_here() const {
+  return std::min(local_size_, size_bytes()) / kBlockBytes;
+}
+
+Task<void> ReplicaHost::grown(uint64_t end_bytes) {
+  while (!closing_ && end_bytes > local_size_ && end_bytes <= size_bytes())
+    co_await changed_.wait();
+}
+
+void ReplicaHost::grew() {
+  changed_.wake_all();
+  std::vector<Message> waited;
+  waited.swap(beyond_);
+  for (const Message& message : waited) core_->on_message(now(), message);
 }
 
 // --- the disk ---
@@ -300,6 +324,7 @@ Task<void> ReplicaHost::persist_loop() {
         break;
       }
       local_size_ = state.record.size_bytes;
+      grew();
     }
     const Status put =
         co_await parts_.engine->put_replica_state(parts_.number, encode_state(state));
@@ -481,15 +506,16 @@ void ReplicaHost::make_payload(OpId op, OpKind kind, BlockRange range) {
 Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range) {
   Status made;
   WriteKind write_kind = WriteKind::kData;
+  co_await grown(range.end * kBlockBytes);
   if (!work->finished) {
     Buffer buffer = co_await take(range.blocks() * kBlockBytes);
     work->whole = std::move(buffer);
     if (kind == OpKind::kWrite) {
       made = co_await overlay_client_data(work, range);
-    } else {
+    } else if (kind == OpKind::kRepair || kind == OpKind::kRewrite) {
+      made = co_await read_or_fetch(range, work->whole.first(range.blocks() * kBlockBytes));
+    } else {  // kUndo: others have what is to be taken back
       made = co_await read_blocks(range, work->whole.first(range.blocks() * kBlockBytes));
-      // R14: damaged blocks of the tail come from members first.
-      if (made.code() == Code::kDamaged) made = co_await fetch_from_peers(work, range);
     }
     work->payload = work->whole.first(range.blocks() * kBlockBytes);
     if (made && kind != OpKind::kWrite && all_zero(work->payload)) write_kind = WriteKind::kZero;
@@ -510,9 +536,9 @@ Task<Status> ReplicaHost::overlay_client_data(Work* work, BlockRange range) {
   const bool tail = skip + work->length < blocks.size();
   const uint64_t last = blocks.size() - kBlockBytes;
   if (head || (tail && last == 0))
-    CVOL_CO_TRY(co_await read_blocks({range.begin, range.begin + 1}, blocks.first(kBlockBytes)));
+    CVOL_CO_TRY(co_await read_or_fetch({range.begin, range.begin + 1}, blocks.first(kBlockBytes)));
   if (tail && last > 0)
-    CVOL_CO_TRY(co_await read_blocks({range.end - 1, range.end}, blocks.subspan(last)));
+    CVOL_CO_TRY(co_await read_or_fetch({range.end - 1, range.end}, blocks.subspan(last)));
   if (work->zero_edge) {
     std::memset(blocks.data() + skip, 0, work->length);
   } else {
@@ -523,6 +549,18 @@ Task<Status> ReplicaHost::overlay_client_data(Work* work, BlockRange range) {
 
 Task<Status> ReplicaHost::read_blocks(BlockRange range, std::span<std::byte> into) {
   co_return co_await parts_.engine->read(parts_.number, range.begin * kBlockBytes, into);
+}
+
+Task<Status> ReplicaHost::read_or_fetch(BlockRange range, std::span<std::byte> into) {
+  Status read = co_await read_blocks(range, into);
+  if (read || core_->record().in_sync.size() < 2) co_return read;
+  for (uint64_t at = range.begin; at < range.end; ++at) {
+    const std::span<std::byte> block = into.subspan((at - range.begin) * kBlockBytes, kBlockBytes);
+    read = co_await read_blocks({at, at + 1}, block);
+    if (!read) read = co_await fetch_from_peers({at, at + 1}, block);
+    if (!read || closing_) co_return read;
+  }
+  co_return read;
 }
 
 // --- reads ---
@@ -588,7 +626,7 @@ Task<Status> ReplicaHost::repair_damage(BlockRange range) {
   co_return Status::ok();
 }
 
-Task<Status> ReplicaHost::fetch_from_peers(Work* work, BlockRange range) {
+Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte> into) {
   const std::vector<InSync> in_sync = core_->record().in_sync;
   wire::CopyRequest request;
   request.range = range;
@@ -606,7 +644,7 @@ Task<Status> ReplicaHost::fetch_from_peers(Work* work, BlockRange range) {
              digested->checksums[i];
     }
     if (!good) continue;
-    std::memcpy(work->whole.data(), question.payload.data(), range.blocks() * kBlockBytes);
+    std::memcpy(into.data(), question.payload.data(), range.blocks() * kBlockBytes);
     co_return Status::ok();
   }
   co_return Status(Code::kDamaged, "no in-sync replica has a good copy of the blocks");

@@ -175,6 +175,11 @@ class ReplicaHost final : public Driver {
   io::Reactor& reactor() const { return parts_.exchange->reactor(); }
   Nanoseconds now() const { return reactor().now(); }
   uint64_t size_bytes() const { return core_->record().size_bytes; }
+  // Blocks that there are here, and are to be: the replica grows before its record is persisted.
+  uint64_t blocks_here() const;
+  // Until the replica has grown to what the record says, if the range needs it.
+  Task<void> grown(uint64_t end_bytes);
+  void grew();
   const Member* member(const ReplicaId& id) const { return core_->record().find_member(id); }
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
@@ -197,7 +202,9 @@ class ReplicaHost final : public Driver {
   Task<Status> repair_damage(BlockRange range);
   Task<void> make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range);
   Task<Status> overlay_client_data(Work* work, BlockRange range);
-  Task<Status> fetch_from_peers(Work* work, BlockRange range);
+  // R14: what cannot be read here comes from another in-sync replica. The range is locked.
+  Task<Status> read_or_fetch(BlockRange range, std::span<std::byte> into);
+  Task<Status> fetch_from_peers(BlockRange range, std::span<std::byte> into);
   Task<void> tail_task(Seq after, uint64_t ticket);
   Task<OpId> hold_range(BlockRange range);
   void let_go(OpId op);
@@ -225,6 +232,7 @@ class ReplicaHost final : public Driver {
   Parts parts_;
   const uint64_t salt_;
   uint64_t local_size_;
+  std::vector<Message> beyond_;  // PREPAREs that wait until the replica has grown
   std::unique_ptr<Replica> core_;
   bool closing_ = false;
   bool links_pending_ = false;
