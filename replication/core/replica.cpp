@@ -363,6 +363,7 @@ void Replica::tick(Nanoseconds now) {
   leave_if_stuck();
   if (role_ == Role::kHandedOver) return;
   check_members();
+  check_slow_members();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     Peer& peer = peers_[slot];
     if ((required_ >> slot & 1) != 0 && peer.reached < durable_.record.epoch &&

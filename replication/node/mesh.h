@@ -71,6 +71,8 @@ class Mesh {
   uint64_t queued_bytes(const Endpoint& peer) const;
   // Ends the connection; it is dialed again.
   void reset(const Endpoint& peer);
+  // The same, and the handler is told at once. Not from within one of its calls for this peer.
+  void drop(const Endpoint& peer);
   // Ends everything; no handler is called any more.
   Task<void> close();
 
@@ -95,6 +97,7 @@ class Mesh {
   void enqueue(const std::shared_ptr<Link>& link, const wire::FrameHeader& header,
                std::span<const std::byte> body, std::span<const std::byte> payload);
   void install(const std::shared_ptr<Link>& link);
+  void fence(Peer& peer);
   Peer& peer_of(const Endpoint& endpoint);
 
   io::Reactor& reactor_;

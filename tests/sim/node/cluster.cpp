@@ -199,6 +199,21 @@ void Cluster::isolate(const Node& node) {
 
 void Cluster::heal() {
   note("everything is healed");
+  heal_quietly();
+  tell_records();
+}
+
+void Cluster::attach(Node& node) {
+  shape_.gateway_node = node.number();
+  const uint64_t generation = reg_->record().session.generation;
+  for (auto& other : nodes_) {
+    if (other.get() != &node) other->forget_gateway();
+  }
+  node.open_gateway(generation);
+  work_->set_session(generation);
+}
+
+void Cluster::heal_quietly() {
   world_.heal_all();
   for (auto& node : nodes_) {
     if (node->down()) continue;
@@ -206,6 +221,9 @@ void Cluster::heal() {
     node->register_client().set_cut(false);
   }
   reg_->set_available(true);
+}
+
+void Cluster::tell_records() {
   for (auto& node : nodes_) {
     if (!node->down()) node->register_client().tell();
   }
@@ -220,50 +238,60 @@ void Cluster::tell_death(const Node& dead, const Uuid& process) {
 
 // --- the end ---
 
-Task<void> Cluster::read_replica(Node* node, std::vector<std::byte>* into, std::string* complaint) {
+Task<void> Cluster::read_replica(Node* node, Content* into, std::string* complaint) {
   auto* memory = static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, kBlockBytes));
   const uint64_t blocks = reg_->record().size_bytes / kBlockBytes;
-  into->resize(blocks * kBlockBytes);
+  into->node = node->number();
+  into->bytes.resize(blocks * kBlockBytes);
+  into->damaged.resize(blocks);
   for (uint64_t block = 0; block < blocks; ++block) {
     const Status status = co_await node->engine().read(
         node->replica_number(), block * kBlockBytes, std::span(memory, kBlockBytes));
-    if (!status)
+    into->damaged[block] = status.code() == Code::kDamaged && shape_.damage;
+    if (!status && !into->damaged[block])
       *complaint = fmt::format("node {}: block {}: {}", node->number(), block, status.message());
-    std::memcpy(into->data() + block * kBlockBytes, memory, kBlockBytes);
+    std::memcpy(into->bytes.data() + block * kBlockBytes, memory, kBlockBytes);
   }
   std::free(memory);
 }
 
+std::string Cluster::compare(const Content& one, const Content& other) const {
+  for (uint64_t at = 0; at < one.bytes.size(); at += kLaneBytes) {
+    const std::byte* a = one.bytes.data() + at;
+    const std::byte* b = other.bytes.data() + at;
+    const uint64_t block = at / kBlockBytes;
+    if (one.damaged[block] || other.damaged[block] || std::memcmp(a, b, kLaneBytes) == 0) continue;
+    uint64_t words[2][3];
+    std::memcpy(words[0], a, sizeof words[0]);
+    std::memcpy(words[1], b, sizeof words[1]);
+    return fmt::format("nodes {} and {} differ in block {} lane {}: value {:x} and {:x}\n{}",
+                       one.node, other.node, block, at / kLaneBytes, words[0][2], words[1][2],
+                       work_->lanes().history().describe(at / kLaneBytes));
+  }
+  return "";
+}
+
 std::string Cluster::converge() {
   if (!reg_->complaint().empty()) return reg_->complaint();
-  std::vector<std::byte> first;
-  uint32_t first_node = 0;
-  for (auto& node : nodes_) {
-    if (!node->has_replica() || !in_sync(*node)) continue;
-    if (!node->up()) return fmt::format("node {} is in sync and not up", node->number());
-    std::vector<std::byte> content;
-    std::string complaint;
-    if (!run_on(*node, read_replica(node.get(), &content, &complaint))) return "reading hangs";
-    if (!complaint.empty()) return complaint;
-    if (first_node == 0) {
-      first = std::move(content);
-      first_node = node->number();
-      continue;
-    }
-    for (uint64_t at = 0; at < content.size(); at += kLaneBytes) {
-      if (std::memcmp(content.data() + at, first.data() + at, kLaneBytes) == 0) continue;
-      uint64_t one[3], other[3];
-      std::memcpy(one, first.data() + at, sizeof one);
-      std::memcpy(other, content.data() + at, sizeof other);
-      return fmt::format("nodes {} and {} differ in block {} lane {}: value {:x} and {:x}\n{}",
-                         first_node, node->number(), at / kBlockBytes, at / kLaneBytes, one[2],
-                         other[2], work_->lanes().history().describe(at / kLaneBytes));
-    }
-  }
+  // First, so that what rots at the primary is repaired.
   if (gateway_node().gateway() != nullptr &&
       !run_on(gateway_node(), work_->read_all(gateway_node().gateway())))
     return "the last read hangs";
   if (!work_->complaint().empty()) return work_->complaint();
+  std::vector<Content> contents;
+  for (auto& node : nodes_) {
+    if (!node->has_replica() || !in_sync(*node)) continue;
+    if (!node->up()) return fmt::format("node {} is in sync and not up", node->number());
+    std::string complaint;
+    contents.emplace_back();
+    if (!run_on(*node, read_replica(node.get(), &contents.back(), &complaint)))
+      return "reading hangs";
+    if (!complaint.empty()) return complaint;
+  }
+  for (std::size_t i = 1; i < contents.size(); ++i) {
+    const std::string complaint = compare(contents[0], contents[i]);
+    if (!complaint.empty()) return complaint;
+  }
   return work_->lanes().history().check();
 }
 

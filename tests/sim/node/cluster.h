@@ -25,6 +25,8 @@ struct ClusterShape {
   store::EngineOptions engine;
   replication::Options options;
   io::SimFaults faults;
+  // Single copies rot: what nobody read yet may be damaged at the end.
+  bool damage = false;
 };
 
 class Cluster {
@@ -65,6 +67,12 @@ class Cluster {
   void isolate(const Node& node);
   void cut(const Node& a, const Node& b);
   void heal();  // all of the network, the pauses, the store
+  void heal_quietly();
+  // As watches that were made anew.
+  void tell_records();
+  // A session of the record's generation at that node; requests of older ones are over when the
+  // primary runs the epoch.
+  void attach(Node& node);
   // Everybody is told that this process is dead.
   void tell_death(const Node& node, const Uuid& process);
 
@@ -76,7 +84,13 @@ class Cluster {
 
  private:
   void introduce(Node& node);
-  Task<void> read_replica(Node* node, std::vector<std::byte>* into, std::string* complaint);
+  struct Content {
+    uint32_t node = 0;
+    std::vector<std::byte> bytes;
+    std::vector<bool> damaged;  // by block
+  };
+  Task<void> read_replica(Node* node, Content* into, std::string* complaint);
+  std::string compare(const Content& one, const Content& other) const;
 
   ClusterShape shape_;
   io::SimWorld world_;

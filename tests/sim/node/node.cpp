@@ -115,8 +115,15 @@ Task<void> Node::boot() {
 
 void Node::open_gateway(uint64_t session_generation) {
   CVOL_ASSERT(up_);
+  const bool is_open = gateway_ != nullptr && gateway_session_ == session_generation;
   gateway_session_ = session_generation;
-  if (gateway_ != nullptr) return;
+  if (is_open) return;
+  if (gateway_ != nullptr) {  // of an older session: it ends by itself
+    Gateway* old = gateway_.get();
+    old->fence();
+    old_gateways_.push_back(std::move(gateway_));
+    reactor_->start(close_gateway(old));
+  }
   Gateway::Parts parts;
   parts.exchange = exchange_.get();
   parts.volume = reg_->volume();
@@ -126,9 +133,14 @@ void Node::open_gateway(uint64_t session_generation) {
   gateway_ = std::make_unique<Gateway>(std::move(parts));
 }
 
+Task<void> Node::close_gateway(Gateway* gateway) {
+  co_await gateway->close();
+}
+
 Task<void> Node::shut_down() {
-  if (gateway_ != nullptr) co_await gateway_->close();
+  // The replica first: requests of the gateway may wait in it for what never comes.
   if (host_ != nullptr) co_await host_->close();
+  if (gateway_ != nullptr) co_await gateway_->close();
   if (exchange_ != nullptr) co_await exchange_->close();
   if (engine_ != nullptr) co_await engine_->close();
 }
@@ -136,6 +148,7 @@ Task<void> Node::shut_down() {
 // Everything of this life has unwound.
 void Node::bury() {
   gateway_.reset();
+  old_gateways_.clear();
   host_.reset();
   exchange_.reset();
   engine_.reset();

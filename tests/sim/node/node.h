@@ -60,6 +60,8 @@ class Node {
 
   // A front end's; the newest one.
   void open_gateway(uint64_t session_generation);
+  // Not opened again when the node comes up.
+  void forget_gateway() { gateway_session_ = 0; }
   replication::Gateway* gateway() { return gateway_.get(); }
 
   io::SimReactor& reactor() { return *reactor_; }
@@ -80,6 +82,7 @@ class Node {
   Task<void> make_disk();
   Task<void> boot();
   Task<void> shut_down();
+  static Task<void> close_gateway(replication::Gateway* gateway);
   void bury();
 
   Parts parts_;
@@ -96,6 +99,7 @@ class Node {
   std::unique_ptr<replication::Exchange> exchange_;
   std::unique_ptr<replication::ReplicaHost> host_;
   std::unique_ptr<replication::Gateway> gateway_;
+  std::vector<std::unique_ptr<replication::Gateway>> old_gateways_;
   uint64_t gateway_session_ = 0;
   std::vector<std::unique_ptr<io::SimReactor>> graveyard_;
 };
