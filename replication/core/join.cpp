@@ -123,6 +123,12 @@ void Replica::advance_join(Slot slot) {
     if (peer.dead || now_ - peer.heard > options_.replica_timeout) return end_join(slot, true);
     const bool stuck =
         !peer.unacked.empty() && now_ - peer.unacked.begin()->second.since > options_.stuck_write;
+    // A piece locks its range: clients do not wait long for a joiner.
+    const bool holds_up = std::any_of(order_.begin(), order_.end(), [&](const Op* op) {
+      return op->state == Op::State::kCopying && op->joiner == slot &&
+             now_ - op->since > 2 * options_.replica_timeout;
+    });
+    if (holds_up) return end_join(slot, true);
     if (stuck || peer.unacked.size() > 4 * options_.most_in_flight) return end_join(slot, true);
   }
   switch (peer.state) {

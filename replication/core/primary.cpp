@@ -399,7 +399,10 @@ void Replica::check_members() {
     if (peer.failed.empty() && !in_flight_.empty()) {
       for (const Op* op : in_flight_) {
         if (op == nullptr || (op->sent & bit) == 0 || (op->acked & bit) != 0) continue;
-        if (now_ - op->since > options_.stuck_write) peer.failed = "it does not finish a write";
+        // Nobody waits long for a joiner.
+        const Nanoseconds limit =
+            (set_ & bit) != 0 ? options_.stuck_write : 2 * options_.replica_timeout;
+        if (now_ - op->since > limit) peer.failed = "it does not finish a write";
         break;
       }
     }

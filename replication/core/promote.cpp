@@ -77,16 +77,21 @@ void Replica::promoted() {
   required_ = set_ | 1;
   epoch_since_ = now_;
   connection_ = 0;
-  reach_ = Reach{};
   handed_to_me_ = false;
   candidate_since_ = 0;
-  tail_.clear();
-  tail_ready_ = false;
-  tail_ticket_ = tail_ticket_ + 1;
-  become(Role::kRecovering);
+  begin_recovering();
   reach_all();
   check_members();
   recover();
+}
+
+// Nothing that an earlier recovery has found counts.
+void Replica::begin_recovering() {
+  reach_ = Reach{};
+  tail_.clear();
+  tail_ready_ = false;
+  ++tail_ticket_;
+  become(Role::kRecovering);
 }
 
 // R9 (1) and (2).
@@ -209,13 +214,13 @@ void Replica::go_on_handing_over() {
 
 void Replica::serve_no_more(Slot successor) {
   handing_ = false;
+  handed_at_ = now_;
+  become(Role::kHandedOver);  // first: nothing below may begin or be answered any more
+  drop_all_ops();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     if (peers_[slot].join != 0) end_join(slot, true);
     peers_[slot].lease_until = 0;  // gives up its leases: it reads no more in this epoch
   }
-  handed_at_ = now_;
-  become(Role::kHandedOver);
-  drop_all_ops();
   Message message = make(MessageType::kHandOver, successor);
   message.commit_point = commit_point_;
   send(successor, message);

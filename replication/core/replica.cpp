@@ -213,7 +213,7 @@ void Replica::adopt(const Record& record) {
     fence_waiting_ops();
     connection_ = 0;  // connections are numbered within their session
   }
-  if (role_ == Role::kHandedOver) become(Role::kRecovering);
+  if (role_ == Role::kHandedOver) begin_recovering();
   Mask keep = set_;
   if (proposal_ && proposal_->joiner != 0) keep |= Mask{1} << proposal_->joiner;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {

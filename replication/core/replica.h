@@ -284,6 +284,7 @@ class Replica {
   void consider_promotion();
   void begin_promotion();
   void promoted();
+  void begin_recovering();
   void recover();
   void collect_own_tail();
   void begin_reconcile();

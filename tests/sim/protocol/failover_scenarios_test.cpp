@@ -98,6 +98,19 @@ TEST_F(Scenario, candidate_crashes_after_cas_sent) {
   wait_until_serves(1);
 }
 
+TEST_F(Scenario, primary_with_a_stuck_disk_hands_over) {
+  begin(nodes(3));
+  load();
+  run(kSecond);
+  node(0).disk().stick_until(cluster().world().now() + 1000 * kSecond);
+  wait_until("another serves", [&] { return cluster().serves(1) || cluster().serves(2); });
+  const uint64_t before = cluster().gateway().answered();
+  wait_until("requests go on", [&] { return cluster().gateway().answered() > before + 100; });
+  EXPECT_FALSE(cluster().in_set(0)) << cluster().status();
+  node(0).disk().stick_until(0);
+  wait_until_all_in_set();
+}
+
 TEST_F(Scenario, last_member_unclean_restart) {
   begin(nodes(2));
   cluster().kill(1);

@@ -82,6 +82,18 @@ TEST_F(Resync, epochs_change_during_resync) {
   wait_until_all_in_set();
 }
 
+TEST_F(Resync, joiner_with_a_stuck_disk_holds_nobody_up) {
+  begin_resync(2);
+  run(100 * kMillisecond);
+  ASSERT_FALSE(cluster().in_set(1));
+  node(1).disk().stick_until(cluster().world().now() + 1000 * kSecond);
+  run(60 * kSecond);
+  EXPECT_LT(cluster().gateway().longest_stall(), 6 * kSecond);
+  node(1).disk().stick_until(0);
+  node(1).disk().set_slowness(1);
+  wait_until_all_in_set();
+}
+
 TEST_F(Scenario, resync_refills_a_set_below_min_in_sync) {
   Shape shape;
   shape.nodes = 2;
