@@ -41,7 +41,6 @@ class Copier {
   };
 
   Task<bool> find_candidates();
-  Task<bool> list_target(std::map<uint64_t, uint64_t>& chunks);
   Task<bool> copy_all(std::vector<Candidate> pieces);
   Task<void> copy_piece(OpId op, BlockRange range);
   Task<bool> copy_locked(BlockRange range);

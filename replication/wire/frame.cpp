@@ -322,6 +322,7 @@ std::vector<std::byte> encode_answer(const Answer& answer) {
   out.u8(answer.outcome);
   out.u8(answer.code);
   out.u64(answer.connection);
+  out.u64(answer.next);
   out.u64(answer.payload_checksum);
   out.text(answer.text);
   out.u32(static_cast<uint32_t>(answer.extents.size()));
@@ -338,6 +339,7 @@ Result<Answer> decode_answer(std::span<const std::byte> body) {
   answer.outcome = in.u8();
   answer.code = in.u8();
   answer.connection = in.u64();
+  answer.next = in.u64();
   answer.payload_checksum = in.u64();
   answer.text = in.text();
   const uint32_t extents = in.u32();

@@ -13,6 +13,7 @@
 #include "volumed/daemon/docker.h"
 #include "volumed/daemon/host.h"
 #include "volumed/daemon/watcher.h"
+#include "volumed/meta/freezable_store.h"
 #include "volumed/meta/migrate.h"
 #include "volumed/meta/open_store.h"
 #include "volumed/volume/volume_manager.h"
@@ -113,7 +114,18 @@ Status RealDaemon::start_manager() {
   auto store = meta::open_store(config_.metadata);
   if (!store) return store.status();
   CVOL_TRY(meta::check_not_migrating(**store, meta::Keys(config_.cluster)));
+  auto freezable = std::make_unique<meta::FreezableStore>(std::move(*store));
   volume::ManagerOptions options;
+  options.migrate = [this, from = freezable.get()](const std::string& uri) {
+    auto to = meta::open_store(uri);
+    if (!to) return to.status();
+    return from->freeze(
+        "the records of this node have moved to " + uri + "; start volumed again with --metadata " +
+            uri,
+        [&](meta::MetadataStore& source) {
+          return meta::migrate_store(source, **to, {config_.cluster, config_.metadata, uri});
+        });
+  };
   options.data_dir = config_.data_dir;
   options.run_dir = config_.run_dir;
   options.node_name = config_.node_name;
@@ -152,7 +164,7 @@ Status RealDaemon::start_manager() {
   options.attach_method = config_.attach_method;
   options.no_attach_because = why_no_attach(config_);
   options.boot_id = read_boot_id();
-  auto manager = volume::VolumeManager::start(std::move(options), std::move(*store));
+  auto manager = volume::VolumeManager::start(std::move(options), std::move(freezable));
   if (!manager) return manager.status();
   manager_ = std::move(*manager);
   return Status::ok();

@@ -118,8 +118,13 @@ class Cluster {
   // The primary moves here, if this node has an in-sync replica; false if it has not moved.
   bool move_primary_here(const OpenGateway& gateway, const VolumeEntry& entry);
   std::optional<LocalReplica> local_replica(const std::string& volume_id);
+  // The metadata store knows less of the volume than its replicas do (restored from a backup): the
+  // record is made anew from what they claim. All nodes of the volume have to be there, unless
+  // `accept_data_loss`.
+  Status rebuild_record(const std::string& volume_id, bool accept_data_loss);
+  // A block is damaged at this node's replica.
+  void mend(const std::string& volume_id, uint64_t block);
 
-  // Verify: checksums of the volume at this node's replica, by range.
   std::vector<std::string> problems();
 
  private:
@@ -160,6 +165,7 @@ class Cluster {
   void open_local(const VolumeEntry& entry, const v1::MemberRecord& member);
   void close_local(const std::string& volume_id);
   Status remove_local(const VolumeEntry& entry, const v1::MemberRecord& member);
+  Status check_not_behind(const VolumeEntry& entry, Disk& disk, const store::ReplicaInfo& info);
   std::optional<store::ReplicaInfo> find_on_disk(Disk& disk, const std::string& replica_id);
 
   // cluster_repair.cpp
