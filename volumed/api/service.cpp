@@ -74,11 +74,11 @@ class Service final : public v1::Cvol::Service {
 
   grpc::Status VerifyVolume(grpc::ServerContext* context, const v1::VerifyVolumeRequest* request,
                             grpc::ServerWriter<v1::VerifyVolumeProgress>* writer) override {
-    auto volume = manager_.get(request->name());
+    auto volume = manager_.get(named(*request));
     if (!volume) return to_grpc(volume.status());
     v1::VerifyVolumeProgress message;
     message.set_size_bytes(volume->record.size_bytes());
-    auto done = manager_.verify(request->name(), [&](uint64_t bytes, const std::string& text) {
+    auto done = manager_.verify(named(*request), [&](uint64_t bytes, const std::string& text) {
       message.set_done_bytes(bytes);
       message.set_differences(text);
       return writer->Write(message) && !context->IsCancelled();
@@ -93,7 +93,7 @@ class Service final : public v1::Cvol::Service {
 
   grpc::Status RebuildRecord(grpc::ServerContext*, const v1::RebuildRecordRequest* request,
                              v1::RebuildRecordResponse*) override {
-    return to_grpc(manager_.rebuild_record(request->name(), request->accept_data_loss()));
+    return to_grpc(manager_.rebuild_record(named(*request), request->accept_data_loss()));
   }
 
   grpc::Status MigrateCluster(grpc::ServerContext*, const v1::MigrateClusterRequest* request,

@@ -88,17 +88,13 @@ Result<MountOptions> parse_mount_flags(const std::vector<std::string>& flags) {
 
 Status validate_mkfs_options(const std::string& type, const std::vector<std::string>& words) {
   CVOL_TRY(validate_file_system(type));
+  // To overwrite what is there (-F, -f) is never an option.
   const std::string with_value = type == "xfs" ? "bdimnLs" : "bCgGiIJLmNOTUeE";
-  const std::string alone = type == "xfs" ? "f" : "jF";
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
-    const bool option = word.size() == 2 && word[0] == '-';
-    if (!option || !is_plain_word(word))
-      return invalid("mkfs option '" + word + "' is not one of those that " + type +
-                     " may be given");
-    // To overwrite what is there is never an option.
-    if (alone.find(word[1]) != std::string::npos && word != "-f" && word != "-F") continue;
-    if (with_value.find(word[1]) == std::string::npos)
+    const bool known =
+        word.size() == 2 && word[0] == '-' && with_value.find(word[1]) != std::string::npos;
+    if (!known)
       return invalid("mkfs option '" + word + "' is not one of those that " + type +
                      " may be given");
     if (++i == words.size()) return invalid("mkfs option '" + word + "' has no value");

@@ -14,8 +14,8 @@ import sys
 import unittest
 import uuid
 
-from csi_harness import (GIB, MIB, Code, CsiCluster, Mode, block, mount, patiently, pb,
-                         require_root, run, wait_for)
+from csi_harness import (GIB, MIB, Code, CsiCluster, Mode, block, may_grow_ext4, mount,
+                         patiently, pb, require_root, run, wait_for)
 
 Rpc = pb.ControllerServiceCapability.RPC
 NodeRpc = pb.NodeServiceCapability.RPC
@@ -64,13 +64,13 @@ class Case(unittest.TestCase):
     def plugin(self, node):
         return cluster.plugins[node]
 
-    def call(self, name, node=1, **fields):
+    def call(self, name, /, node=1, **fields):
         return patiently(lambda: self.plugin(node).call(name, **fields))
 
-    def code(self, name, node=1, **fields):
+    def code(self, name, /, node=1, **fields):
         return self.plugin(node).code(name, **fields)
 
-    def refused(self, code, name, node=1, **fields):
+    def refused(self, code, name, /, node=1, **fields):
         self.assertEqual(self.code(name, node, **fields), code, f"{name} {fields}")
 
     def create(self, name=None, capability=None, size=64 * MIB, **more):
@@ -187,7 +187,7 @@ class CreateVolume(Case):
         self.assertEqual({copy["node"] for copy in seen["copies"]}, {"node1", "node2", "node3"})
 
     def record(self, volume):
-        return next(v for v in cluster.json(1, "volume", "ls")["volumes"]
+        return next(v for v in cluster.json(1, "volume", "ls")
                     if v["id"] == volume.volume_id)
 
     def test_mutable_parameters(self):
@@ -257,7 +257,7 @@ class CreateVolume(Case):
         self.assertLessEqual(set(codes), {Code.OK, Code.ABORTED})
         volume = self.call("CreateVolume", **fields).volume
         self.undo.append(volume.volume_id)
-        names = [v["name"] for v in cluster.json(1, "volume", "ls")["volumes"]]
+        names = [v["name"] for v in cluster.json(1, "volume", "ls")]
         self.assertEqual(names.count("parallel"), 1)
 
 
@@ -284,7 +284,7 @@ class DeleteVolume(Case):
         """DeleteVolume: only the id means the volume, its name does not."""
         self.create("by-name")
         self.call("DeleteVolume", volume_id="by-name")
-        self.assertIn("by-name", [v["name"] for v in cluster.json(1, "volume", "ls")["volumes"]])
+        self.assertIn("by-name", [v["name"] for v in cluster.json(1, "volume", "ls")])
 
 
 class ControllerPublishVolume(Case):
@@ -896,7 +896,7 @@ class NodeExpandVolume(Case):
 
     def test_mount(self):
         """NodeExpandVolume, mount: the file system grows while it is used; idempotent."""
-        for fs in ("ext4", "xfs"):
+        for fs in ("ext4", "xfs") if may_grow_ext4() else ("xfs",):
             volume = self.ready(mount(fs_type=fs), size=400 * MIB)
             path = cluster.staging(2, volume.volume_id)
             with open(pathlib.Path(path, "open"), "wb") as held:
@@ -940,7 +940,7 @@ class Zz_NothingStays(Case):
     def test_nothing_stays(self):
         """All: no mount, device, folder, record or attachment is left."""
         self.assertEqual(cluster.leftovers(), [])
-        self.assertEqual(cluster.json(1, "volume", "ls")["volumes"], [])
+        self.assertEqual(cluster.json(1, "volume", "ls"), [])
 
 
 def print_table():

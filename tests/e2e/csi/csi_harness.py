@@ -55,6 +55,12 @@ def require_root():
         sys.exit(NOT_HERE)
 
 
+def may_grow_ext4():
+    """The kernel asks for CAP_SYS_RESOURCE, which containers of a test machine may lack."""
+    text = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"CapEff:\s*(\w+)", text).group(1), 16) >> 24 & 1 == 1
+
+
 def block(mode=Mode.SINGLE_NODE_SINGLE_WRITER):
     return pb.VolumeCapability(block={}, access_mode={"mode": mode})
 
@@ -73,7 +79,7 @@ class Plugin:
         self.controller = stubs.ControllerStub(self.channel)
         self.node = stubs.NodeStub(self.channel)
 
-    def call(self, name, timeout=CALL_TIME, **fields):
+    def call(self, name, /, timeout=CALL_TIME, **fields):
         for service in (self.identity, self.controller, self.node):
             method = getattr(service, name, None)
             if method is not None:
@@ -81,7 +87,7 @@ class Plugin:
                 return method(request, timeout=timeout, wait_for_ready=True)
         raise AssertionError(f"no call {name}")
 
-    def code(self, name, **fields):
+    def code(self, name, /, **fields):
         """OK, or the code of the error."""
         try:
             self.call(name, **fields)
@@ -198,7 +204,7 @@ class CsiCluster(Cluster):
             found += [f"target {path}" for path in targets.glob("*")]
             held = self.run_dir(node) / "attach"
             found += [f"attachment {path}" for path in held.glob("attach/*")]
-        for volume in self.json(self.any_running(), "volume", "ls")["volumes"]:
+        for volume in self.json(self.any_running(), "volume", "ls"):
             if volume.get("node") or volume.get("device") or volume.get("stage"):
                 found.append(f"record {volume['name']} on {volume.get('node')}")
         return found
