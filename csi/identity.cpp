@@ -22,8 +22,7 @@ grpc::Status Identity::GetPluginCapabilities(grpc::ServerContext*,
   using Kind = wire::PluginCapability::Service;
   if (controller_)
     response->add_capabilities()->mutable_service()->set_type(Kind::CONTROLLER_SERVICE);
-  response->add_capabilities()->mutable_service()->set_type(
-      Kind::VOLUME_ACCESSIBILITY_CONSTRAINTS);
+  response->add_capabilities()->mutable_service()->set_type(Kind::VOLUME_ACCESSIBILITY_CONSTRAINTS);
   response->add_capabilities()->mutable_volume_expansion()->set_type(
       wire::PluginCapability::VolumeExpansion::ONLINE);
   return grpc::Status::OK;

@@ -84,9 +84,6 @@ class RealFileSystems final : public FileSystems {
     if (!answer) return answer.status();
     return mount::decode_usage(*answer);
   }
-  Status unmount_all(const std::string& volume, const std::string& device) override {
-    return program_.do_step(volume, {"unmount-all", device});
-  }
 
  private:
   const mount::DeviceProgram program_;

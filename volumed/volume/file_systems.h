@@ -48,8 +48,6 @@ class FileSystems {
   virtual Status set_read_only(const std::string& volume, const std::string& device,
                                bool read_only) = 0;
   virtual Result<mount::Usage> usage(const std::string& path) = 0;
-  // Whatever of the device is mounted anywhere goes out of the tree, though processes hang in it.
-  virtual Status unmount_all(const std::string& volume, const std::string& device) = 0;
 
   // `lock_dir` as in mount/device_program.h.
   static std::unique_ptr<FileSystems> real(const std::string& lock_dir);

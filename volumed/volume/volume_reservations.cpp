@@ -246,17 +246,13 @@ Status VolumeManager::clear_away(Hosted& hosted) {
     lost = hosted.lost_stage;
     hosted.mounted = false;
   }
+  // Before anything is unmounted: what the kernel still wants to write has nowhere to go.
+  if (attacher_) CVOL_TRY(attacher_->discard(name).with_context("an earlier attachment"));
   std::vector<std::string> paths = {mount_path(name)};
   for (const auto& [target, how] : lost.targets()) paths.push_back(target);
   if (!lost.path().empty()) paths.push_back(lost.path());
   for (const std::string& path : paths) {
     if (file_systems_->is_mounted(path)) (void)file_systems_->unmount_lazily(name, path).is_ok();
-  }
-  for (const attach::Device& device : devices()) {
-    if (device.volume != name) continue;
-    (void)file_systems_->unmount_all(name, device.path).is_ok();
-    CVOL_TRY(attacher_->detach(name).with_context("clear away " + device.path +
-                                                  " of an earlier attachment"));
   }
   forget_device_session(name);
   std::lock_guard lock(mutex_);

@@ -18,11 +18,12 @@ import unittest
 
 import grpc
 
-from csi_harness import (GIB, MIB, CsiCluster, CsiProcess, Code, block, crash_points, mount,
-                         patiently, require_root, wait_for)
+from csi_harness import (GIB, MIB, CsiCluster, CsiProcess, Code, block, crash_points,
+                         may_grow_ext4, mount, patiently, require_root, wait_for)
 
 LONG = bool(os.environ.get("CVOL_LONG"))
 NODE = 2
+FILES = mount(fs_type="ext4" if may_grow_ext4() else "xfs")
 BUILT = ["CreateVolume", "ControllerPublishVolume", "NodeStageVolume", "NodePublishVolume"]
 CHANGED = ["ControllerExpandVolume", "NodeExpandVolume", "ControllerModifyVolume"]
 UNDONE = ["NodeUnpublishVolume", "NodeUnstageVolume", "ControllerUnpublishVolume", "DeleteVolume"]
@@ -40,10 +41,10 @@ class Life:
     def fields(self, call):
         staging = self.cluster.staging(NODE, self.name)
         volume = {"volume_id": self.id}
-        size = {"capacity_range": {"required_bytes": 128 * MIB}}
+        size = {"capacity_range": {"required_bytes": 400 * MIB}}
         return {
             "CreateVolume": {"name": self.name, "volume_capabilities": [self.capability],
-                             "capacity_range": {"required_bytes": 64 * MIB, "limit_bytes": GIB}},
+                             "capacity_range": {"required_bytes": 320 * MIB, "limit_bytes": GIB}},
             "ControllerPublishVolume": {**volume, "node_id": f"node{NODE}",
                                         "volume_capability": self.capability},
             "NodeStageVolume": {**volume, "staging_target_path": staging,
@@ -133,7 +134,7 @@ class Crash(unittest.TestCase):
         print(f"volumed killed at {point} in {died}: nothing left", flush=True)
 
     def capabilities(self, number):
-        both = [mount(fs_type="ext4"), block()]
+        both = [FILES, block()]
         return both if LONG else [both[number % 2]]
 
     def test_plugin(self):
@@ -153,7 +154,7 @@ class Crash(unittest.TestCase):
         for number, point in enumerate(points):
             for which, capability in enumerate(self.capabilities(number)):
                 if point in files_only:
-                    capability = mount(fs_type="ext4")
+                    capability = FILES
                 self.crash_volumed(point, 10 * number + which, capability)
 
 

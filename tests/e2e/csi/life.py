@@ -128,7 +128,9 @@ class Pod:
     def publish(self):
         return patiently(lambda: self.controller.call(
             "ControllerPublishVolume", volume_id=self.volume.volume_id,
-            node_id=f"node{self.number}", volume_capability=CAPABILITY), within=30)
+            node_id=f"node{self.number}", volume_capability=CAPABILITY), within=30,
+            # Until the node that had it is known to be dead.
+            codes=(Code.ABORTED, Code.UNAVAILABLE, Code.FAILED_PRECONDITION))
 
     def start(self):
         context = self.publish().publish_context

@@ -126,10 +126,6 @@ class FakeFileSystems final : public FileSystems {
     usage.total_bytes = 1000;
     return usage;
   }
-  Status unmount_all(const std::string&, const std::string& device) override {
-    std::erase_if(host_.mounts, [&](const auto& mount) { return mount.second == device; });
-    return Status::ok();
-  }
 
  private:
   FakeHost& host_;
