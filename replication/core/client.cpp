@@ -132,6 +132,7 @@ OpId Replica::repair(Nanoseconds now, BlockRange range) {
 bool Replica::blocks(const Op& earlier, const Op& later) const {
   if (later.kind == OpKind::kBarrier) return earlier.client;
   if (!earlier.range.overlaps(later.range)) return false;
+  if (mutant(Mutant::kServeBeforeReconciled) && earlier.kind == OpKind::kRewrite) return false;
   if (later.kind == OpKind::kRead)  // R6: no write to the block in flight
     return writes(earlier.kind) && !mutant(Mutant::kReadInFlight);
   // While acknowledgements wait for min_in_sync, neither a write that every member has nor one
@@ -148,9 +149,9 @@ bool Replica::may_start(const Op& op) const {
   if (handing_ || is_fenced(op)) return false;
   const bool internal = op.kind == OpKind::kRewrite;
   if (role_ != Role::kActive && !(internal && role_ == Role::kReconciling)) return false;
-  if (writes(op.kind) && (in_flight_.size() >= options_.most_in_flight ||
-                          (in_flight_blocks_ > 0 &&
-                           in_flight_blocks_ + weight(op) > options_.most_in_flight_blocks)))
+  if (writes(op.kind) &&
+      (in_flight_.size() >= options_.most_in_flight ||
+       (in_flight_blocks_ > 0 && in_flight_blocks_ + weight(op) > options_.most_in_flight_blocks)))
     return false;
   for (const Op* other : order_) {
     if (other->order < op.order) {
@@ -166,6 +167,7 @@ bool Replica::may_start(const Op& op) const {
 void Replica::start(Op& op) {
   CVOL_ASSERT(waiting_ > 0);
   --waiting_;
+  op.since = now_;
   switch (op.kind) {
     case OpKind::kRead:
       op.state = Op::State::kReading;

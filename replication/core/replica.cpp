@@ -22,7 +22,7 @@ Replica::Replica(Driver& driver, const Options& options, Start start)
       last_seq_(std::max(start.last_seq, start.commit_point)),
       commit_point_(start.commit_point),
       noted_commit_point_(start.commit_point),
-      grace_until_(start.fresh ? start.now : start.now + options.grace) {
+      grace_until_(start.now + options.grace) {
   CVOL_ASSERT(!self_.is_nil());
   Peer self;
   self.id = self_;
@@ -126,7 +126,7 @@ bool Replica::trusts_itself() const {
 void Replica::persist() {
   ++persist_ticket_;
   persisting_.push_back(
-      {persist_ticket_, durable_.record.epoch, durable_.promised, durable_.rebuilding});
+      {persist_ticket_, durable_.record.epoch, durable_.promised, durable_.rebuilding, now_});
   driver_.persist(durable_, persist_ticket_);
 }
 
@@ -208,11 +208,12 @@ void Replica::adopt(const Record& record) {
     return;
   }
   // Still the primary, in a new epoch: all members hear of it, and what is in flight goes again.
+  epoch_since_ = now_;
   if (!same_session) {
     fence_waiting_ops();
     connection_ = 0;  // connections are numbered within their session
   }
-  if (role_ == Role::kHandedOver) become(Role::kRecovering);
+  if (role_ == Role::kHandedOver) begin_recovering();
   Mask keep = set_;
   if (proposal_ && proposal_->joiner != 0) keep |= Mask{1} << proposal_->joiner;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
@@ -355,12 +356,14 @@ void Replica::tick(Nanoseconds now) {
     }
     return;
   }
-  if (handing_ &&
-      (now_ - handed_at_ >= options_.hand_over || (set_ >> handing_to_ & 1) == 0)) {
+  if (handing_ && (now_ - handed_at_ >= options_.hand_over || (set_ >> handing_to_ & 1) == 0)) {
     handing_ = false;  // what was admitted may never end, with too few members: serves again
     driver_.event("the planned move is given up");
   }
+  leave_if_stuck();
+  if (role_ == Role::kHandedOver) return;
   check_members();
+  check_slow_members();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     Peer& peer = peers_[slot];
     if ((required_ >> slot & 1) != 0 && peer.reached < durable_.record.epoch &&

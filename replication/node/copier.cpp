@@ -42,6 +42,11 @@ void Copier::tell() {
     progress.total_bytes = total_bytes_;
     progress.done_bytes = looked_bytes_;
     progress.verifying = verifying_;
+    const int64_t spent = host_.now() - started_;
+    if (looked_bytes_ > 0 && total_bytes_ > looked_bytes_)
+      progress.seconds_left = static_cast<uint64_t>(
+          static_cast<double>(spent) / 1e9 * static_cast<double>(total_bytes_ - looked_bytes_) /
+          static_cast<double>(looked_bytes_));
   }
 }
 
@@ -73,29 +78,10 @@ Task<void> Copier::run() {
 
 // --- what may differ ---
 
-Task<bool> Copier::list_target(std::map<uint64_t, uint64_t>& chunks) {
-  uint64_t from = 0;
-  while (from != UINT64_MAX) {
-    if (stopping_ || host_.closing_) co_return false;
-    wire::CopyRequest request;
-    request.join = join_;
-    request.range.begin = from;
-    ReplicaHost::Call question;
-    const bool got = co_await host_.call(question, target_, wire::FrameType::kList,
-                                         wire::encode_copy_request(request));
-    if (!got) co_return false;
-    auto listed = wire::decode_listed(question.body);
-    if (!listed || (listed->next != UINT64_MAX && listed->next <= from)) co_return false;
-    for (const wire::ChunkVersion& chunk : listed->chunks) chunks[chunk.chunk] = chunk.version;
-    from = listed->next;
-  }
-  co_return true;
-}
-
 Task<bool> Copier::find_candidates() {
   std::map<uint64_t, uint64_t> theirs;
-  const bool listed = co_await list_target(theirs);
-  if (!listed) co_return false;
+  const bool listed = co_await host_.list_replica(target_, join_, theirs);
+  if (!listed || stopping_) co_return false;
   auto ours = co_await host_.parts_.engine->changed_chunks(host_.parts_.number, 0);
   if (!ours || stopping_ || host_.closing_) co_return false;
   co_await host_.grown(host_.size_bytes());
@@ -306,16 +292,24 @@ void ReplicaHost::stop_copy(const ReplicaId&, uint64_t join) {
 }
 
 void ReplicaHost::copy(OpId op, BlockRange range) {
-  auto* work = new Work;
-  work->on_heap = true;
-  work->kind = OpKind::kCopy;
-  work->copier = beginning_;
-  for (auto& [join, copier] : copiers_) {
-    if (copier->has_piece(op)) work->copier = copier.get();
+  Copier* copier = beginning_;
+  for (auto& [join, other] : copiers_) {
+    if (other->has_piece(op)) copier = other.get();
   }
-  CVOL_ASSERT(work->copier != nullptr);
-  works_[op] = work;
-  work->copier->piece_locked(op, range);
+  Work* work = find_work(op);
+  if (work == nullptr) {
+    work = new Work;
+    work->on_heap = true;
+    work->kind = OpKind::kCopy;
+    works_[op] = work;
+  }
+  if (copier == nullptr) {  // of hold_range()
+    work->held = true;
+    changed_.wake_all();
+    return;
+  }
+  work->copier = copier;
+  copier->piece_locked(op, range);
 }
 
 }  // namespace cvol::replication

@@ -43,7 +43,6 @@ class Copier {
   enum class Action : uint8_t { kNone, kData, kZero };
 
   Task<bool> find_candidates();
-  Task<bool> list_target(std::map<uint64_t, uint64_t>& chunks);
   Task<bool> copy_all(std::vector<Candidate> pieces);
   Task<void> copy_piece(OpId op, BlockRange range);
   Task<bool> copy_locked(BlockRange range, bool gone);

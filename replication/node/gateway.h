@@ -53,6 +53,8 @@ class Gateway final : public BlockDevice {
   // Asks the primary, and waits: to run `epoch` with all members; to move to `replica`.
   Task<Status> confirm(Epoch epoch, io::Nanoseconds patience);
   Task<Status> move_primary(ReplicaId replica);
+  // One part of a comparison of all in-sync replicas (ReplicaHost::verify).
+  Task<ClientResult> verify(uint64_t offset);
 
   // --- of the Exchange ---
   void on_answer(const Endpoint& from, Frame frame);

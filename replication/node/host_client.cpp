@@ -212,6 +212,7 @@ void ReplicaHost::answer(const Endpoint& to, uint64_t number, const ClientResult
   body.outcome = static_cast<uint8_t>(result.outcome);
   body.code = static_cast<uint8_t>(result.status.code());
   body.connection = result.connection;
+  body.next = result.next;
   body.text = result.status.message();
   body.extents = std::move(extents);
   if (!payload.empty()) body.payload_checksum = plain_checksum(payload);
@@ -281,6 +282,9 @@ Task<void> ReplicaHost::serve_request(Endpoint from, wire::FrameHeader header,
       result.outcome = confirmed ? Outcome::kDone : Outcome::kNotPrimary;
       break;
     }
+    case wire::FrameType::kVerify:
+      result = co_await verify(request.offset);
+      break;
     case wire::FrameType::kMove:
       result.outcome = hand_over(request.to_replica) ? Outcome::kDone : Outcome::kNotPrimary;
       break;

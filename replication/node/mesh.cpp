@@ -271,7 +271,17 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
   auto link = std::make_shared<Link>();
   link->stream = std::move(stream);
   links_[link.get()] = link;
-  auto hello = co_await receive_hello(*link, wire::FrameType::kHello);
+  Frame first;
+  const bool got = co_await receive_frame(*link, first);
+  Result<wire::Hello> hello = Status(Code::kDamaged, "it does not begin with a greeting");
+  if (got && first.header.type == static_cast<uint8_t>(wire::FrameType::kDead)) {
+    // The watcher of a process that has ended: it says so, and goes.
+    auto death = wire::decode_death(first.body);
+    if (death && death->cluster == options_.cluster && !closing_)
+      handler_.on_frame({death->node, 0}, std::move(first));
+  } else if (got && first.header.type == static_cast<uint8_t>(wire::FrameType::kHello)) {
+    hello = wire::decode_hello(first.body);
+  }
   std::string refusal;
   if (hello) {
     link->peer = {hello->node, hello->shard};

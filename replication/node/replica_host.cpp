@@ -512,9 +512,7 @@ Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, Block
     work->whole = std::move(buffer);
     if (kind == OpKind::kWrite) {
       made = co_await overlay_client_data(work, range);
-    } else if (kind == OpKind::kRepair) {
-      made = co_await fetch_from_peers(range, work->whole.first(range.blocks() * kBlockBytes));
-    } else if (kind == OpKind::kRewrite) {
+    } else if (kind == OpKind::kRepair || kind == OpKind::kRewrite) {
       made = co_await read_or_fetch(range, work->whole.first(range.blocks() * kBlockBytes));
     } else {  // kUndo: others have what is to be taken back
       made = co_await read_blocks(range, work->whole.first(range.blocks() * kBlockBytes));

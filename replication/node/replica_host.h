@@ -30,6 +30,7 @@ struct ClientResult {
   Outcome outcome = Outcome::kDone;
   Status status;            // of kFailed and kNoSpace
   uint64_t connection = 0;  // of a fenced open(): the highest that was opened
+  uint64_t next = 0;        // of verify(): where to go on; UINT64_MAX: that was all
 };
 
 // A resync that this replica is the source of.
@@ -40,6 +41,7 @@ struct ResyncProgress {
   uint64_t sent_bytes = 0;   // that differed
   bool verifying = false;
   Nanoseconds started = 0;
+  uint64_t seconds_left = 0;  // at the rate so far; 0: not known yet
 };
 
 class ReplicaHost final : public Driver {
@@ -83,6 +85,12 @@ class ReplicaHost final : public Driver {
   // True when this replica is the primary and runs `epoch` or a later one with all members; waits a
   // while for it.
   Task<bool> confirm(Epoch epoch, io::Nanoseconds patience);
+
+  // Compares the checksums of all in-sync replicas for a part of the volume from `offset` (bytes)
+  // on. kDone with a status of kDamaged says which blocks differ, and where.
+  Task<ClientResult> verify(uint64_t offset);
+  // The block is damaged here: it is written again, by whoever has it good.
+  void mend(uint64_t block);
 
   // --- of the Exchange ---
   void on_frame(const Endpoint& from, Frame frame);
@@ -133,6 +141,7 @@ class ReplicaHost final : public Driver {
     Outcome outcome = Outcome::kDone;
     Status status;
     std::coroutine_handle<> waiter;
+    bool held = false;         // of hold_range()
     Copier* copier = nullptr;  // kCopy
   };
   struct Done {
@@ -197,6 +206,11 @@ class ReplicaHost final : public Driver {
   Task<Status> read_or_fetch(BlockRange range, std::span<std::byte> into);
   Task<Status> fetch_from_peers(BlockRange range, std::span<std::byte> into);
   Task<void> tail_task(Seq after, uint64_t ticket);
+  Task<OpId> hold_range(BlockRange range);
+  void let_go(OpId op);
+  Task<bool> list_replica(ReplicaId replica, uint64_t list, std::map<uint64_t, uint64_t>& chunks);
+  Task<std::string> compare(BlockRange range);
+  Task<void> mend_task(uint64_t block);
   Task<bool> call(Call& call, const ReplicaId& to, wire::FrameType type,
                   std::span<const std::byte> body, std::span<const std::byte> payload = {});
 
@@ -240,7 +254,8 @@ class ReplicaHost final : public Driver {
   uint32_t inside_core_ = 0;
   std::vector<ResyncProgress> resyncs_;
   uint64_t resync_sent_ = 0;
-  std::vector<store::ChunkVersion> listed_;  // for a source that asks page by page
+  std::map<uint64_t, uint64_t> verified_chunks_;  // of a verify that goes on
+  std::vector<store::ChunkVersion> listed_;       // for a source that asks page by page
   uint64_t listed_join_ = 0;
   io::Scope scope_;
 };

@@ -125,6 +125,10 @@ class Engine:
         unmount_below(self.root)
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def in_node(self, words):
+        """The command line that runs `words` where the engine's processes belong."""
+        return words
+
     def start_containerd(self):
         config = self.root / "containerd.toml"
         config.write_text(f'version = 2\nroot = "{self.root}/containerd"\n'
@@ -132,7 +136,8 @@ class Engine:
                           'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
                           f'[grpc]\naddress = "{self.containerd_socket}"\n', encoding="utf-8")
         with open(self.root / "containerd.log", "a", encoding="utf-8") as log:
-            self.containerd = subprocess.Popen(["containerd", "--config", str(config)], stdout=log,
+            command = self.in_node(["containerd", "--config", str(config)])
+            self.containerd = subprocess.Popen([str(part) for part in command], stdout=log,
                                                stderr=subprocess.STDOUT, start_new_session=True)
         wait_for("containerd", lambda: is_listening(self.containerd_socket))
 
@@ -145,8 +150,9 @@ class Engine:
                    "--iptables=false"]
         (self.root / "pid").unlink(missing_ok=True)
         with open(self.log, "a", encoding="utf-8") as log:
-            self.process = subprocess.Popen([str(part) for part in command], stdout=log,
-                                            stderr=subprocess.STDOUT, start_new_session=True)
+            self.process = subprocess.Popen([str(part) for part in self.in_node(command)],
+                                            stdout=log, stderr=subprocess.STDOUT,
+                                            start_new_session=True)
         wait_for("dockerd", self._is_ready, 60)
 
     def _is_ready(self):

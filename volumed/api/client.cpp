@@ -63,6 +63,40 @@ class GrpcClient final : public ApiClient {
     return call<v1::UnmountVolumeResponse>(&v1::Cvol::Stub::UnmountVolume, request);
   }
 
+  Result<v1::AttachVolumeResponse> force_attach_volume(
+      const v1::AttachVolumeRequest& request) override {
+    return call<v1::AttachVolumeResponse>(&v1::Cvol::Stub::ForceAttachVolume, request);
+  }
+  Result<v1::ModifyVolumeResponse> modify_volume(const v1::ModifyVolumeRequest& request) override {
+    return call<v1::ModifyVolumeResponse>(&v1::Cvol::Stub::ModifyVolume, request);
+  }
+  Result<v1::MoveVolumeResponse> move_volume(const v1::MoveVolumeRequest& request) override {
+    return call<v1::MoveVolumeResponse>(&v1::Cvol::Stub::MoveVolume, request);
+  }
+  Result<v1::ExplainVolumeResponse> explain_volume(
+      const v1::ExplainVolumeRequest& request) override {
+    return call<v1::ExplainVolumeResponse>(&v1::Cvol::Stub::ExplainVolume, request);
+  }
+  Result<v1::ChangeNodeResponse> change_node(const v1::ChangeNodeRequest& request) override {
+    return call<v1::ChangeNodeResponse>(&v1::Cvol::Stub::ChangeNode, request);
+  }
+
+  Result<v1::RebuildRecordResponse> rebuild_record(
+      const v1::RebuildRecordRequest& request) override {
+    return call<v1::RebuildRecordResponse>(&v1::Cvol::Stub::RebuildRecord, request);
+  }
+  Result<v1::MigrateClusterResponse> migrate_cluster(
+      const v1::MigrateClusterRequest& request) override {
+    return call<v1::MigrateClusterResponse>(&v1::Cvol::Stub::MigrateCluster, request);
+  }
+  Status verify_volume(const v1::VerifyVolumeRequest& request,
+                       const std::function<void(const v1::VerifyVolumeProgress&)>& each) override {
+    grpc::ClientContext context;
+    auto stream = stub_->VerifyVolume(&context, request);
+    for (v1::VerifyVolumeProgress progress; stream->Read(&progress);) each(progress);
+    return checked(stream->Finish());
+  }
+
   Status watch_events(const v1::WatchEventsRequest& request,
                       const std::function<void(const v1::Event&)>& each) override {
     grpc::ClientContext context;

@@ -42,6 +42,22 @@ class ApiClient {
   virtual Result<v1::MountVolumeResponse> mount_volume(const v1::MountVolumeRequest& request) = 0;
   virtual Result<v1::UnmountVolumeResponse> unmount_volume(
       const v1::UnmountVolumeRequest& request) = 0;
+  virtual Result<v1::AttachVolumeResponse> force_attach_volume(
+      const v1::AttachVolumeRequest& request) = 0;
+  virtual Result<v1::ModifyVolumeResponse> modify_volume(
+      const v1::ModifyVolumeRequest& request) = 0;
+  virtual Result<v1::MoveVolumeResponse> move_volume(const v1::MoveVolumeRequest& request) = 0;
+  virtual Result<v1::ExplainVolumeResponse> explain_volume(
+      const v1::ExplainVolumeRequest& request) = 0;
+  virtual Result<v1::ChangeNodeResponse> change_node(const v1::ChangeNodeRequest& request) = 0;
+  virtual Result<v1::RebuildRecordResponse> rebuild_record(
+      const v1::RebuildRecordRequest& request) = 0;
+  virtual Result<v1::MigrateClusterResponse> migrate_cluster(
+      const v1::MigrateClusterRequest& request) = 0;
+  // Calls `each` per message; returns when the comparison is over.
+  virtual Status verify_volume(
+      const v1::VerifyVolumeRequest& request,
+      const std::function<void(const v1::VerifyVolumeProgress&)>& each) = 0;
   // Calls `each` per event; returns when the stream ends (never, with follow, but for an error).
   virtual Status watch_events(const v1::WatchEventsRequest& request,
                               const std::function<void(const v1::Event&)>& each) = 0;

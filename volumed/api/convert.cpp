@@ -2,6 +2,8 @@
 
 #include <google/protobuf/util/time_util.h>
 
+#include <set>
+
 namespace cvol::api {
 namespace {
 
@@ -26,18 +28,56 @@ const char* state_name(volume::VolumeState state) {
   return "damaged";
 }
 
-void add_copies(const volume::VolumeView& view, const volume::NodeView& node, v1::Volume& volume) {
+// What people call the state of a copy.
+const char* copy_state(const v1::VolumeRecord& record, const v1::MemberRecord& member,
+                       const v1::Replica& copy, bool alive, bool syncing) {
+  if (!alive) return "away";
+  if (member.wanted() == "removed") return "leaving";
+  if (copy.primary()) return "primary";
+  if (copy.in_sync()) return "in sync";
+  if (record.state() == "creating" || !member.made()) return "new";
+  return syncing ? "syncing" : "stale";
+}
+
+void add_copies(const volume::VolumeView& view, volume::VolumeManager& manager,
+                v1::Volume& volume) {
   const v1::VolumeRecord& record = view.record;
+  const volume::NodeView node = manager.node();
+  std::set<std::string> living;
+  for (const volume::ClusterNode& other : manager.nodes()) {
+    if (other.alive) living.insert(other.record.id());
+  }
   for (const v1::MemberRecord& member : record.members()) {
     v1::Replica& copy = *volume.add_copies();
     copy.set_id(member.replica_id());
-    copy.set_node(member.node_id() == node.id ? node.name : member.node_id());
+    copy.set_node(manager.node_name(member.node_id()));
     copy.set_disk(member.disk_id());
     copy.set_primary(member.replica_id() == record.primary());
     for (const v1::InSyncRecord& in_sync : record.in_sync()) {
       if (in_sync.replica_id() == member.replica_id()) copy.set_in_sync(true);
     }
     if (member.node_id() == node.id) copy.set_allocated_bytes(view.allocated_bytes);
+    bool syncing = member.node_id() == node.id && view.local && view.local->joining;
+    if (view.local) {
+      for (const auto& resync : view.local->resyncs)
+        syncing = syncing || resync.target.to_string() == member.replica_id();
+    }
+    const bool alive = !manager.clustered() || living.contains(member.node_id());
+    copy.set_state(copy_state(record, member, copy, alive, syncing));
+  }
+}
+
+void add_resyncs(const volume::VolumeView& view, v1::Volume& volume) {
+  if (!view.local) return;
+  volume.set_resync_sent_bytes(view.local->resync_sent_bytes);
+  for (const auto& resync : view.local->resyncs) {
+    v1::Resync& entry = *volume.add_resyncs();
+    entry.set_replica(resync.target.to_string());
+    entry.set_total_bytes(resync.total_bytes);
+    entry.set_done_bytes(resync.done_bytes);
+    entry.set_sent_bytes(resync.sent_bytes);
+    entry.set_verifying(resync.verifying);
+    entry.set_seconds_left(resync.seconds_left);
   }
 }
 
@@ -47,7 +87,7 @@ const char* version() {
   return CVOL_VERSION;
 }
 
-v1::Volume to_proto(const volume::VolumeView& view, const volume::NodeView& node) {
+v1::Volume to_proto(const volume::VolumeView& view, volume::VolumeManager& manager) {
   const v1::VolumeRecord& record = view.record;
   v1::Volume volume;
   volume.set_name(record.name());
@@ -60,7 +100,8 @@ v1::Volume to_proto(const volume::VolumeView& view, const volume::NodeView& node
   volume.set_problem(view.problem);
   *volume.mutable_created() = record.created();
   *volume.mutable_labels() = record.labels();
-  if (record.session().node_id() == node.id) volume.set_node(node.name);
+  if (!record.session().id().empty())
+    volume.set_node(manager.node_name(record.session().node_id()));
   volume.set_device(view.device);
   volume.set_attach_method(view.attach_method);
   volume.set_mountpoint(view.mountpoint);
@@ -69,7 +110,9 @@ v1::Volume to_proto(const volume::VolumeView& view, const volume::NodeView& node
   volume.set_epoch(record.epoch());
   volume.set_generation(record.session().generation());
   volume.set_formatted(record.format_state() == v1::FORMAT_STATE_DONE);
-  add_copies(view, node, volume);
+  volume.set_min_in_sync(record.min_in_sync());
+  add_copies(view, manager, volume);
+  add_resyncs(view, volume);
   return volume;
 }
 
@@ -141,6 +184,45 @@ v1::Event to_proto(const volume::Event& event) {
   message.set_subject(event.subject);
   message.set_message(event.message);
   return message;
+}
+
+void fill_nodes(volume::VolumeManager& manager, v1::ListNodesResponse& response) {
+  if (!manager.clustered()) {
+    v1::GetStatusResponse status;
+    fill_status(manager, status);
+    *response.add_nodes() = status.node();
+    return;
+  }
+  const std::vector<volume::VolumeView> volumes = manager.volumes();
+  for (const volume::ClusterNode& known : manager.nodes()) {
+    v1::Node& node = *response.add_nodes();
+    node.set_id(known.record.id());
+    node.set_name(known.record.name());
+    node.set_self(known.record.id() == manager.node().id);
+    node.set_alive(known.alive.has_value());
+    node.set_zone(known.record.zone());
+    node.set_cordoned(known.record.cordoned());
+    node.set_draining(known.record.draining());
+    if (known.alive) {
+      node.set_version(known.alive->version());
+      *node.mutable_started() = known.alive->started();
+      node.set_disks(static_cast<uint64_t>(known.alive->disks_size()));
+      for (const v1::AliveDisk& disk : known.alive->disks()) {
+        node.set_capacity_bytes(node.capacity_bytes() + disk.capacity_bytes());
+        node.set_allocated_bytes(node.allocated_bytes() + disk.allocated_bytes());
+      }
+    }
+    for (const volume::VolumeView& view : volumes) {
+      if (view.record.session().node_id() == known.record.id() &&
+          !view.record.session().id().empty())
+        node.set_volumes(node.volumes() + 1);
+      for (const v1::MemberRecord& member : view.record.members()) {
+        if (member.node_id() != known.record.id()) continue;
+        node.set_replicas(node.replicas() + 1);
+        if (member.replica_id() == view.record.primary()) node.set_primaries(node.primaries() + 1);
+      }
+    }
+  }
 }
 
 void fill_status(volume::VolumeManager& manager, v1::GetStatusResponse& status) {

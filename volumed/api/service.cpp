@@ -42,10 +42,68 @@ class Service final : public v1::Cvol::Service {
 
   grpc::Status ListNodes(grpc::ServerContext*, const v1::ListNodesRequest*,
                          v1::ListNodesResponse* response) override {
-    v1::GetStatusResponse status;
-    fill_status(manager_, status);
-    *response->add_nodes() = status.node();
+    fill_nodes(manager_, *response);
     return grpc::Status::OK;
+  }
+
+  grpc::Status ChangeNode(grpc::ServerContext*, const v1::ChangeNodeRequest* request,
+                          v1::ChangeNodeResponse*) override {
+    return to_grpc(manager_.change_node(request->node(), request->change()));
+  }
+
+  grpc::Status ModifyVolume(grpc::ServerContext*, const v1::ModifyVolumeRequest* request,
+                            v1::ModifyVolumeResponse* response) override {
+    volume::ModifyRequest modify;
+    if (request->replicas() != 0) modify.replicas = request->replicas();
+    if (request->min_in_sync() != 0) modify.min_in_sync = request->min_in_sync();
+    return answer(manager_.modify(request->name(), modify), response);
+  }
+
+  grpc::Status MoveVolume(grpc::ServerContext*, const v1::MoveVolumeRequest* request,
+                          v1::MoveVolumeResponse* response) override {
+    return answer(manager_.move_primary(request->name(), request->node()), response);
+  }
+
+  grpc::Status ExplainVolume(grpc::ServerContext*, const v1::ExplainVolumeRequest* request,
+                             v1::ExplainVolumeResponse* response) override {
+    auto sentences = manager_.explain(request->name());
+    if (!sentences) return to_grpc(sentences.status());
+    for (const std::string& sentence : *sentences) response->add_sentences(sentence);
+    return grpc::Status::OK;
+  }
+
+  grpc::Status VerifyVolume(grpc::ServerContext* context, const v1::VerifyVolumeRequest* request,
+                            grpc::ServerWriter<v1::VerifyVolumeProgress>* writer) override {
+    auto volume = manager_.get(request->name());
+    if (!volume) return to_grpc(volume.status());
+    v1::VerifyVolumeProgress message;
+    message.set_size_bytes(volume->record.size_bytes());
+    auto done = manager_.verify(request->name(), [&](uint64_t bytes, const std::string& text) {
+      message.set_done_bytes(bytes);
+      message.set_differences(text);
+      return writer->Write(message) && !context->IsCancelled();
+    });
+    if (!done) return to_grpc(done.status());
+    message.set_finished(true);
+    message.clear_differences();
+    message.set_differing_blocks(*done);
+    writer->Write(message);
+    return grpc::Status::OK;
+  }
+
+  grpc::Status RebuildRecord(grpc::ServerContext*, const v1::RebuildRecordRequest* request,
+                             v1::RebuildRecordResponse*) override {
+    return to_grpc(manager_.rebuild_record(request->name(), request->accept_data_loss()));
+  }
+
+  grpc::Status MigrateCluster(grpc::ServerContext*, const v1::MigrateClusterRequest* request,
+                              v1::MigrateClusterResponse*) override {
+    return to_grpc(manager_.migrate(request->to()));
+  }
+
+  grpc::Status ForceAttachVolume(grpc::ServerContext*, const v1::AttachVolumeRequest* request,
+                                 v1::AttachVolumeResponse* response) override {
+    return answer(manager_.force_attach(request->name()), response);
   }
 
   grpc::Status ListDisks(grpc::ServerContext*, const v1::ListDisksRequest*,
@@ -87,6 +145,8 @@ class Service final : public v1::Cvol::Service {
     create.name = request->name();
     create.size_bytes = request->size_bytes() == 0 ? kDefaultVolumeBytes : request->size_bytes();
     create.replicas = request->replicas() == 0 ? 1 : request->replicas();
+    create.min_in_sync = request->min_in_sync() == 0 ? 1 : request->min_in_sync();
+    create.zone_spread = request->zone_spread();
     create.fs = request->fs().empty() ? "ext4" : request->fs();
     create.labels.insert(request->labels().begin(), request->labels().end());
     return answer(manager_.create(std::move(create)), response);
@@ -95,7 +155,7 @@ class Service final : public v1::Cvol::Service {
   grpc::Status ListVolumes(grpc::ServerContext*, const v1::ListVolumesRequest*,
                            v1::ListVolumesResponse* response) override {
     for (const VolumeView& view : manager_.volumes())
-      *response->add_volumes() = to_proto(view, manager_.node());
+      *response->add_volumes() = to_proto(view, manager_);
     return grpc::Status::OK;
   }
 
@@ -160,7 +220,7 @@ class Service final : public v1::Cvol::Service {
   template <typename Response>
   grpc::Status answer(Result<VolumeView> view, Response* response) {
     if (!view) return to_grpc(view.status());
-    *response->mutable_volume() = to_proto(*view, manager_.node());
+    *response->mutable_volume() = to_proto(*view, manager_);
     return grpc::Status::OK;
   }
 

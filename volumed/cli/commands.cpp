@@ -2,6 +2,7 @@
 
 #include <google/protobuf/util/time_util.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "volumed/base/units.h"
@@ -43,8 +44,15 @@ void print_json(std::ostream& out, const nlohmann::ordered_json& json) {
   out << json.dump(2) << "\n";
 }
 
+// "2 of 3".
+std::string in_sync(const v1::Volume& volume) {
+  const auto copies = std::count_if(volume.copies().begin(), volume.copies().end(),
+                                    [](const v1::Replica& copy) { return copy.in_sync(); });
+  return std::to_string(copies) + " of " + std::to_string(volume.replicas());
+}
+
 std::vector<std::string> volume_heading() {
-  return {"NAME", "SIZE", "USED", "STATE", "FS", "DEVICE", "MOUNTPOINT"};
+  return {"NAME", "SIZE", "USED", "STATE", "IN SYNC", "NODE", "FS", "DEVICE", "MOUNTPOINT"};
 }
 
 std::vector<std::string> volume_row(const v1::Volume& volume) {
@@ -52,6 +60,8 @@ std::vector<std::string> volume_row(const v1::Volume& volume) {
           format_size(volume.size_bytes()),
           format_size(volume.allocated_bytes()),
           volume.state(),
+          in_sync(volume),
+          or_dash(volume.node()),
           volume.fs(),
           or_dash(volume.device()),
           or_dash(volume.mountpoint())};
@@ -142,12 +152,21 @@ Status list_nodes(api::ApiClient& api, const Settings& settings, std::ostream& o
     print_json(out, to_json_array(nodes->nodes()));
     return Status::ok();
   }
-  std::vector<std::vector<std::string>> rows = {
-      {"NAME", "STATE", "VERSION", "DISKS", "VOLUMES", "USED", "ID"}};
-  for (const v1::Node& node : nodes->nodes())
-    rows.push_back({node.name(), node.alive() ? "alive" : "away", node.version(),
-                    std::to_string(node.disks()), std::to_string(node.volumes()),
+  std::vector<std::vector<std::string>> rows = {{"NAME", "STATE", "ZONE", "VERSION", "DISKS",
+                                                 "REPLICAS", "PRIMARIES", "ATTACHED", "USED",
+                                                 "ID"}};
+  for (const v1::Node& node : nodes->nodes()) {
+    std::string state = node.alive() ? "alive" : "away";
+    if (node.draining()) {
+      state += node.replicas() == 0 ? ", drained" : ", draining";
+    } else if (node.cordoned()) {
+      state += ", cordoned";
+    }
+    rows.push_back({node.name(), state, or_dash(node.zone()), or_dash(node.version()),
+                    std::to_string(node.disks()), std::to_string(node.replicas()),
+                    std::to_string(node.primaries()), std::to_string(node.volumes()),
                     usage(node.allocated_bytes(), node.capacity_bytes()), node.id()});
+  }
   out << format_table(rows);
   return Status::ok();
 }
@@ -194,6 +213,8 @@ Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream
   if (*size == 0) return Status(Code::kInvalidArgument, "a volume cannot have size 0");
   request.set_size_bytes(*size);
   request.set_replicas(settings.replicas);
+  request.set_min_in_sync(settings.min_in_sync);
+  request.set_zone_spread(settings.zone_spread);
   request.set_fs(settings.fs);
   for (const std::string& label : settings.labels) {
     const auto equals = label.find('=');
@@ -251,7 +272,10 @@ Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostrea
   for (const v1::Replica& copy : volume.copies())
     rows.push_back({"Copy:", copy.id() + " on node " + copy.node() + ", disk " + copy.disk() +
                                  (copy.primary() ? ", primary" : "") +
-                                 (copy.in_sync() ? ", in sync" : ", not in sync")});
+                                 (copy.in_sync() ? ", in sync" : ", not in sync") +
+                                 (copy.state() == "away" ? ", node away" : "")});
+  for (const v1::Resync& resync : volume.resyncs())
+    rows.push_back({"Resync:", describe_resync(resync)});
   if (!volume.problem().empty()) rows.push_back({"Problem:", volume.problem()});
   out << format_table(rows);
   return Status::ok();

@@ -44,6 +44,11 @@ struct Settings {
   bool no_wait = false;
   bool stop = false;
   bool accept_damage = false;
+  uint32_t min_in_sync = 0;
+  bool zone_spread = false;
+  std::string node;
+  std::string to;
+  bool accept_data_loss = false;
 };
 
 // Each returns what went wrong, if anything.
@@ -64,10 +69,26 @@ Status attach_volume(api::ApiClient& api, const Settings& settings, std::ostream
 Status detach_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status mount_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status unmount_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+// Of a cluster (cluster_commands.cpp).
+Status force_attach_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status explain_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status modify_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status move_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status watch_resync(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status verify_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status rebuild_record(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status migrate_cluster(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status cordon_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status uncordon_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status drain_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status remove_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status show_events(api::ApiClient& api, const Settings& settings, std::ostream& out);
 
 // "running 47 %", "3 days ago, clean", "never": the column of `cvol disk ls`. `now`: seconds since
 // 1970.
 std::string describe_scrub(const v1::Scrub& scrub, int64_t now);
+
+// "12 % of 3.2GiB looked at, 40MiB sent, 30 s left".
+std::string describe_resync(const v1::Resync& resync);
 
 }  // namespace cvol::cli

@@ -42,7 +42,11 @@ void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
       ->default_val("10GiB");
   create->add_option("--fs", settings.fs, "File system made at the first mount: ext4 or xfs")
       ->default_val("ext4");
-  create->add_option("--replicas", settings.replicas, "Copies")->default_val(1);
+  create->add_option("--replicas", settings.replicas, "Copies, each on another node")
+      ->default_val(1);
+  create->add_option("--min-in-sync", settings.min_in_sync,
+                     "Copies that must have a write before it is answered");
+  create->add_flag("--zone-spread", settings.zone_spread, "Each copy in another zone");
   create->add_option("-l,--label", settings.labels, "KEY=VALUE; may be given several times")
       ->allow_extra_args(false);
   add("ls", "List volumes", list_volumes);
@@ -50,7 +54,26 @@ void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   CLI::App* resize = with_name(add("resize", "Grow a volume and its file system", resize_volume));
   resize->add_option("SIZE", settings.size, "New size, like 20GiB")->required();
   with_name(add("attach", "Make a volume a block device of this host", attach_volume));
+  with_name(add("force-attach", "Attach a volume that another node still has attached",
+                force_attach_volume));
   with_name(add("detach", "Take the block device away", detach_volume));
+  with_name(add("explain", "Say who has what, who waits for whom, and what each way out costs",
+                explain_volume));
+  CLI::App* modify =
+      with_name(add("modify", "Change the number of copies of a volume in use", modify_volume));
+  modify->add_option("--replicas", settings.replicas, "Copies, each on another node");
+  modify->add_option("--min-in-sync", settings.min_in_sync,
+                     "Copies that must have a write before it is answered");
+  CLI::App* move =
+      with_name(add("move", "Move the primary to a node that holds a copy", move_volume));
+  move->add_option("NODE", settings.node, "Name of the node")->required();
+  CLI::App* rebuild = with_name(
+      add("rebuild-record", "Make a volume's record anew, after the metadata store was restored",
+          rebuild_record));
+  rebuild->add_flag("--accept-data-loss", settings.accept_data_loss,
+                    "Although nodes that may know more are away: what only they have is lost");
+  with_name(add("verify", "Compare all copies of a volume while it is used", verify_volume));
+  with_name(add("resync", "Watch until all copies are in sync", watch_resync));
   CLI::App* mount = with_name(add("mount", "Mount a volume, and say where", mount_volume));
   CLI::App* unmount = with_name(add("unmount", "Undo a mount", unmount_volume));
   for (CLI::App* command : {mount, unmount}) {
@@ -69,6 +92,19 @@ void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   CLI::App* node = app.add_subcommand("node", "Nodes of the cluster");
   node->require_subcommand(1);
   add_command(*node, "ls", "List nodes", list_nodes, chosen);
+  const auto with_node = [&](CLI::App* command) {
+    command->add_option("NODE", settings.node, "Name of the node")->required();
+  };
+  with_node(add_command(*node, "cordon", "Place no new copies on a node", cordon_node, chosen));
+  with_node(add_command(*node, "uncordon", "Undo cordon and drain", uncordon_node, chosen));
+  with_node(
+      add_command(*node, "drain", "Move all copies from a node to others", drain_node, chosen));
+  with_node(add_command(*node, "rm", "Forget a node that is gone for good", remove_node, chosen));
+  CLI::App* cluster = app.add_subcommand("cluster", "The cluster as a whole");
+  cluster->require_subcommand(1);
+  CLI::App* migrate = add_command(*cluster, "migrate", "Move this node's records into etcd",
+                                  migrate_cluster, chosen);
+  migrate->add_option("--to", settings.to, "etcd:HOST:PORT[,HOST:PORT...]")->required();
   CLI::App* disk = app.add_subcommand("disk", "Disks of the pool");
   disk->require_subcommand(1);
   CLI::App* add = add_command(*disk, "add", "Give an empty folder to the pool", add_disk, chosen);
@@ -130,6 +166,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("cvol ") + CVOL_VERSION);
   Settings settings;
+  settings.replicas = 0;
   Chosen chosen;
   std::string output = "table";
   app.add_option("--api", settings.api, "Address of volumed: unix:/path or tcp:HOST:PORT");

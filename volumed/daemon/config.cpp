@@ -37,6 +37,24 @@ Status set_interval(uint64_t& into, const std::string& text) {
   return Status::ok();
 }
 
+// "250ms", "1500ms", "2s".
+Status set_milliseconds(uint64_t& into, const std::string& text, uint64_t least, uint64_t most) {
+  const bool milliseconds = text.ends_with("ms");
+  const bool seconds = !milliseconds && text.ends_with("s");
+  const std::string digits = text.substr(0, text.size() - (milliseconds ? 2 : seconds ? 1 : 0));
+  const bool number =
+      !digits.empty() && digits.size() <= 7 &&
+      std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (!number || (!milliseconds && !seconds))
+    return Status(Code::kInvalidArgument, "'" + text + "' is no time; write it like 250ms or 2s");
+  const uint64_t value = std::stoull(digits) * (seconds ? 1000 : 1);
+  if (value < least || value > most)
+    return Status(Code::kInvalidArgument, text + " is not between " + std::to_string(least) +
+                                              "ms and " + std::to_string(most) + "ms");
+  into = value;
+  return Status::ok();
+}
+
 Status set_path(std::string& into, const std::string& text) {
   if (text.empty() || text[0] != '/')
     return Status(Code::kInvalidArgument, "'" + text + "' is no absolute path");
@@ -213,6 +231,48 @@ const std::vector<ConfigKey>& config_keys() {
          c.docker_plugin_dir = t;
          return Status::ok();
        }},
+      {"zone", "NAME", "Failure domain of this node (rack, site); for --zone-spread", false,
+       [](Config& c, const std::string& t) {
+         c.zone = t;
+         return t.empty() ? Status::ok() : validate_name(t, "zone");
+       }},
+      {"replication-listen", "ADDRESS",
+       "Serve other nodes here (127.0.0.1:9482); one port more for each further shard", false,
+       [](Config& c, const std::string& t) {
+         auto address = parse_address(t);
+         if (!address) return address.status();
+         c.replication_listen = *address;
+         return Status::ok();
+       }},
+      {"replication-advertise", "ADDRESS", "The same as other nodes reach it", false,
+       [](Config& c, const std::string& t) {
+         auto address = parse_address(t);
+         if (!address) return address.status();
+         c.replication_advertise = *address;
+         return Status::ok();
+       }},
+      {"beacon", "TIME", "How often a primary asks for leases (250ms)", false,
+       [](Config& c, const std::string& t) { return set_milliseconds(c.beacon_ms, t, 20, 10000); }},
+      {"lease", "TIME", "How long a primary may read after a beacon (1500ms)", false,
+       [](Config& c, const std::string& t) { return set_milliseconds(c.lease_ms, t, 100, 60000); }},
+      {"grace", "TIME", "Silence after which another replica takes over (2500ms)", false,
+       [](Config& c, const std::string& t) {
+         return set_milliseconds(c.grace_ms, t, 200, 120000);
+       }},
+      {"replica-timeout", "TIME", "Silence after which a replica is put out of sync (1000ms)",
+       false,
+       [](Config& c, const std::string& t) {
+         return set_milliseconds(c.replica_timeout_ms, t, 100, 60000);
+       }},
+      {"rebuild-after", "TIME", "Until a lost replica is replaced on another node (5min)", false,
+       [](Config& c, const std::string& t) {
+         auto seconds = parse_duration(t);
+         if (!seconds) return seconds.status();
+         if (*seconds < 5 || *seconds > 7 * 24 * 3600)
+           return Status(Code::kInvalidArgument, t + " is not between 5s and 7d");
+         c.rebuild_after = *seconds;
+         return Status::ok();
+       }},
       {"insecure", "", "Allow to listen beyond this host without certificates", false, set_switch},
   };
   return keys;
@@ -244,6 +304,13 @@ Status finish_config(Config& config) {
   std::vector<std::string> addresses = config.listen;
   addresses.insert(addresses.end(), config.nbd_listen.begin(), config.nbd_listen.end());
   if (config.http != "off") addresses.push_back(config.http);
+  const bool clustered = config.metadata.starts_with("etcd:");
+  if (clustered && config.replication_listen.empty())
+    config.replication_listen = "tcp:127.0.0.1:9482";
+  if (!clustered && !config.replication_listen.empty())
+    return Status(Code::kInvalidArgument,
+                  "replication-listen needs a cluster: give --metadata etcd:HOST:PORT,...");
+  if (clustered) addresses.push_back(config.replication_listen);
   for (const std::string& address : addresses) {
     if (!config.insecure && !is_loopback(address))
       return Status(Code::kInvalidArgument,

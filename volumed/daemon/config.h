@@ -34,7 +34,15 @@ struct Config {
   std::string log_level = "info";
   std::string attach_method = "auto";                     // auto, kernel, fuse, none
   std::string docker_plugin_dir = "/run/docker/plugins";  // or "off"
-  bool insecure = false;  // listen beyond loopback without certificates
+  std::string zone;                                       // failure domain of this node
+  std::string replication_listen;                         // empty: tcp:127.0.0.1:9482 in a cluster
+  std::string replication_advertise;                      // empty: replication_listen
+  uint64_t beacon_ms = 250;  // replication's times (replication/core/options.h)
+  uint64_t lease_ms = 1500;
+  uint64_t grace_ms = 2500;
+  uint64_t replica_timeout_ms = 1000;
+  uint64_t rebuild_after = 300;  // seconds until a lost replica is replaced
+  bool insecure = false;         // listen beyond loopback without certificates
 };
 
 // One key, and the flag of the same name.

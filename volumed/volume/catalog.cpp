@@ -49,7 +49,9 @@ Result<v1::NodeRecord> Catalog::register_node(const std::string& id, const std::
     record.set_id(make_id());
     record.set_name(cluster_);
     *record.mutable_created() = TimeUtil::GetCurrentTime();
-    CVOL_TRY(put_new(keys_.cluster(), record));
+    // Another node that starts for the first time may have made it just now.
+    const Status made = put_new(keys_.cluster(), record);
+    if (!made && made.code() != Code::kAlreadyExists) return made;
   }
   auto node = find_node(id, name);
   if (!node) return node.status();
@@ -121,9 +123,9 @@ Status Catalog::begin_removal(VolumeEntry& entry) {
   v1::VolumeRecord next = entry.record;
   next.set_state("removing");
   const std::string key = keys_.volume(entry.record.id());
-  auto done = store_.commit({{{key, entry.revision}},
-                             {{key, meta::encode_record(next), 0},
-                              {keys_.name(entry.record.name()), {}, 0}}});
+  auto done = store_.commit(
+      {{{key, entry.revision}},
+       {{key, meta::encode_record(next), 0}, {keys_.name(entry.record.name()), {}, 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kBusy, "the record of volume '" + entry.record.name() +
@@ -143,6 +145,31 @@ Status Catalog::write_or_erase(VolumeEntry& entry, v1::VolumeRecord next) {
                                    "' changed meanwhile; try again");
   entry.record = std::move(next);
   return Status::ok();
+}
+
+Status Catalog::put_claim(v1::ClaimRecord claim) {
+  const std::string key = keys_.claim(claim.volume_id(), claim.replica_id());
+  return store_.commit({{}, {{key, meta::encode_record(claim), 0}}}).status();
+}
+
+Result<std::vector<v1::ClaimRecord>> Catalog::load_claims(const std::string& volume_id) {
+  auto entries = store_.list(keys_.claims(volume_id));
+  if (!entries) return entries.status();
+  std::vector<v1::ClaimRecord> claims;
+  for (const meta::Entry& entry : *entries) {
+    auto claim = meta::parse_record<v1::ClaimRecord>(entry.key, entry.value);
+    if (!claim) return claim.status();
+    claims.push_back(std::move(*claim));
+  }
+  return claims;
+}
+
+Status Catalog::erase_claims(const std::vector<v1::ClaimRecord>& claims) {
+  if (claims.empty()) return Status::ok();
+  meta::Transaction transaction;
+  for (const v1::ClaimRecord& claim : claims)
+    transaction.changes.push_back({keys_.claim(claim.volume_id(), claim.replica_id()), {}, 0});
+  return store_.commit(transaction).status();
 }
 
 Result<v1::ClusterRecord> Catalog::load_cluster() {

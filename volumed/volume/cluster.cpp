@@ -19,8 +19,10 @@ Task<bool> close_exchange(replication::Exchange* exchange) {
   co_return true;
 }
 
-Task<void> close_gateway(std::unique_ptr<replication::Gateway> gateway) {
+Task<void> close_gateway(replication::Gateway* gateway, std::shared_ptr<std::atomic<int>> count) {
   co_await gateway->close();
+  delete gateway;
+  --*count;
 }
 
 }  // namespace
@@ -112,6 +114,7 @@ void Cluster::stop() {
     std::lock_guard lock(locals_mutex_);
     close_local(id);
   }
+  for (int i = 0; *gateways_ > 0 && i < 1000; ++i) std::this_thread::sleep_for(5ms);
   for (auto& worker : proposers_) worker->stop();
   for (ShardPart* part : parts()) {
     if (!part->exchange) continue;
@@ -140,6 +143,10 @@ Result<Cluster::ShardPart*> Cluster::part_of(io::Shard* shard, uint16_t index) {
   const Status opened = shard->invoke([&] {
     part->exchange = std::make_unique<replication::Exchange>(shard->reactor(), *part->reg, mesh,
                                                              options_.replication);
+    part->exchange->on_death = [this](const Uuid& gone, const Uuid& process) {
+      records_->post(
+          [this, gone, process] { process_died(gone.to_string(), process.to_string()); });
+    };
     return part->exchange->mesh().listen(address);
   });
   if (!opened) {
@@ -262,9 +269,9 @@ void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
     } else if (event.key.starts_with(alives)) {
       const std::string id = event.key.substr(alives.size());
       if (!event.value) {
-        apply_alive(id, std::nullopt);
+        apply_alive(id, std::nullopt, event.revision);
       } else if (auto record = meta::parse_record<v1::AliveRecord>(event.key, *event.value)) {
-        apply_alive(id, std::move(*record));
+        apply_alive(id, std::move(*record), event.revision);
       }
     }
   }
@@ -346,9 +353,11 @@ Result<Cluster::OpenGateway> Cluster::open_gateway(const VolumeEntry& entry,
   OpenGateway open;
   open.shard = shard;
   // The last one to let go may be on any thread; it ends on its shard.
-  open.gateway = std::shared_ptr<replication::Gateway>(made, [shard](replication::Gateway* gone) {
-    shard->spawn([gone] { return close_gateway(std::unique_ptr<replication::Gateway>(gone)); });
-  });
+  ++*gateways_;
+  open.gateway = std::shared_ptr<replication::Gateway>(
+      made, [shard, count = gateways_](replication::Gateway* gone) {
+        shard->spawn([gone, count] { return close_gateway(gone, count); });
+      });
   return open;
 }
 

@@ -20,12 +20,25 @@ struct VolumeManager::Hosted {
   store::ReplicaNumber replica = 0;  // set once
   bool removing = false;
   std::weak_ptr<nbd::Export> open_export;
+  // Of the open export, in a cluster; guarded by the manager's mutex_.
+  std::weak_ptr<replication::Gateway> gateway;
+  io::Shard* gateway_shard = nullptr;
   std::shared_ptr<VolumeMetrics> metrics;  // mutex_
 };
 
 template <typename Change>
 Status VolumeManager::update(Hosted& hosted, Change change) {
   std::lock_guard changing(hosted.record_lock);
+  if (cluster_) {
+    auto changed = cluster_->update(hosted.id, [&](v1::VolumeRecord& next) {
+      change(next);
+      return Status::ok();
+    });
+    if (!changed) return changed.status();
+    std::lock_guard lock(mutex_);
+    if (changed->revision > hosted.entry.revision) hosted.entry = std::move(*changed);
+    return Status::ok();
+  }
   VolumeEntry entry;
   {
     std::lock_guard lock(mutex_);

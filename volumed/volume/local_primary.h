@@ -15,9 +15,9 @@
 
 #include "volumed/base/block_device.h"
 #include "volumed/base/metrics.h"
+#include "volumed/io/range_lock.h"
 #include "volumed/store/disk_engine.h"
 #include "volumed/volume/bounce_pool.h"
-#include "volumed/io/range_lock.h"
 
 namespace cvol::volume {
 

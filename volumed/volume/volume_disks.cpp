@@ -66,6 +66,7 @@ store::EngineHooks VolumeManager::hooks_for(const std::string& path) {
       events_.add("disk_failed", path,
                   "the disk has failed: " + why + ". Nothing is served from it until 'cvol disk " +
                       "verify " + path + "' has found it sound");
+      if (cluster_) cluster_->disk_failed(id);
       if (Status noted = catalog_.put_disk_failure(id, why); !noted.is_ok())
         log::error("volume", "cannot note that a disk has failed",
                    {{"disk", path}, {"error", noted.message()}});
@@ -104,6 +105,7 @@ void VolumeManager::tell_damage(const std::string& path, const store::Damage& da
     return;
   }
   const bool table = damage.file == store::DamagedFile::kTable;
+  if (!table && cluster_) cluster_->mend(damage.volume.to_string(), damage.block);
   events_.add(table ? "table_damaged" : "block_damaged", table ? path : volume_name(damage.volume),
               describe(path, damage));
 }

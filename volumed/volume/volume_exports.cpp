@@ -72,7 +72,7 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::open_now(const std::string& 
   if (volume.removing) return Status(Code::kNotFound, "volume '" + name + "' is being removed");
   if (auto shown = volume.open_export.lock()) return shown;
   CVOL_TRY(ensure_session(volume));
-  return make_export(volume);
+  return cluster_ ? make_gateway_export(volume) : make_export(volume);
 }
 
 // The caller holds hosted.opening.
@@ -117,6 +117,7 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::make_export(Hosted& hosted) 
 }
 
 Status VolumeManager::ensure_session(Hosted& hosted) {
+  if (cluster_) return take_session(hosted, /*force=*/false);
   if (!record_of(hosted).session().id().empty()) return Status::ok();
   return update(hosted, [&](v1::VolumeRecord& next) {
     v1::SessionRecord& session = *next.mutable_session();
@@ -135,12 +136,19 @@ void VolumeManager::drop_session_if_unused(Hosted& hosted) {
   std::lock_guard opening(hosted.opening);
   const v1::VolumeRecord record = record_of(hosted);
   if (record.session().id().empty() || !hosted.open_export.expired()) return;
+  if (cluster_ && attached_elsewhere(record)) return;
   if (record.mount().caller_ids_size() > 0) return;
   const Status dropped = update(hosted, [](v1::VolumeRecord& next) {
     next.mutable_session()->clear_id();
     next.mutable_session()->clear_node_id();
     next.set_epoch(next.epoch() + 1);
   });
+  if (dropped.is_ok() && cluster_) {
+    // R12: complete when nothing of the session can land any more.
+    if (Status done = confirm_epoch(hosted, 5s); !done.is_ok())
+      log::warning("volume", "a detach is not confirmed by the volume's primary yet",
+                   {{"volume", hosted.name}, {"error", done.message()}});
+  }
   if (!dropped.is_ok())
     log::warning("volume", "cannot note that a volume is no longer attached",
                  {{"volume", hosted.name}, {"error", dropped.message()}});
@@ -165,7 +173,7 @@ std::vector<attach::Device> VolumeManager::devices() {
 }
 
 // The caller holds hosted.operation.
-Result<attach::Device> VolumeManager::attach_device(Hosted& hosted) {
+Result<attach::Device> VolumeManager::attach_device(Hosted& hosted, bool force) {
   if (!attacher_)
     return Status(Code::kUnsupported,
                   "volumes cannot be attached or mounted here: " + options_.no_attach_because);
@@ -175,12 +183,14 @@ Result<attach::Device> VolumeManager::attach_device(Hosted& hosted) {
       return Status(Code::kDamaged, "volume '" + hosted.name + "' is damaged: " + hosted.problem);
   }
   const bool was_attached = !view_of(hosted, devices()).device.empty();
-  if (const std::string failure = failure_of(hosted.disk); !was_attached && !failure.empty())
+  const std::string failure = hosted.disk == nullptr ? "" : failure_of(hosted.disk);
+  if (!was_attached && !failure.empty())
     return Status(Code::kFailedPrecondition, "volume '" + hosted.name + "': " + failure);
   {
     std::lock_guard opening(hosted.opening);
-    CVOL_TRY(ensure_session(hosted));
+    CVOL_TRY(cluster_ ? take_session(hosted, force) : ensure_session(hosted));
   }
+  if (cluster_ && !was_attached) CVOL_TRY(confirm_epoch(hosted, 15s));
   auto device = attacher_->attach(hosted.name, record_of(hosted).size_bytes());
   if (!device) {
     drop_session_if_unused(hosted);
@@ -207,6 +217,23 @@ Result<VolumeView> VolumeManager::attach(const std::string& name) {
   if (find(name) != *hosted)
     return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
   if (auto device = attach_device(**hosted); !device) return device.status();
+  return view_after(**hosted);
+}
+
+Result<VolumeView> VolumeManager::force_attach(const std::string& name) {
+  if (!cluster_) return attach(name);
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  std::lock_guard operation((*hosted)->operation);
+  if (find(name) != *hosted)
+    return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
+  if (!attacher_) {
+    // Without devices here (its NBD socket is used): only the attachment moves.
+    std::lock_guard opening((*hosted)->opening);
+    CVOL_TRY(take_session(**hosted, /*force=*/true));
+  } else if (auto device = attach_device(**hosted, /*force=*/true); !device) {
+    return device.status();
+  }
   return view_after(**hosted);
 }
 

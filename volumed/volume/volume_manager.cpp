@@ -18,6 +18,7 @@ namespace {
 using google::protobuf::util::TimeUtil;
 
 constexpr std::size_t kMostLabels = 64;
+constexpr uint32_t kMostReplicas = 8;
 constexpr std::size_t kMostLabelBytes = 1024;
 
 Status not_found(const std::string& name) {
@@ -25,13 +26,18 @@ Status not_found(const std::string& name) {
                 "there is no volume '" + name + "'; 'cvol volume ls' shows those there are");
 }
 
-Status validate(const CreateRequest& request) {
+Status validate(const CreateRequest& request, bool clustered) {
   CVOL_TRY(validate_name(request.name, "volume"));
   CVOL_TRY(validate_volume_size(request.size_bytes));
-  if (request.replicas != 1)
+  if (request.replicas < 1 || request.replicas > kMostReplicas)
+    return Status(Code::kInvalidArgument, "a volume has 1 to 8 replicas");
+  if (request.replicas != 1 && !clustered)
     return Status(Code::kInvalidArgument,
                   std::to_string(request.replicas) +
-                      " replicas are not possible on a single node; create it with 1");
+                      " replicas are not possible on a single node; create it with 1, or make this "
+                      "node part of a cluster (--metadata etcd:...)");
+  if (request.min_in_sync < 1 || request.min_in_sync > request.replicas)
+    return Status(Code::kInvalidArgument, "min_in_sync is between 1 and the number of replicas");
   CVOL_TRY(mount::validate_file_system(request.fs));
   if (request.labels.size() > kMostLabels)
     return Status(Code::kInvalidArgument, "a volume has at most 64 labels");
@@ -114,7 +120,11 @@ Result<std::unique_ptr<VolumeManager>> VolumeManager::start(
   CVOL_TRY(manager->open_node());
   CVOL_TRY(manager->disk_set_.start());
   CVOL_TRY(manager->open_disks());
-  CVOL_TRY(manager->load_volumes());
+  if (manager->options_.cluster_mode) {
+    CVOL_TRY(manager->start_cluster());
+  } else {
+    CVOL_TRY(manager->load_volumes());
+  }
   manager->open_reports();
   CVOL_TRY(manager->serve_nbd());
   CVOL_TRY(manager->open_attacher());
@@ -181,7 +191,7 @@ Result<VolumeView> VolumeManager::existing(Hosted& hosted, const CreateRequest& 
 }
 
 Result<VolumeView> VolumeManager::create(CreateRequest request) {
-  CVOL_TRY(validate(request));
+  CVOL_TRY(validate(request, cluster_ != nullptr));
   while (true) {
     auto hosted = std::make_shared<Hosted>();
     std::lock_guard operation(hosted->operation);
@@ -198,7 +208,10 @@ Result<VolumeView> VolumeManager::create(CreateRequest request) {
     }
     hosted->name = request.name;
     Status made = Status::ok();
-    if (auto disk = choose_disk(); !disk) {
+    if (cluster_) {
+      made = create_clustered(*hosted, request);
+      if (made.code() == Code::kAlreadyExists && find(request.name) != hosted) continue;
+    } else if (auto disk = choose_disk(); !disk) {
       made = disk.status();
     } else {
       hosted->disk = *disk;
@@ -210,7 +223,7 @@ Result<VolumeView> VolumeManager::create(CreateRequest request) {
       made = make_replica(*hosted);
     }
     if (!made.is_ok()) {
-      forget(request.name);
+      if (find(request.name) == hosted) forget(request.name);
       return made.with_context("create volume '" + request.name + "'");
     }
     events_.add("volume_created", request.name,
@@ -271,6 +284,7 @@ std::vector<VolumeView> VolumeManager::volumes() {
   std::vector<VolumeView> views;
   for (const HostedPtr& hosted : all) {
     views.push_back(view_of(*hosted, attached));
+    if (cluster_) fill_cluster_view(views.back());
     if (hosted->disk == nullptr) continue;
     views.back().allocated_bytes = allocated[{hosted->disk, hosted->replica}];
     apply_failure(views.back(), failures[hosted->disk]);
@@ -287,6 +301,7 @@ Result<VolumeView> VolumeManager::get(const std::string& name) {
 
 Result<VolumeView> VolumeManager::view_after(Hosted& hosted) {
   VolumeView view = view_of(hosted, devices());
+  if (cluster_) fill_cluster_view(view);
   if (hosted.disk != nullptr && hosted.disk->engine != nullptr) {
     const auto info = hosted.disk->invoke(
         [&](store::DiskEngine& engine) { return engine.replica(hosted.replica); });
@@ -332,16 +347,20 @@ Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_
                                               "; volumes only grow: create a smaller one and copy");
   if (volume.disk == nullptr || volume.disk->engine == nullptr || !volume.problem.empty())
     return Status(Code::kFailedPrecondition, "volume '" + name + "' is damaged: " + volume.problem);
-  // The replica first: one that is larger than its record does no harm after a crash.
-  CVOL_TRY(volume.disk->run<Status>([&](store::DiskEngine& engine) {
-    return engine.resize_replica(volume.replica, size_bytes);
-  }));
-  CVOL_TRY(update(volume, [&](v1::VolumeRecord& next) { next.set_size_bytes(size_bytes); }));
-  {
-    std::lock_guard opening(volume.opening);
-    if (auto shown = volume.open_export.lock()) {
-      auto& device = static_cast<LocalPrimary&>(*shown->device);
-      volume.disk->shard->invoke([&] { device.grow(size_bytes); });
+  if (cluster_) {
+    CVOL_TRY(resize_clustered(volume, size_bytes));
+  } else {
+    // The replica first: one that is larger than its record does no harm after a crash.
+    CVOL_TRY(volume.disk->run<Status>([&](store::DiskEngine& engine) {
+      return engine.resize_replica(volume.replica, size_bytes);
+    }));
+    CVOL_TRY(update(volume, [&](v1::VolumeRecord& next) { next.set_size_bytes(size_bytes); }));
+    {
+      std::lock_guard opening(volume.opening);
+      if (auto shown = volume.open_export.lock()) {
+        auto& device = static_cast<LocalPrimary&>(*shown->device);
+        volume.disk->shard->invoke([&] { device.grow(size_bytes); });
+      }
     }
   }
   for (const attach::Device& device : devices()) {
@@ -363,6 +382,13 @@ Status VolumeManager::remove(const std::string& name, bool force) {
   std::lock_guard operation(volume.operation);
   if (find(name) != *hosted) return not_found(name);
   CVOL_TRY(release_for_removal(volume, force));
+  if (cluster_) {
+    CVOL_TRY(remove_clustered(volume).with_context("remove volume '" + name + "'"));
+    forget(name);
+    ::rmdir(mount_path(name).c_str());
+    events_.add("volume_removed", name, "removed volume");
+    return Status::ok();
+  }
   // From here on nobody opens it. Record "removing", replica, record: finished at start if a crash
   // comes in between.
   Status gone = update(volume, [](v1::VolumeRecord& next) { next.set_state("removing"); });
@@ -381,7 +407,11 @@ Status VolumeManager::remove(const std::string& name, bool force) {
 Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
   const v1::VolumeRecord record = record_of(hosted);
   const std::string& name = hosted.name;
-  if (!force && (hosted.disk == nullptr || hosted.disk->engine == nullptr))
+  if (cluster_ && attached_elsewhere(record) && !force)
+    return Status(Code::kFailedPrecondition, "volume '" + name + "' is attached on node " +
+                                                 node_name(record.session().node_id()) +
+                                                 "; detach it there, or remove it with --force");
+  if (!cluster_ && !force && (hosted.disk == nullptr || hosted.disk->engine == nullptr))
     return Status(Code::kFailedPrecondition,
                   "volume '" + name + "' is damaged: " + hosted.problem +
                       ". With --force its record is removed, and what is left of it on the disk "
@@ -444,6 +474,7 @@ Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatO
     disk_since_.emplace((*disk)->id, static_cast<uint64_t>(std::time(nullptr)));
     keeper_wake_.notify_all();
   }
+  if (cluster_) cluster_->disk_added();
   events_.add("disk_added", (*disk)->path, "added disk " + (*disk)->id);
   return look_at(**disk);
 }
@@ -467,6 +498,7 @@ std::vector<std::string> VolumeManager::problems() {
   for (const DiskView& disk : disks()) {
     if (!disk.problem.empty()) all.push_back("disk " + disk.path + ": " + disk.problem);
   }
+  if (cluster_) add_cluster_problems(all);
   return all;
 }
 

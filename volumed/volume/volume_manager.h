@@ -25,6 +25,7 @@
 #include "nbd/server/server.h"
 #include "volumed/meta/metadata_store.h"
 #include "volumed/volume/catalog.h"
+#include "volumed/volume/cluster.h"
 #include "volumed/volume/disk_set.h"
 #include "volumed/volume/event_log.h"
 #include "volumed/volume/file_systems.h"
@@ -49,6 +50,21 @@ struct ManagerOptions {
   std::string boot_id;  // of the host
   // From the end of a scrub to the next one of the disk; 0: no scrub unless told.
   std::chrono::seconds scrub_interval = std::chrono::hours(24 * 14);
+  // A cluster on a shared metadata store. Not set: this node is alone.
+  struct ClusterMode {
+    std::string listen;     // "tcp:ADDRESS:PORT", for the replication of other nodes
+    std::string advertise;  // as others reach it; empty: `listen`
+    std::string zone;
+    replication::Options replication;
+    std::chrono::seconds rebuild_after{300};
+    // Where a sudden end of this process has to be told, and by which name.
+    std::function<void(const Uuid& cluster, const Uuid& node, const Uuid& process,
+                       const std::vector<std::string>& addresses)>
+        on_peers;
+  };
+  std::optional<ClusterMode> cluster_mode;
+  // Moves all records into another metadata store, and lets nothing change them from then on.
+  std::function<Status(const std::string& uri)> migrate;
   DiskMaker disks = DiskMaker::real();
   std::unique_ptr<FileSystems> file_systems;  // null: the real ones
   // null: the real one. A test's attacher.
@@ -59,8 +75,16 @@ struct CreateRequest {
   std::string name;
   uint64_t size_bytes = 0;
   uint32_t replicas = 1;
+  uint32_t min_in_sync = 1;
+  bool zone_spread = false;
   std::string fs = "ext4";
   std::map<std::string, std::string> labels;
+};
+
+// What may be changed while a volume is used; not set: stays as it is.
+struct ModifyRequest {
+  std::optional<uint32_t> replicas;
+  std::optional<uint32_t> min_in_sync;
 };
 
 enum class VolumeState { kAvailable, kAttached, kMounted, kDamaged };
@@ -73,7 +97,9 @@ struct VolumeView {
   std::string device;         // empty: none
   std::string attach_method;  // "kernel", "fuse"
   std::string mountpoint;     // empty: not mounted
+  std::string attached_node;  // name; empty: not attached
   uint64_t connections = 0;
+  std::optional<LocalReplica> local;             // the replica of this node, in a cluster
   std::shared_ptr<const VolumeMetrics> metrics;  // null: never opened since the start
 };
 
@@ -116,6 +142,20 @@ class VolumeManager final : public nbd::ExportDirectory {
   Result<VolumeView> resize(const std::string& name, uint64_t size_bytes);
   Status remove(const std::string& name, bool force);
   Result<VolumeView> attach(const std::string& name);
+  // The same, taking the volume from a node that still has it. What that one has not had answered
+  // may be lost to it; nothing of it lands any more.
+  Result<VolumeView> force_attach(const std::string& name);
+  Result<VolumeView> modify(const std::string& name, const ModifyRequest& request);
+  // The primary moves to the node, which must have an in-sync replica.
+  Result<VolumeView> move_primary(const std::string& name, const std::string& node);
+  // See Cluster::rebuild_record.
+  Status rebuild_record(const std::string& name, bool accept_data_loss);
+  // Compares all in-sync replicas, block by block, while the volume is used. `progress`: bytes of
+  // the volume that are done, and sentences about what differs. The answer: how much differs.
+  Result<uint64_t> verify(const std::string& name,
+                          const std::function<bool(uint64_t, const std::string&)>& progress);
+  // Sentences: which copy is newest, who waits for whom, what each way out costs.
+  Result<std::vector<std::string>> explain(const std::string& name);
   Result<VolumeView> detach(const std::string& name);
   // `target` empty: none. Returns the volume; the path for the caller is `target` or mountpoint.
   Result<VolumeView> mount(const std::string& name, const std::string& caller_id,
@@ -130,6 +170,14 @@ class VolumeManager final : public nbd::ExportDirectory {
   Result<DiskView> stop_scrub(const std::string& name);
   Result<DiskView> verify_disk(const std::string& name, bool accept_damage);
   NodeView node() const { return node_; }
+  // All nodes of the cluster; empty if this node is alone.
+  std::vector<ClusterNode> nodes();
+  std::string node_name(const std::string& id);
+  // `change`: "cordon", "uncordon", "drain", "rm".
+  Status change_node(const std::string& name, const std::string& change);
+  bool clustered() const { return cluster_ != nullptr; }
+  // `cvol cluster migrate`.
+  Status migrate(const std::string& uri);
   const ManagerOptions& options() const { return options_; }
   std::vector<std::string> problems();
   EventLog& events() { return events_; }
@@ -174,6 +222,21 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status remove_replica(Hosted& hosted);
   Status release_for_removal(Hosted& hosted, bool force);
 
+  // In a cluster (volume_cluster.cpp).
+  Status start_cluster();
+  void on_volume(const std::string& id, std::optional<VolumeEntry> entry);
+  Status create_clustered(Hosted& hosted, const CreateRequest& request);
+  Status remove_clustered(Hosted& hosted);
+  Status resize_clustered(Hosted& hosted, uint64_t size_bytes);
+  Status take_session(Hosted& hosted, bool force);
+  Result<std::shared_ptr<nbd::Export>> make_gateway_export(Hosted& hosted);
+  Result<Cluster::OpenGateway> gateway_of(Hosted& hosted);
+  Status confirm_epoch(Hosted& hosted, std::chrono::milliseconds patience);
+  bool attached_elsewhere(const v1::VolumeRecord& record) const;
+  void evict(const std::string& name);
+  void add_cluster_problems(std::vector<std::string>& all);
+  void fill_cluster_view(VolumeView& view);
+
   // Disks (volume_disks.cpp).
   store::EngineHooks hooks_for(const std::string& path);
   void report(std::function<void()> job);
@@ -196,7 +259,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   void drop_session_if_unused(Hosted& hosted);
   bool close_exports(Hosted& hosted);
   std::vector<attach::Device> devices();
-  Result<attach::Device> attach_device(Hosted& hosted);
+  Result<attach::Device> attach_device(Hosted& hosted, bool force = false);
   Status detach_device(Hosted& hosted);
 
   // Mounts (volume_mounts.cpp).
@@ -214,6 +277,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Catalog catalog_;
   DiskSet disk_set_;
   EventLog events_;
+  std::unique_ptr<Cluster> cluster_;  // null: this node is alone
   NodeView node_;
   std::unique_ptr<FileSystems> file_systems_;
   std::unique_ptr<attach::Attacher> attacher_;  // null: see no_attach_because

@@ -100,10 +100,15 @@ class Run {
   }
 
   void lose_for_good(int node) {
-    switch (cluster_.world().random().below(3)) {
-      case 0: return cluster_.lose_power(node);
-      case 1: return cluster_.node(node).stop();
-      default: return cluster_.isolate(node);
+    switch (cluster_.world().random().below(4)) {
+      case 0:
+        return cluster_.lose_power(node);
+      case 1:
+        return cluster_.node(node).stop();
+      case 2:
+        return cluster_.node(node).disk().stick_until(cluster_.world().now() + 100000 * kSecond);
+      default:
+        return cluster_.isolate(node);
     }
   }
 
@@ -144,15 +149,16 @@ class Run {
     for (int i = 0; i < cluster_.nodes(); ++i) {
       if (core[static_cast<std::size_t>(i)]) wanted.push_back(i);
     }
+    // A disk that is stuck is found by requests only.
+    if (cluster_.record().record().session.id.is_nil()) cluster_.attach(0);
     const auto done = [&] {
       bool all = cluster_.set_is(wanted) && !cluster_.changing_session();
       for (int i = 0; i < cluster_.gateways(); ++i)
         all = all && cluster_.gateway(i).oldest() > begin;
       return all;
     };
-    const bool lived = world.run_until(begin + swarm_.liveness, 20 * kMillisecond, [&] {
-      return world.now() > begin && done();
-    });
+    const bool lived = world.run_until(begin + swarm_.liveness, 20 * kMillisecond,
+                                       [&] { return world.now() > begin && done(); });
     if (world.failed()) return world.failure();
     if (!lived) {
       std::string who;
@@ -173,6 +179,8 @@ class Run {
 
 }  // namespace
 
-Result run_swarm(const Swarm& swarm) { return Run(swarm).go(); }
+Result run_swarm(const Swarm& swarm) {
+  return Run(swarm).go();
+}
 
 }  // namespace cvol::sim

@@ -1,0 +1,571 @@
+// Volumes of a cluster: replicas on several nodes, attachments that fence each other (R12).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "volumed/base/log.h"
+#include "volumed/base/units.h"
+#include "volumed/volume/hosted.h"
+
+namespace cvol::volume {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kMakeTime = 20s;    // for replicas to be made on all nodes
+constexpr auto kRemoveTime = 10s;  // for the nodes that are there to remove theirs
+
+std::string new_id() {
+  Random random = Random::from_system();
+  return Uuid::make(random).to_string();
+}
+
+bool is_in_sync(const v1::VolumeRecord& record, const std::string& replica) {
+  return std::any_of(record.in_sync().begin(), record.in_sync().end(),
+                     [&](const v1::InSyncRecord& entry) { return entry.replica_id() == replica; });
+}
+
+}  // namespace
+
+// --- start, and what the records say ---
+
+Status VolumeManager::start_cluster() {
+  const ManagerOptions::ClusterMode& mode = *options_.cluster_mode;
+  ClusterOptions options;
+  options.node_id = node_.id;
+  options.node_name = node_.name;
+  options.zone = mode.zone;
+  options.listen = mode.listen;
+  options.advertise = mode.advertise.empty() ? mode.listen : mode.advertise;
+  options.replication = mode.replication;
+  options.rebuild_after = mode.rebuild_after;
+  options.on_volume = [this](const std::string& id, std::optional<VolumeEntry> entry) {
+    on_volume(id, std::move(entry));
+  };
+  options.on_event = [this](const std::string& kind, const std::string& subject,
+                            const std::string& text) { events_.add(kind, subject, text); };
+  if (mode.on_peers) {
+    auto self = Uuid::parse(node_.id);
+    if (!self) return self.status();
+    options.on_peers = [this, self = *self](const std::vector<std::string>& addresses) {
+      options_.cluster_mode->on_peers(cluster_->cluster_id(), self, cluster_->process(), addresses);
+    };
+  }
+  auto nodes = catalog_.load_nodes();
+  if (!nodes) return nodes.status();
+  for (v1::NodeRecord& node : *nodes) {
+    if (node.id() != node_.id || node.zone() == mode.zone) continue;
+    node.set_zone(mode.zone);
+    CVOL_TRY(catalog_.put_node(node));
+  }
+  cluster_ = std::make_unique<Cluster>(std::move(options), catalog_, disk_set_);
+  return cluster_->start();
+}
+
+// On the records' thread; it must not wait for an operation.
+void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> entry) {
+  bool taken_away = false;
+  std::string name;
+  {
+    std::lock_guard lock(mutex_);
+    auto at = std::find_if(volumes_.begin(), volumes_.end(),
+                           [&](const auto& known) { return known.second->id == id; });
+    if (!entry || entry->record.state() == "removing") {
+      if (at != volumes_.end()) volumes_.erase(at);
+      return;
+    }
+    if (at == volumes_.end()) {
+      auto hosted = std::make_shared<Hosted>();
+      hosted->name = entry->record.name();
+      hosted->id = id;
+      hosted->entry = *entry;
+      volumes_[hosted->name] = std::move(hosted);
+      return;
+    }
+    Hosted& hosted = *at->second;
+    if (entry->revision <= hosted.entry.revision) return;
+    const bool ours = hosted.entry.record.session().node_id() == node_.id;
+    taken_away = ours && attached_elsewhere(entry->record);
+    hosted.entry = std::move(*entry);
+    name = hosted.name;
+  }
+  if (taken_away) opener_->post([this, name] { evict(name); });
+}
+
+bool VolumeManager::attached_elsewhere(const v1::VolumeRecord& record) const {
+  return !record.session().id().empty() && record.session().node_id() != node_.id;
+}
+
+// Another node has taken the volume: nothing of ours lands any more; what is left here goes.
+void VolumeManager::evict(const std::string& name) {
+  HostedPtr hosted = find(name);
+  if (!hosted) return;
+  std::lock_guard operation(hosted->operation);
+  if (!attached_elsewhere(record_of(*hosted))) return;
+  events_.add("volume_taken", name, "another node has attached the volume; it is detached here");
+  if (attacher_) {
+    const std::string path = mount_path(name);
+    if (file_systems_->is_mounted(path)) (void)file_systems_->unmount_lazily(name, path).is_ok();
+    (void)attacher_->detach(name).is_ok();
+  }
+  std::lock_guard lock(mutex_);
+  hosted->mounted = false;
+}
+
+// --- making and removing ---
+
+Status VolumeManager::create_clustered(Hosted& hosted, const CreateRequest& request) {
+  auto chosen = cluster_->choose(request.replicas, nullptr, request.zone_spread, node_.id);
+  if (!chosen) return chosen.status();
+  v1::VolumeRecord record;
+  record.set_id(new_id());
+  record.set_name(request.name);
+  record.mutable_created()->set_seconds(std::time(nullptr));
+  record.set_size_bytes(request.size_bytes);
+  record.set_replicas(request.replicas);
+  record.set_durability("durable");
+  record.set_min_in_sync(request.min_in_sync);
+  record.set_zone_spread(request.zone_spread);
+  record.set_fs(request.fs);
+  for (const auto& [key, value] : request.labels) (*record.mutable_labels())[key] = value;
+  // All are empty, and so all are in sync from the beginning.
+  for (const DiskChoice& disk : *chosen) {
+    v1::MemberRecord& member = *record.add_members();
+    member.set_replica_id(new_id());
+    member.set_node_id(disk.node_id);
+    member.set_disk_id(disk.disk_id);
+    member.set_wanted("present");
+    record.add_in_sync()->set_replica_id(member.replica_id());
+  }
+  record.set_epoch(1);
+  record.set_primary(record.members(0).replica_id());
+  record.set_state("creating");
+  VolumeEntry entry;
+  entry.record = std::move(record);
+  CVOL_TRY(catalog_.insert_volume(entry));
+  const std::string id = entry.record.id();
+  {
+    std::lock_guard lock(mutex_);
+    hosted.id = id;
+    hosted.entry = entry;
+  }
+  cluster_->learned(entry);
+  std::string missing;
+  const bool made = cluster_->wait_for(id, kMakeTime, [&](const std::optional<VolumeEntry>& now) {
+    missing.clear();
+    if (!now) return true;
+    for (const v1::MemberRecord& member : now->record.members()) {
+      if (!member.made()) missing = cluster_->node_name(member.node_id());
+    }
+    return missing.empty();
+  });
+  if (!made) {
+    auto last = catalog_.load_volume(id);
+    if (last && catalog_.begin_removal(*last)) cluster_->learned(*last);
+    return Status(Code::kUnavailable, "node " + missing +
+                                          " did not make its replica in time; 'cvol node ls' shows "
+                                          "whether it lives");
+  }
+  return update(hosted, [](v1::VolumeRecord& next) { next.set_state("ready"); });
+}
+
+Status VolumeManager::remove_clustered(Hosted& hosted) {
+  for (int attempt = 0;; ++attempt) {
+    auto entry = catalog_.load_volume(hosted.id);
+    if (entry.code() == Code::kNotFound) return Status::ok();
+    if (!entry) return entry.status();
+    if (entry->record.state() == "removing") break;
+    const Status begun = catalog_.begin_removal(*entry);
+    if (begun) {
+      cluster_->learned(*entry);
+      break;
+    }
+    if (begun.code() != Code::kBusy || attempt > 10) return begun;
+  }
+  // Nodes that are away finish when they are back: the record stays until then, the name is free.
+  const bool gone =
+      cluster_->wait_for(hosted.id, kRemoveTime, [&](const std::optional<VolumeEntry>& now) {
+        if (!now) return true;
+        return std::all_of(now->record.members().begin(), now->record.members().end(),
+                           [&](const auto& m) { return !cluster_->is_alive(m.node_id()); });
+      });
+  if (!gone)
+    log::warning("volume", "a removal goes on in the background", {{"volume", hosted.name}});
+  return Status::ok();
+}
+
+Status VolumeManager::resize_clustered(Hosted& hosted, uint64_t size_bytes) {
+  CVOL_TRY(update(hosted, [&](v1::VolumeRecord& next) {
+    if (next.size_bytes() >= size_bytes) return;
+    next.set_size_bytes(size_bytes);
+    next.set_epoch(next.epoch() + 1);
+  }));
+  // All members have grown when the primary runs this epoch with them.
+  CVOL_TRY(confirm_epoch(hosted, 30s));
+  auto gateway = gateway_of(hosted);
+  if (!gateway) return gateway.status();
+  auto record = to_replication(record_of(hosted), 0);
+  if (!record) return record.status();
+  gateway->shard->invoke([&] { gateway->gateway->set_record(*record); });
+  return Status::ok();
+}
+
+Result<VolumeView> VolumeManager::modify(const std::string& name, const ModifyRequest& request) {
+  if (!cluster_)
+    return Status(Code::kFailedPrecondition, "a node that is alone keeps one replica of a volume");
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  std::lock_guard operation((*hosted)->operation);
+  const v1::VolumeRecord before = record_of(**hosted);
+  const uint32_t replicas = request.replicas.value_or(before.replicas());
+  const uint32_t least = request.min_in_sync.value_or(before.min_in_sync());
+  if (replicas < 1 || replicas > 8)
+    return Status(Code::kInvalidArgument, "a volume has 1 to 8 replicas");
+  if (least < 1 || least > replicas)
+    return Status(Code::kInvalidArgument, "min_in_sync is between 1 and the number of replicas");
+  if (replicas > before.replicas()) {
+    auto room = cluster_->choose(replicas - before.replicas(), &before, before.zone_spread());
+    if (!room) return room.status();
+  }
+  CVOL_TRY(update(**hosted, [&](v1::VolumeRecord& next) {
+    next.set_replicas(replicas);
+    next.set_min_in_sync(least);
+    next.set_epoch(next.epoch() + 1);
+  }));
+  return view_after(**hosted);
+}
+
+// --- attachments ---
+
+// The caller holds hosted.opening.
+Status VolumeManager::take_session(Hosted& hosted, bool force) {
+  const v1::VolumeRecord record = record_of(hosted);
+  if (record.session().node_id() == node_.id && !record.session().id().empty()) return Status::ok();
+  std::string from;
+  auto changed = cluster_->update(hosted.id, [&](v1::VolumeRecord& next) {
+    from.clear();
+    v1::SessionRecord& session = *next.mutable_session();
+    if (!session.id().empty() && session.node_id() == node_.id) return Status::ok();
+    if (!session.id().empty()) {
+      from = cluster_->node_name(session.node_id());
+      // Nobody waits for the dead.
+      if (!force && cluster_->is_alive(session.node_id()))
+        return Status(Code::kFailedPrecondition,
+                      "volume '" + hosted.name + "' is attached on node " + from +
+                          "; detach it there, or take it away from that node with 'cvol volume "
+                          "force-attach " +
+                          hosted.name + "'");
+      next.clear_mount();
+    }
+    session.set_id(new_id());
+    session.set_node_id(node_.id);
+    session.set_generation(session.generation() + 1);
+    next.set_epoch(next.epoch() + 1);
+    return Status::ok();
+  });
+  if (!changed) return changed.status();
+  {
+    std::lock_guard lock(mutex_);
+    if (changed->revision > hosted.entry.revision) hosted.entry = *changed;
+  }
+  if (!from.empty())
+    events_.add("volume_taken_over", hosted.name, "took the volume over from node " + from);
+  return Status::ok();
+}
+
+// The gateway of the open export, or one for a question only.
+Result<Cluster::OpenGateway> VolumeManager::gateway_of(Hosted& hosted) {
+  VolumeEntry entry;
+  std::shared_ptr<VolumeMetrics> metrics;
+  {
+    std::lock_guard lock(mutex_);
+    if (auto open = hosted.gateway.lock()) return Cluster::OpenGateway{open, hosted.gateway_shard};
+    entry = hosted.entry;
+    metrics = hosted.metrics ? hosted.metrics : std::make_shared<VolumeMetrics>();
+  }
+  return cluster_->open_gateway(entry, metrics);
+}
+
+Status VolumeManager::confirm_epoch(Hosted& hosted, std::chrono::milliseconds patience) {
+  auto gateway = gateway_of(hosted);
+  if (!gateway) return gateway.status();
+  const Status confirmed = cluster_->confirm(*gateway, record_of(hosted).epoch(), patience);
+  if (confirmed) return confirmed;
+  return Status(Code::kUnavailable, "the primary of volume '" + hosted.name +
+                                        "' does not answer; 'cvol volume explain " + hosted.name +
+                                        "' says why");
+}
+
+// The caller holds hosted.opening.
+Result<std::shared_ptr<nbd::Export>> VolumeManager::make_gateway_export(Hosted& hosted) {
+  std::shared_ptr<VolumeMetrics> metrics;
+  VolumeEntry entry;
+  {
+    std::lock_guard lock(mutex_);
+    if (!hosted.metrics) hosted.metrics = std::make_shared<VolumeMetrics>();
+    metrics = hosted.metrics;
+    entry = hosted.entry;
+  }
+  auto open = cluster_->open_gateway(entry, std::move(metrics));
+  if (!open) return open.status();
+  {
+    std::lock_guard lock(mutex_);
+    hosted.gateway = open->gateway;
+    hosted.gateway_shard = open->shard;
+  }
+  cluster_->move_primary_here(*open, entry);
+  auto made = std::make_unique<nbd::Export>();
+  made->name = hosted.name;
+  made->device = open->gateway;
+  made->reactor = &open->shard->reactor();
+  auto closed = [this, opener = std::weak_ptr<Worker>(opener_),
+                 name = hosted.name](nbd::Export* gone) {
+    delete gone;
+    if (auto worker = opener.lock()) {
+      worker->post([this, name] {
+        if (HostedPtr volume = find(name)) drop_session_if_unused(*volume);
+      });
+    }
+  };
+  std::shared_ptr<nbd::Export> shown(made.release(), std::move(closed));
+  hosted.open_export = shown;
+  return shown;
+}
+
+Result<VolumeView> VolumeManager::move_primary(const std::string& name, const std::string& node) {
+  if (!cluster_) return Status(Code::kFailedPrecondition, "this node is alone");
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  const v1::VolumeRecord record = record_of(**hosted);
+  for (const v1::MemberRecord& member : record.members()) {
+    if (cluster_->node_name(member.node_id()) != node) continue;
+    if (!is_in_sync(record, member.replica_id()))
+      return Status(Code::kFailedPrecondition,
+                    "the replica on node " + node + " is not in sync; wait until it is");
+    auto replica = Uuid::parse(member.replica_id());
+    if (!replica) return replica.status();
+    auto gateway = gateway_of(**hosted);
+    if (!gateway) return gateway.status();
+    if (record.primary() != member.replica_id()) {
+      CVOL_TRY(
+          gateway->shard->run<Status>([&] { return gateway->gateway->move_primary(*replica); }));
+      const bool moved =
+          cluster_->wait_for(record.id(), 5s, [&](const std::optional<VolumeEntry>& now) {
+            return !now || now->record.primary() == member.replica_id();
+          });
+      if (!moved) return Status(Code::kUnavailable, "the primary has not moved; try again");
+    }
+    return view_after(**hosted);
+  }
+  return Status(Code::kNotFound, "volume '" + name + "' has no replica on node " + node);
+}
+
+Status VolumeManager::rebuild_record(const std::string& name, bool accept_data_loss) {
+  if (!cluster_) return Status(Code::kFailedPrecondition, "this node is alone");
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  CVOL_TRY(cluster_->rebuild_record((*hosted)->id, accept_data_loss));
+  events_.add("record_rebuilt", name, "the record was made anew from what the replicas know");
+  return Status::ok();
+}
+
+Result<uint64_t> VolumeManager::verify(
+    const std::string& name, const std::function<bool(uint64_t, const std::string&)>& progress) {
+  if (!cluster_)
+    return Status(
+        Code::kFailedPrecondition,
+        "a node that is alone has one replica of each volume; 'cvol disk scrub' reads and "
+        "checks it");
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  auto gateway = gateway_of(**hosted);
+  if (!gateway) return gateway.status();
+  const uint64_t size = record_of(**hosted).size_bytes();
+  uint64_t differing = 0;
+  for (uint64_t offset = 0; offset != UINT64_MAX;) {
+    const auto part = gateway->shard->run<replication::ClientResult>(
+        [&] { return gateway->gateway->verify(offset); });
+    if (part.outcome != replication::Outcome::kDone)
+      return part.status.is_ok() ? Status(Code::kUnavailable, "the primary of volume '" + name +
+                                                                  "' does not answer; try again")
+                                 : part.status;
+    const std::string& text = part.status.message();
+    differing += static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n'));
+    offset = part.next;
+    if (!progress(std::min(offset, size), text))
+      return Status(Code::kCancelled, "the comparison was ended");
+  }
+  if (differing > 0)
+    events_.add("volume_differs", name,
+                std::to_string(differing) + " blocks differ between replicas");
+  return differing;
+}
+
+// --- nodes ---
+
+std::vector<ClusterNode> VolumeManager::nodes() {
+  return cluster_ ? cluster_->nodes() : std::vector<ClusterNode>();
+}
+
+std::string VolumeManager::node_name(const std::string& id) {
+  if (id == node_.id) return node_.name;
+  return cluster_ ? cluster_->node_name(id) : id;
+}
+
+Status VolumeManager::change_node(const std::string& name, const std::string& change) {
+  if (!cluster_) return Status(Code::kFailedPrecondition, "this node is alone");
+  for (const ClusterNode& node : cluster_->nodes()) {
+    if (node.record.name() != name && node.record.id() != name) continue;
+    v1::NodeRecord record = node.record;
+    if (change == "cordon") record.set_cordoned(true);
+    if (change == "uncordon") {
+      record.set_cordoned(false);
+      record.set_draining(false);
+    }
+    if (change == "drain") {
+      record.set_cordoned(true);
+      record.set_draining(true);
+    }
+    if (change != "rm") return catalog_.put_node(record);
+    if (node.alive)
+      return Status(Code::kFailedPrecondition, "node " + name +
+                                                   " lives; drain it ('cvol node drain " + name +
+                                                   "') and stop its volumed first");
+    // What it held leaves the records; a replica that is the last in-sync copy stays.
+    std::vector<HostedPtr> all;
+    {
+      std::lock_guard lock(mutex_);
+      for (const auto& [volume, hosted] : volumes_) all.push_back(hosted);
+    }
+    for (const HostedPtr& hosted : all) {
+      const v1::VolumeRecord held = record_of(*hosted);
+      for (const v1::MemberRecord& member : held.members()) {
+        if (member.node_id() != record.id()) continue;
+        if (is_in_sync(held, member.replica_id()))
+          return Status(Code::kFailedPrecondition,
+                        "node " + name + " holds an in-sync replica of volume '" + hosted->name +
+                            "', perhaps the last one; start it again, or remove the volume");
+      }
+    }
+    for (const HostedPtr& hosted : all) {
+      CVOL_TRY(update(*hosted, [&](v1::VolumeRecord& next) {
+        auto& members = *next.mutable_members();
+        const int before = members.size();
+        members.erase(std::remove_if(members.begin(), members.end(),
+                                     [&](const auto& m) { return m.node_id() == record.id(); }),
+                      members.end());
+        if (members.size() != before) next.set_epoch(next.epoch() + 1);
+      }));
+    }
+    return catalog_.erase_node(record.id());
+  }
+  return Status(Code::kNotFound, "there is no node '" + name + "'; 'cvol node ls' shows them");
+}
+
+Status VolumeManager::migrate(const std::string& uri) {
+  if (cluster_)
+    return Status(Code::kFailedPrecondition,
+                  "this node's records are in " + options_.metadata + " already");
+  if (!uri.starts_with("etcd:"))
+    return Status(Code::kInvalidArgument,
+                  "records move into etcd; write it like --to etcd:HOST:PORT,HOST:PORT,HOST:PORT");
+  if (!options_.migrate) return Status(Code::kUnsupported, "this volumed cannot move its records");
+  CVOL_TRY(options_.migrate(uri));
+  events_.add("metadata_migrated", uri,
+              "the records are in " + uri + " now; start volumed again with --metadata " + uri);
+  return Status::ok();
+}
+
+// --- telling people ---
+
+void VolumeManager::fill_cluster_view(VolumeView& view) {
+  if (!view.record.session().id().empty())
+    view.attached_node = node_name(view.record.session().node_id());
+  view.local = cluster_->local_replica(view.record.id());
+  if (view.local) view.allocated_bytes = view.local->allocated_bytes;
+  if (view.state == VolumeState::kAvailable && !view.attached_node.empty())
+    view.state = VolumeState::kAttached;
+}
+
+void VolumeManager::add_cluster_problems(std::vector<std::string>& all) {
+  for (const std::string& problem : cluster_->problems()) all.push_back(problem);
+  std::lock_guard lock(mutex_);
+  for (const auto& [name, hosted] : volumes_) {
+    const v1::VolumeRecord& record = hosted->entry.record;
+    if (record.state() != "ready") continue;
+    const auto in_sync = static_cast<uint32_t>(record.in_sync_size());
+    if (in_sync >= record.replicas()) continue;
+    all.push_back(
+        fmt::format("volume '{}' has {} of {} replicas in sync{}; 'cvol volume explain "
+                    "{}' says more",
+                    name, in_sync, record.replicas(),
+                    in_sync == 1 ? ": one more failure loses data" : "", name));
+  }
+}
+
+Result<std::vector<std::string>> VolumeManager::explain(const std::string& name) {
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  const v1::VolumeRecord record = record_of(**hosted);
+  std::vector<std::string> lines;
+  lines.push_back(fmt::format("Volume '{}' of {} is to have {} replica{}; {} in sync.", name,
+                              format_size(record.size_bytes()), record.replicas(),
+                              record.replicas() == 1 ? "" : "s",
+                              cluster_ ? record.in_sync_size() : 1));
+  if (!cluster_) {
+    lines.push_back("This node is alone: the volume lives as long as its disk does.");
+    return lines;
+  }
+  std::string lost;
+  for (const v1::MemberRecord& member : record.members()) {
+    const std::string node = node_name(member.node_id());
+    const bool alive = cluster_->is_alive(member.node_id());
+    const bool synced = is_in_sync(record, member.replica_id());
+    std::string text = "The replica on node " + node;
+    if (member.wanted() == "removed") {
+      text += " is to be removed";
+    } else if (member.replica_id() == record.primary()) {
+      text += " is the primary: it orders the writes and holds all of them";
+    } else if (synced) {
+      text += " is in sync: it holds every acknowledged write";
+    } else {
+      text += " is not in sync: it lacks writes and is never promoted";
+    }
+    if (!alive) {
+      text += "; its node is not there";
+      if (synced) lost += (lost.empty() ? "" : " and ") + node;
+    }
+    lines.push_back(text + ".");
+  }
+  const auto local = cluster_->local_replica(record.id());
+  if (local) {
+    for (const auto& resync : local->resyncs) {
+      const uint64_t left = resync.total_bytes - std::min(resync.total_bytes, resync.done_bytes);
+      lines.push_back(fmt::format(
+          "A resync of replica {} {}: {} of {} looked at, {} sent, {} left.",
+          resync.target.to_string().substr(0, 8), resync.verifying ? "is being verified" : "runs",
+          format_size(resync.done_bytes), format_size(resync.total_bytes),
+          format_size(resync.sent_bytes), format_size(left)));
+    }
+    if (!local->waits_for.empty() && local->role != "follower")
+      lines.push_back("Requests wait: " + local->waits_for + ".");
+  }
+  if (!record.session().id().empty())
+    lines.push_back("It is attached on node " + node_name(record.session().node_id()) + ".");
+  if (!lost.empty() && record.in_sync_size() == 1) {
+    lines.push_back("The only in-sync replica is on node " + lost +
+                    ", which is away. The others wait for it, since they lack acknowledged writes. "
+                    "Bring that node back: nothing is lost. There is no other way that loses "
+                    "nothing.");
+  } else if (!lost.empty()) {
+    lines.push_back("Node " + lost +
+                    " is away: the others go on without it, and it is brought up to date when it "
+                    "is back.");
+  }
+  if (record.in_sync_size() < static_cast<int>(record.min_in_sync()))
+    lines.push_back(fmt::format("Writes wait until {} replicas are in sync (min_in_sync).",
+                                record.min_in_sync()));
+  return lines;
+}
+
+}  // namespace cvol::volume
