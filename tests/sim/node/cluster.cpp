@@ -67,14 +67,7 @@ Cluster::~Cluster() {
 void Cluster::start() {
   for (auto& node : nodes_) node->format();
   for (auto& node : nodes_) start(*node);
-  const bool up = run_until(
-      [&] {
-        for (auto& node : nodes_) {
-          if (!node->up()) return false;
-        }
-        return true;
-      },
-      10 * io::kSecond);
+  const bool up = run_until([&] { return all_up(); }, 10 * io::kSecond);
   CVOL_ASSERT(up);
   gateway_node().open_gateway(reg_->record().session.generation);
 }
@@ -124,6 +117,10 @@ bool Cluster::in_sync(const Node& node) const {
 
 bool Cluster::all_in_sync() const {
   return reg_->record().in_sync.size() == reg_->record().members.size();
+}
+
+bool Cluster::all_up() const {
+  return std::all_of(nodes_.begin(), nodes_.end(), [](const auto& node) { return node->up(); });
 }
 
 bool Cluster::serving() const {

@@ -305,7 +305,8 @@ void Run::safety() {
 
 bool Run::settled() {
   clients_go_on();
-  return !fine() || (cluster_.work().done() && cluster_.serving() && cluster_.all_in_sync());
+  return !fine() || (cluster_.work().done() && cluster_.serving() && cluster_.all_in_sync() &&
+                     cluster_.all_up());
 }
 
 void Run::liveness() {
@@ -330,6 +331,8 @@ void Run::liveness() {
     result_.complaint = "no primary serves with all members";
   } else if (!cluster_.all_in_sync()) {
     result_.complaint = "the in-sync set is not whole again";
+  } else if (!cluster_.all_up()) {
+    result_.complaint = "a node does not come up";
   }
 }
 
