@@ -92,9 +92,8 @@ void Cluster::introduce(Node& node) {
 }
 
 Node& Cluster::node_of(const ReplicaId& replica) {
-  const auto at = std::find_if(nodes_.begin(), nodes_.end(), [&](const auto& node) {
-    return node->parts().replica == replica;
-  });
+  const auto at = std::find_if(nodes_.begin(), nodes_.end(),
+                               [&](const auto& node) { return node->parts().replica == replica; });
   CVOL_ASSERT(at != nodes_.end());
   return **at;
 }
@@ -242,8 +241,8 @@ Task<void> Cluster::read_replica(Node* node, Content* into, std::string* complai
   into->bytes.resize(blocks * kBlockBytes);
   into->damaged.resize(blocks);
   for (uint64_t block = 0; block < blocks; ++block) {
-    const Status status = co_await node->engine().read(
-        node->replica_number(), block * kBlockBytes, std::span(memory, kBlockBytes));
+    const Status status = co_await node->engine().read(node->replica_number(), block * kBlockBytes,
+                                                       std::span(memory, kBlockBytes));
     into->damaged[block] = status.code() == Code::kDamaged && shape_.damage;
     if (!status && !into->damaged[block])
       *complaint = fmt::format("node {}: block {}: {}", node->number(), block, status.message());

@@ -66,8 +66,7 @@ TEST(Frame, golden_bytes_of_each_kind) {
 TEST(Frame, every_truncation_is_refused) {
   for (const BodySample& sample : body_samples()) {
     for (std::size_t size = 0; size < sample.body.size(); ++size)
-      EXPECT_TRUE(
-          sample.again(sample_header(sample), std::span(sample.body).first(size)).empty())
+      EXPECT_TRUE(sample.again(sample_header(sample), std::span(sample.body).first(size)).empty())
           << sample.name << " cut to " << size;
     const Bytes whole = frame_of(sample);
     for (std::size_t size = 0; size < whole.size(); ++size)
