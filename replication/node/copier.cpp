@@ -173,8 +173,7 @@ Task<void> Copier::copy_piece(OpId op, BlockRange range) {
   ++running_;
   co_await io::yield(host_.reactor());
   const auto piece = under_way_.find(op);
-  const bool ok =
-      co_await copy_locked(range, piece != under_way_.end() && piece->second.gone);
+  const bool ok = co_await copy_locked(range, piece != under_way_.end() && piece->second.gone);
   --running_;
   looked_bytes_ += range.blocks() * kBlockBytes;
   tell();
