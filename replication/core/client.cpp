@@ -132,13 +132,16 @@ OpId Replica::repair(Nanoseconds now, BlockRange range) {
 bool Replica::blocks(const Op& earlier, const Op& later) const {
   if (later.kind == OpKind::kBarrier) return earlier.client;
   if (!earlier.range.overlaps(later.range)) return false;
+  if (mutant(Mutant::kServeBeforeReconciled) && earlier.kind == OpKind::kRewrite) return false;
   if (later.kind == OpKind::kRead)  // R6: no write to the block in flight
     return writes(earlier.kind) && !mutant(Mutant::kReadInFlight);
-  // A write that every member has, and that waits for min_in_sync only, does not hold up the copy
-  // that the set refills by.
-  if (later.kind == OpKind::kCopy && earlier.state == Op::State::kInFlight && !earlier.failed &&
-      (required_ & ~earlier.acked) == 0)
-    return false;
+  // While acknowledgements wait for min_in_sync, neither a write that every member has nor one
+  // that has not begun holds up the copy by which the set refills.
+  if (later.kind == OpKind::kCopy && acknowledgements_wait()) {
+    const bool everywhere = earlier.state == Op::State::kInFlight && !earlier.failed &&
+                            (required_ & ~earlier.acked) == 0;
+    if (everywhere || !is_started(earlier)) return false;
+  }
   return writes(earlier.kind) || earlier.kind == OpKind::kCopy;
 }
 
@@ -146,13 +149,17 @@ bool Replica::may_start(const Op& op) const {
   if (handing_ || is_fenced(op)) return false;
   const bool internal = op.kind == OpKind::kRewrite;
   if (role_ != Role::kActive && !(internal && role_ == Role::kReconciling)) return false;
-  if (writes(op.kind) && (in_flight_.size() >= options_.most_in_flight ||
-                          (in_flight_blocks_ > 0 &&
-                           in_flight_blocks_ + weight(op) > options_.most_in_flight_blocks)))
+  if (writes(op.kind) &&
+      (in_flight_.size() >= options_.most_in_flight ||
+       (in_flight_blocks_ > 0 && in_flight_blocks_ + weight(op) > options_.most_in_flight_blocks)))
     return false;
-  for (const Op* earlier : order_) {
-    if (earlier->order >= op.order) break;
-    if (blocks(*earlier, op)) return false;
+  for (const Op* other : order_) {
+    if (other->order < op.order) {
+      if (blocks(*other, op)) return false;
+    } else if (other->kind == OpKind::kCopy && is_started(*other) && writes(op.kind) &&
+               other->range.overlaps(op.range)) {
+      return false;  // it has overtaken this one (blocks())
+    }
   }
   return true;
 }
@@ -160,6 +167,7 @@ bool Replica::may_start(const Op& op) const {
 void Replica::start(Op& op) {
   CVOL_ASSERT(waiting_ > 0);
   --waiting_;
+  op.since = now_;
   switch (op.kind) {
     case OpKind::kRead:
       op.state = Op::State::kReading;

@@ -72,6 +72,15 @@ OpId Replica::copy_piece(Nanoseconds now, const ReplicaId& joiner, uint64_t join
   return id;
 }
 
+OpId Replica::hold(Nanoseconds now, BlockRange range) {
+  now_ = now;
+  if (role_ != Role::kActive) return 0;
+  Op& op = make_op(next_internal_++, OpKind::kCopy, range);
+  const OpId id = op.id;
+  if (may_start(op)) start(op);
+  return id;
+}
+
 void Replica::on_copied(Nanoseconds now, OpId id, bool ok) {
   now_ = now;
   Op* op = find_op(id);
@@ -80,7 +89,7 @@ void Replica::on_copied(Nanoseconds now, OpId id, bool ok) {
   const uint64_t join = op->join;
   std::erase(order_, op);
   ops_.erase(id);
-  if (!ok && peers_[slot].join == join) end_join(slot, true);
+  if (!ok && join != 0 && peers_[slot].join == join) end_join(slot, true);
   start_ready_ops();
   go_on_handing_over();
 }
@@ -114,6 +123,12 @@ void Replica::advance_join(Slot slot) {
     if (peer.dead || now_ - peer.heard > options_.replica_timeout) return end_join(slot, true);
     const bool stuck =
         !peer.unacked.empty() && now_ - peer.unacked.begin()->second.since > options_.stuck_write;
+    // A piece locks its range: clients do not wait long for a joiner.
+    const bool holds_up = std::any_of(order_.begin(), order_.end(), [&](const Op* op) {
+      return op->state == Op::State::kCopying && op->joiner == slot &&
+             now_ - op->since > 2 * options_.replica_timeout;
+    });
+    if (holds_up) return end_join(slot, true);
     if (stuck || peer.unacked.size() > 4 * options_.most_in_flight) return end_join(slot, true);
   }
   switch (peer.state) {

@@ -44,6 +44,9 @@ void Replica::on_reach(const Message& message) {
     hello_sent_ = 0;
     return say_hello();
   }
+  // A primary that begins anew may use seqs again that left no trace with it: none of them is one
+  // that is sent again.
+  if (message.wants_tail) recent_.fill({});
   reach_ = Reach{};
   reach_.waits = true;
   reach_.from = message.from;
@@ -204,6 +207,18 @@ void Replica::say_hello() {
   send(primary, hello);
 }
 
+// `rebuilding` is durable, and nothing of before is on its way to the disk.
+void Replica::begin_joining() {
+  if (!member_join_persisting_ || !persisted_rebuilding_ || !durable_.rebuilding) return;
+  if (appending_ > 0) return;
+  member_join_persisting_ = false;
+  member_join_ready_ = true;
+  const Slot primary = slot_of(durable_.record.primary);
+  Message ready = make(MessageType::kJoinReady, primary);
+  ready.join = member_join_;
+  send(primary, ready);
+}
+
 void Replica::leave_join() {
   member_join_ = 0;
   member_join_persisting_ = member_join_ready_ = member_join_completing_ = false;
@@ -219,6 +234,7 @@ void Replica::on_join_accept(const Message& message) {
     adopt(record);
   }
   if (!accepts(message) || trusts_itself() || disk_failed_) return;
+  recent_.fill({});
   member_join_ = message.join;
   join_heard_ = now_;
   member_join_persisting_ = true;

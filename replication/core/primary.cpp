@@ -95,12 +95,14 @@ void Replica::begin_write(Op& op) {
     const bool wanted = (required_ >> slot & 1) != 0 || is_active_joiner(slot);
     if (wanted && (op.acked >> slot & 1) == 0) send_prepare(op, slot);
   }
+  if (op.kind == OpKind::kUndo) settle(op);  // those who have the write may be gone by now
 }
 
 void Replica::send_prepare(Op& op, Slot slot) {
   Peer& peer = peers_[slot];
   const Mask bit = Mask{1} << slot;
   op.sent |= bit;
+  op.refused &= ~bit;  // sent again, it may find space now
   Message message = make(MessageType::kPrepare, slot);
   message.seq = op.seq;
   message.commit_point = commit_point_;
@@ -125,6 +127,7 @@ void Replica::on_appended(Nanoseconds now, Seq seq, AppendResult result) {
   } else if (Op* op = in_flight(seq)) {
     if (result == AppendResult::kDurable) {
       op->acked |= 1;
+      slow_members_.record(now_, kSelf, now_ - op->since);
       settle(*op);
     } else if (result == AppendResult::kNoSpace) {
       op->failed = true;
@@ -138,6 +141,7 @@ void Replica::on_appended(Nanoseconds now, Seq seq, AppendResult result) {
   }
   // R9: a tail is complete when nothing of before is on its way any more.
   answer_reach();
+  begin_joining();
   if (role_ == Role::kRecovering) recover();
 }
 
@@ -160,6 +164,7 @@ void Replica::on_ack(const Message& message) {
   peer.unacked.erase(message.seq.value);
   if (Op* op = in_flight(message.seq)) {
     op->acked |= bit;
+    if ((set_ & bit) != 0) slow_members_.record(now_, slot, now_ - op->since);
     settle(*op);
   }
   if (peer.join != 0) advance_join(slot);
@@ -255,6 +260,7 @@ void Replica::settle(Op& op) {
   CVOL_ASSERT((op.acked & required_) == required_);  // I6
   const OpId id = op.id;
   const OpKind kind = op.kind;
+  if (kind != OpKind::kUndo) highest_done_ = std::max(highest_done_, op.seq);
   if (kind == OpKind::kRewrite) {
     CVOL_ASSERT(rewriting_ > 0);
     --rewriting_;
@@ -294,7 +300,8 @@ void Replica::undo(Op& op) {
   driver_.make_payload(op.id, OpKind::kUndo, op.range);
 }
 
-// R13.
+// R13. Never above what is durable everywhere: a seq whose write was taken back leaves no trace
+// here, and after a restart it may be used again. A commit point above it would hide that.
 void Replica::advance_commit_point() {
   while (!in_flight_.empty() && in_flight_.front() == nullptr) {
     in_flight_.pop_front();
@@ -302,6 +309,7 @@ void Replica::advance_commit_point() {
   }
   if (role_ != Role::kActive) return;
   Seq point = in_flight_.empty() ? last_seq_ : Seq{first_in_flight_.value - 1};
+  point = std::min(point, highest_done_);
   if (mutant(Mutant::kCommitPointTooEarly)) point = last_seq_;
   // A write that is taken back has no seq for a moment; nothing later may be called committed.
   for (const Op* op : order_) {
@@ -385,10 +393,16 @@ void Replica::check_members() {
     if (peer.failed.empty() && peer.dead) peer.failed = "its process is dead";
     if (peer.failed.empty() && now_ - peer.heard > options_.replica_timeout)
       peer.failed = "it is silent";
+    if (peer.failed.empty() && peer.reached < durable_.record.epoch &&
+        now_ - epoch_since_ > options_.stuck_write)
+      peer.failed = "it does not take the record in";
     if (peer.failed.empty() && !in_flight_.empty()) {
       for (const Op* op : in_flight_) {
         if (op == nullptr || (op->sent & bit) == 0 || (op->acked & bit) != 0) continue;
-        if (now_ - op->since > options_.stuck_write) peer.failed = "it does not finish a write";
+        // Nobody waits long for a joiner.
+        const Nanoseconds limit =
+            (set_ & bit) != 0 ? options_.stuck_write : 2 * options_.replica_timeout;
+        if (now_ - op->since > limit) peer.failed = "it does not finish a write";
         break;
       }
     }
@@ -417,6 +431,23 @@ void Replica::check_members() {
   driver_.event("taking out of the in-sync set: replica " + who);
   if (mutant(Mutant::kAcknowledgeBeforeRemoval)) required_ &= ~bad;
   propose(std::move(next), /*promotes=*/false, /*joiner=*/0);
+}
+
+// R16. Only while enough members are left, and it has to wait longer and longer before it may
+// return.
+void Replica::check_slow_members() {
+  if (role_ != Role::kActive || proposal_ || now_ - slow_checked_ < kSecond) return;
+  slow_checked_ = now_;
+  const std::size_t least = std::max<std::size_t>(2, durable_.record.min_in_sync);
+  if (durable_.record.in_sync.size() <= least) return;
+  const Slot slot = slow_members_.slow(now_, set_);
+  if (slot == 0) return;
+  slow_members_.forget(slot);
+  Peer& peer = peers_[slot];
+  peer.failed = "it is far slower than the others";
+  peer.slow_backoff = std::clamp<Nanoseconds>(peer.slow_backoff * 2, 5 * kSecond, 600 * kSecond);
+  peer.join_refused_until = now_ + peer.slow_backoff;
+  check_members();
 }
 
 bool Replica::put_out(Nanoseconds now, const ReplicaId& id, const std::string& why) {

@@ -75,17 +75,23 @@ void Replica::promoted() {
     peer.unacked.clear();
   }
   required_ = set_ | 1;
+  epoch_since_ = now_;
   connection_ = 0;
-  reach_ = Reach{};
   handed_to_me_ = false;
   candidate_since_ = 0;
-  tail_.clear();
-  tail_ready_ = false;
-  tail_ticket_ = tail_ticket_ + 1;
-  become(Role::kRecovering);
+  begin_recovering();
   reach_all();
   check_members();
   recover();
+}
+
+// Nothing that an earlier recovery has found counts.
+void Replica::begin_recovering() {
+  reach_ = Reach{};
+  tail_.clear();
+  tail_ready_ = false;
+  ++tail_ticket_;
+  become(Role::kRecovering);
 }
 
 // R9 (1) and (2).
@@ -157,7 +163,8 @@ void Replica::next_rewrites() {
   while (rewriting_ < kRewrites && tail_next_ < tail_.size()) {
     const BlockRange& whole = tail_[tail_next_];
     const uint64_t begin = whole.begin + tail_offset_;
-    const BlockRange piece{begin, std::min(whole.end, begin + kRewriteBlocks)};
+    const uint64_t end = (begin / kRewriteBlocks + 1) * kRewriteBlocks;
+    const BlockRange piece{begin, std::min(whole.end, end)};
     tail_offset_ += piece.blocks();
     if (piece.end == whole.end) {
       ++tail_next_;
@@ -203,18 +210,49 @@ void Replica::go_on_handing_over() {
   for (const Op* op : order_) {
     if (is_started(*op)) return;
   }
-  const Slot to = handing_to_;
+  serve_no_more(handing_to_);
+}
+
+void Replica::serve_no_more(Slot successor) {
   handing_ = false;
+  handed_at_ = now_;
+  become(Role::kHandedOver);  // first: nothing below may begin or be answered any more
+  drop_all_ops();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     if (peers_[slot].join != 0) end_join(slot, true);
     peers_[slot].lease_until = 0;  // gives up its leases: it reads no more in this epoch
   }
-  handed_at_ = now_;
-  become(Role::kHandedOver);
-  drop_all_ops();
-  Message message = make(MessageType::kHandOver, to);
+  Message message = make(MessageType::kHandOver, successor);
   message.commit_point = commit_point_;
-  send(to, message);
+  send(successor, message);
+}
+
+// A disk that finishes nothing holds up the whole volume while its process answers for it.
+bool Replica::is_stuck() const {
+  const auto too_old = [&](Nanoseconds since) { return now_ - since > options_.stuck_write; };
+  if (!persisting_.empty() && too_old(persisting_.front().since)) return true;
+  if (role_ == Role::kRecovering && !tail_ready_ && too_old(epoch_since_)) return true;
+  for (const Op* op : order_) {
+    const bool here = op->state == Op::State::kPayload || op->state == Op::State::kReading ||
+                      (op->state == Op::State::kInFlight && !op->failed && (op->acked & 1) == 0);
+    if (here && too_old(op->since)) return true;
+  }
+  return false;
+}
+
+// R4 and R11 for this replica itself: another member takes over, and puts it out if it has to. The
+// last member stays.
+void Replica::leave_if_stuck() {
+  if (proposal_ || !is_stuck()) return;
+  for (Slot slot = 1; slot < peers_.size(); ++slot) {
+    const Peer& peer = peers_[slot];
+    if ((set_ >> slot & 1) == 0 || !peer.up || !peer.failed.empty() ||
+        peer.reached != durable_.record.epoch || now_ - peer.heard > options_.replica_timeout)
+      continue;
+    driver_.event("the disk of this replica finishes nothing: handing over to replica " +
+                  peer.id.to_string());
+    return serve_no_more(slot);
+  }
 }
 
 }  // namespace cvol::replication

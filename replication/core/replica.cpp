@@ -126,7 +126,7 @@ bool Replica::trusts_itself() const {
 void Replica::persist() {
   ++persist_ticket_;
   persisting_.push_back(
-      {persist_ticket_, durable_.record.epoch, durable_.promised, durable_.rebuilding});
+      {persist_ticket_, durable_.record.epoch, durable_.promised, durable_.rebuilding, now_});
   driver_.persist(durable_, persist_ticket_);
 }
 
@@ -138,14 +138,7 @@ void Replica::on_persisted(Nanoseconds now, uint64_t ticket) {
     persisted_rebuilding_ = persisting_.front().rebuilding;
     persisting_.pop_front();
   }
-  if (member_join_persisting_ && persisted_rebuilding_ && durable_.rebuilding) {
-    member_join_persisting_ = false;
-    member_join_ready_ = true;
-    const Slot primary = slot_of(durable_.record.primary);
-    Message ready = make(MessageType::kJoinReady, primary);
-    ready.join = member_join_;
-    send(primary, ready);
-  }
+  begin_joining();
   if (member_join_completing_ && !persisted_rebuilding_ && !durable_.rebuilding) {
     member_join_completing_ = false;
     const Slot primary = slot_of(durable_.record.primary);
@@ -175,7 +168,8 @@ void Replica::on_record(Nanoseconds now, const Record& record) {
     return;  // an old state, or a register restored from a backup: the driver looks for the latter
   }
   // R5: an answer that proves the expected revision gone; or that ours was applied.
-  if (proposal_ && record.revision > proposal_->next.revision) forget_proposal();
+  const bool shown = mutant(Mutant::kOutcomeByReading) && proposal_ && !proposal_->under_way;
+  if (shown || (proposal_ && record.revision > proposal_->next.revision)) forget_proposal();
   consider_promotion();
 }
 
@@ -214,11 +208,12 @@ void Replica::adopt(const Record& record) {
     return;
   }
   // Still the primary, in a new epoch: all members hear of it, and what is in flight goes again.
+  epoch_since_ = now_;
   if (!same_session) {
     fence_waiting_ops();
     connection_ = 0;  // connections are numbered within their session
   }
-  if (role_ == Role::kHandedOver) become(Role::kRecovering);
+  if (role_ == Role::kHandedOver) begin_recovering();
   Mask keep = set_;
   if (proposal_ && proposal_->joiner != 0) keep |= Mask{1} << proposal_->joiner;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
@@ -361,12 +356,14 @@ void Replica::tick(Nanoseconds now) {
     }
     return;
   }
-  if (handing_ &&
-      (now_ - handed_at_ >= options_.hand_over || (set_ >> handing_to_ & 1) == 0)) {
+  if (handing_ && (now_ - handed_at_ >= options_.hand_over || (set_ >> handing_to_ & 1) == 0)) {
     handing_ = false;  // what was admitted may never end, with too few members: serves again
     driver_.event("the planned move is given up");
   }
+  leave_if_stuck();
+  if (role_ == Role::kHandedOver) return;
   check_members();
+  check_slow_members();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     Peer& peer = peers_[slot];
     if ((required_ >> slot & 1) != 0 && peer.reached < durable_.record.epoch &&

@@ -22,6 +22,7 @@
 
 #include "replication/core/driver.h"
 #include "replication/core/options.h"
+#include "replication/core/slow_members.h"
 
 namespace cvol::replication {
 
@@ -88,6 +89,9 @@ class Replica {
   OpId repair(Nanoseconds now, BlockRange range);
   // R10: one piece; Driver::copy is called when its range is locked. 0: the join is over.
   OpId copy_piece(Nanoseconds now, const ReplicaId& joiner, uint64_t join, BlockRange range);
+  // Driver::copy is called when nothing writes to the range any more; until on_copied() nothing
+  // does. For looking at all replicas at one moment. 0: not the primary.
+  OpId hold(Nanoseconds now, BlockRange range);
   // Planned move: stop admitting, drain, hand over. False if `to` is no in-sync peer or this
   // replica is not active.
   bool hand_over(Nanoseconds now, const ReplicaId& to);
@@ -133,7 +137,7 @@ class Replica {
   static constexpr std::size_t kRecent = 4096;     // seqs that are told from ones sent again
   static constexpr uint64_t kSeqGap = 4096;        // of a new primary, above all that it knows
   static constexpr std::size_t kRewrites = 16;     // of a reconcile at one time
-  static constexpr uint64_t kRewriteBlocks = 256;  // of one of them
+  static constexpr uint64_t kRewriteBlocks = 16;  // of one of them: a chunk, so that zeroes stay zeroes
 
   struct Peer {
     ReplicaId id;
@@ -164,6 +168,7 @@ class Replica {
     std::map<uint64_t, Unacked> unacked;  // PREPAREs to a joiner, by seq
     Nanoseconds join_refused_until = 0;
     Nanoseconds join_backoff = 0;
+    Nanoseconds slow_backoff = 0;  // R16
   };
 
   struct Op {
@@ -229,6 +234,9 @@ class Replica {
   void send_proposal();
   void forget_proposal();
   void go_on_handing_over();
+  void serve_no_more(Slot successor);
+  bool is_stuck() const;
+  void leave_if_stuck();
 
   // member.cpp
   bool accepts(const Message& message) const;
@@ -247,6 +255,7 @@ class Replica {
   void hear_commit_point(Seq seq);
   void raise_commit_point(Seq seq);
   void say_hello();
+  void begin_joining();
   void leave_join();
 
   // primary.cpp
@@ -267,6 +276,7 @@ class Replica {
   void advance_commit_point();
   bool acknowledgements_wait() const;
   void check_members();
+  void check_slow_members();
   Mask lease_mask() const;
   void undo(Op& op);
 
@@ -274,6 +284,7 @@ class Replica {
   void consider_promotion();
   void begin_promotion();
   void promoted();
+  void begin_recovering();
   void recover();
   void collect_own_tail();
   void begin_reconcile();
@@ -325,6 +336,7 @@ class Replica {
     uint64_t ticket;
     Epoch epoch, promised;
     bool rebuilding;
+    Nanoseconds since;
   };
   std::deque<Persisting> persisting_;
 
@@ -335,6 +347,7 @@ class Replica {
   Mask required_ = 1;        // who must acknowledge (R3)
   Seq last_seq_;
   Seq commit_point_;
+  Seq highest_done_;  // of the writes of this life as the primary that all of `required` have
   Seq noted_commit_point_;
 
   // As a member.
@@ -378,6 +391,9 @@ class Replica {
   uint64_t tail_offset_ = 0;
   std::size_t rewriting_ = 0;
   Nanoseconds last_beacon_ = 0;
+  SlowMembers slow_members_;
+  Nanoseconds slow_checked_ = 0;
+  Nanoseconds epoch_since_ = 0;  // when this replica, as the primary, began the present epoch
   uint64_t next_join_ = 0;
   Slot handing_to_ = 0;
   Nanoseconds handed_at_ = 0;

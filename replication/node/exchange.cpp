@@ -127,7 +127,8 @@ void Exchange::on_frame(const Endpoint& from, Frame frame) {
   // A gateway that looks for the primary in the wrong place must not wait.
   if (type == wire::FrameType::kOpen || type == wire::FrameType::kRead ||
       type == wire::FrameType::kWrite || type == wire::FrameType::kStatus ||
-      type == wire::FrameType::kConfirm || type == wire::FrameType::kMove) {
+      type == wire::FrameType::kConfirm || type == wire::FrameType::kMove ||
+      type == wire::FrameType::kVerify) {
     wire::Answer answer;
     answer.outcome = static_cast<uint8_t>(Outcome::kNotPrimary);
     wire::FrameHeader header;
@@ -154,14 +155,10 @@ void Exchange::process_died(const NodeId& node, const Uuid& process) {
             {{"node", node.to_string()}, {"process", process.to_string()}});
   for (const auto& [endpoint, last] : processes_) {
     if (endpoint.node != node || last != process) continue;
-    mesh_.reset(endpoint);
+    mesh_.drop(endpoint);  // at once: a connection that is still there says that it lives
     for (ReplicaHost* host : hosts_) host->on_process_dead(endpoint);
-    for (auto& [tag, gateway] : gateways_) gateway->on_down(endpoint);
   }
-}
-
-void Exchange::tell_all(const wire::FrameHeader& header, std::span<const std::byte> body) {
-  for (const auto& [endpoint, process] : processes_) send(endpoint, header, body);
+  if (on_death) on_death(node, process);
 }
 
 void Exchange::reset(const Member& member) {

@@ -61,7 +61,8 @@ class Exchange final : public MeshHandler {
   void set_record(const Uuid& volume, const Record& record);
   // The process is known to be dead: its node's watcher says so (kDead), or somebody here knows.
   void process_died(const NodeId& node, const Uuid& process);
-  void tell_all(const wire::FrameHeader& header, std::span<const std::byte> body);
+  // Told of every such death, on the shard's thread; may be empty.
+  std::function<void(const NodeId& node, const Uuid& process)> on_death;
   // The connection to a peer that does not answer is made anew.
   void reset(const Member& member);
 

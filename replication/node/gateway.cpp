@@ -16,8 +16,11 @@ constexpr io::Nanoseconds kLongestWait = 50 * io::kMillisecond;
 
 }  // namespace
 
-Gateway::Gateway(Parts parts) : parts_(std::move(parts)), size_(parts_.record.size_bytes) {
-  CVOL_ASSERT(parts_.exchange != nullptr && parts_.metrics != nullptr);
+Gateway::Gateway(Parts parts)
+    : parts_(std::move(parts)),
+      size_(parts_.record.size_bytes),
+      next_number_(reactor().random().next() >> 1) {
+  CVOL_ASSERT(parts_.metrics != nullptr);
   parts_.exchange->add(this);
 }
 
@@ -31,7 +34,7 @@ Task<void> Gateway::close() {
   cancel_.cancel();
   std::vector<Call*> all;
   for (const auto& [number, call] : calls_) all.push_back(call);
-  for (Call* call : all) end_call(*call, {Outcome::kNotPrimary, {}, 0});
+  for (Call* call : all) end_call(*call, {Outcome::kNotPrimary, {}, 0, 0});
   opened_.wake_all();
   woken_.wake_all();
   while (under_way_ > 0) co_await ended_.wait();
@@ -45,7 +48,19 @@ void Gateway::set_record(const Record& record) {
   // It never shrinks, and grows when the primary runs the record that says so.
   if (record.size_bytes > size()) size_.store(record.size_bytes, std::memory_order_relaxed);
   if (record.session.generation > parts_.session_generation) fence();
-  if (moved && open_ && primary_ != record.primary) lose_primary();
+  if (moved && open_ && primary_ != record.primary) {
+    lose_primary();
+  } else if (moved && opening_) {
+    // Whoever is asked now may never become the primary, and not answer.
+    const Member* member = record.find_member(record.primary);
+    const auto there =
+        member != nullptr ? parts_.exchange->endpoint_of(*member) : std::optional<Endpoint>();
+    std::vector<Call*> elsewhere;
+    for (const auto& [number, call] : calls_) {
+      if (!there || call->to != *there) elsewhere.push_back(call);
+    }
+    for (Call* call : elsewhere) end_call(*call, {Outcome::kNotPrimary, {}, 0});
+  }
   wake();
 }
 
@@ -80,7 +95,7 @@ void Gateway::lose_primary() {
   open_ = false;
   std::vector<Call*> all;
   for (const auto& [number, call] : calls_) all.push_back(call);
-  for (Call* call : all) end_call(*call, {Outcome::kNotPrimary, {}, 0});
+  for (Call* call : all) end_call(*call, {Outcome::kNotPrimary, {}, 0, 0});
   wake();
 }
 
@@ -89,7 +104,7 @@ void Gateway::on_down(const Endpoint& peer) {
   for (const auto& [number, call] : calls_) {
     if (call->to == peer) lost.push_back(call);
   }
-  for (Call* call : lost) end_call(*call, {Outcome::kNotPrimary, {}, 0});
+  for (Call* call : lost) end_call(*call, {Outcome::kNotPrimary, {}, 0, 0});
   if (!open_) return wake();
   const Member* member = parts_.record.find_member(primary_);
   const auto endpoint =
@@ -161,9 +176,9 @@ Task<ClientResult> Gateway::ask(Request& request, const ReplicaId& replica) {
   const auto endpoint =
       member != nullptr ? parts_.exchange->endpoint_of(*member) : std::optional<Endpoint>();
   if (!endpoint || *endpoint == parts_.exchange->self())
-    co_return ClientResult{Outcome::kNotPrimary, {}, 0};
+    co_return ClientResult{Outcome::kNotPrimary, {}, 0, 0};
   parts_.exchange->mesh().want(*endpoint);
-  if (!parts_.exchange->is_up(*endpoint)) co_return ClientResult{Outcome::kNotPrimary, {}, 0};
+  if (!parts_.exchange->is_up(*endpoint)) co_return ClientResult{Outcome::kNotPrimary, {}, 0, 0};
   co_return co_await ask_remote(request, *endpoint);
 }
 
@@ -194,15 +209,17 @@ Task<ClientResult> Gateway::ask_local(Request& request, ReplicaHost& host) {
     }
     case wire::FrameType::kConfirm: {
       const bool confirmed = co_await host.confirm(Epoch{body.offset}, io::kSecond);
-      co_return ClientResult{confirmed ? Outcome::kDone : Outcome::kNotPrimary, {}, 0};
+      co_return ClientResult{confirmed ? Outcome::kDone : Outcome::kNotPrimary, {}, 0, 0};
     }
+    case wire::FrameType::kVerify:
+      co_return co_await host.verify(body.offset);
     case wire::FrameType::kMove:
       co_return ClientResult{
-          host.hand_over(body.to_replica) ? Outcome::kDone : Outcome::kNotPrimary, {}, 0};
+          host.hand_over(body.to_replica) ? Outcome::kDone : Outcome::kNotPrimary, {}, 0, 0};
     default:
       break;
   }
-  co_return ClientResult{Outcome::kNotPrimary, {}, 0};
+  co_return ClientResult{Outcome::kNotPrimary, {}, 0, 0};
 }
 
 Task<ClientResult> Gateway::ask_remote(Request& request, const Endpoint& to) {
@@ -232,17 +249,18 @@ void Gateway::on_answer(const Endpoint& from, Frame frame) {
   Call& call = *at->second;
   auto answer = wire::decode_answer(frame.body);
   if (!answer || answer->outcome > static_cast<uint8_t>(Outcome::kFailed))
-    return end_call(call, {Outcome::kNotPrimary, {}, 0});
+    return end_call(call, {Outcome::kNotPrimary, {}, 0, 0});
   ClientResult result;
   result.outcome = static_cast<Outcome>(answer->outcome);
   result.connection = answer->connection;
+  result.next = answer->next;
   if (answer->code != 0 && answer->code <= static_cast<uint8_t>(Code::kInternal))
     result.status = Status(static_cast<Code>(answer->code), answer->text);
   if (result.outcome == Outcome::kDone && !call.into.empty()) {
     const std::span<const std::byte> data = frame.payload_bytes();
     // Changed on the way, or not what was asked for: asked again.
     if (data.size() != call.into.size() || plain_checksum(data) != answer->payload_checksum)
-      return end_call(call, {Outcome::kNotPrimary, {}, 0});
+      return end_call(call, {Outcome::kNotPrimary, {}, 0, 0});
     std::memcpy(call.into.data(), data.data(), data.size());
   }
   if (call.extents != nullptr) {
@@ -385,6 +403,23 @@ Task<Status> Gateway::confirm(Epoch epoch, io::Nanoseconds patience) {
   request.type = wire::FrameType::kConfirm;
   request.body.offset = epoch.value;
   co_return co_await ask_primary(request, patience);
+}
+
+Task<ClientResult> Gateway::verify(uint64_t offset) {
+  Request request;
+  request.type = wire::FrameType::kVerify;
+  request.body.offset = offset;
+  ++under_way_;
+  const io::Nanoseconds until = reactor().now() + 30 * io::kSecond;
+  ClientResult result;
+  while (true) {
+    result = co_await ask(request, parts_.record.primary);
+    if (result.outcome == Outcome::kDone || closing_ || reactor().now() >= until) break;
+    const int64_t slept = co_await reactor().sleep(2 * kTryAgain, &cancel_);
+    if (slept < 0) break;
+  }
+  if (--under_way_ == 0) ended_.wake_all();
+  co_return result;
 }
 
 Task<Status> Gateway::move_primary(ReplicaId replica) {

@@ -53,6 +53,8 @@ class Gateway final : public BlockDevice {
   // Asks the primary, and waits: to run `epoch` with all members; to move to `replica`.
   Task<Status> confirm(Epoch epoch, io::Nanoseconds patience);
   Task<Status> move_primary(ReplicaId replica);
+  // One part of a comparison of all in-sync replicas (ReplicaHost::verify).
+  Task<ClientResult> verify(uint64_t offset);
 
   // --- of the Exchange ---
   void on_answer(const Endpoint& from, Frame frame);
@@ -104,7 +106,7 @@ class Gateway final : public BlockDevice {
   ReplicaId primary_;  // where the connection is open
   std::size_t candidate_ = 0;
   uint64_t under_way_ = 0;
-  uint64_t next_number_ = 1;
+  uint64_t next_number_;  // from anywhere: late answers to a life before fit no request
   std::unordered_map<uint64_t, Call*> calls_;
   io::WaitList opened_;
   io::WaitList woken_;

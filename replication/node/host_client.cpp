@@ -52,6 +52,11 @@ Task<ClientResult> ReplicaHost::read(Replica::Caller caller, uint64_t offset,
     result.status = beyond_end();
     co_return result;
   }
+  co_await grown(offset + into.size());
+  if (closing_) {
+    result.outcome = Outcome::kNotPrimary;
+    co_return result;
+  }
   Work work;
   work.kind = OpKind::kRead;
   work.offset = offset;
@@ -68,12 +73,16 @@ Task<ClientResult> ReplicaHost::read(Replica::Caller caller, uint64_t offset,
 
 Task<ClientResult> ReplicaHost::run_write(Replica::Caller caller, Work& work, WriteKind kind,
                                           BlockRange range, bool needs_payload) {
+  ClientResult result;
+  if (closing_) {
+    result.outcome = Outcome::kNotPrimary;
+    co_return result;
+  }
   work.kind = OpKind::kWrite;
   const OpId op = next_op_++;
   works_[op] = &work;
   core_->write(now(), op, caller, kind, range, needs_payload);
   co_await Done{work};
-  ClientResult result;
   result.outcome = work.outcome;
   result.status = work.status;
   co_return result;
@@ -92,6 +101,7 @@ Task<ClientResult> ReplicaHost::write(Replica::Caller caller, uint64_t offset,
     co_return result;
   }
   if (data.empty()) co_return result;
+  co_await grown(offset + data.size());
   const uint64_t address = reinterpret_cast<uintptr_t>(data.data());
   if ((offset | data.size() | address) % kBlockBytes == 0) {
     Work work;
@@ -130,6 +140,7 @@ Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, ui
     co_return result;
   }
   const uint64_t end = offset + length;
+  co_await grown(end);
   while (offset < end) {
     const uint64_t begin = offset / kBlockBytes * kBlockBytes;
     const bool partial = offset != begin || end - offset < kBlockBytes;
@@ -155,6 +166,8 @@ Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, ui
 
 Result<std::vector<Extent>> ReplicaHost::block_status(uint64_t offset, uint64_t length) const {
   if (length == 0 || length > size_bytes() || offset > size_bytes() - length) return beyond_end();
+  if (offset >= local_size_) return std::vector<Extent>{{length, true, true}};  // it is growing
+  length = std::min(length, local_size_ - offset);
   const BlockRange range = blocks_around(offset, length);
   const uint64_t begin = range.begin * kBlockBytes;
   auto extents = parts_.engine->block_status(parts_.number, begin, range.blocks() * kBlockBytes);
@@ -181,7 +194,8 @@ bool ReplicaHost::hand_over(const ReplicaId& to) {
 Task<bool> ReplicaHost::confirm(Epoch epoch, io::Nanoseconds patience) {
   const io::Nanoseconds until = now() + patience;
   while (!closing_) {
-    if (core_->epoch() >= epoch && core_->confirmed()) co_return true;
+    if (core_->epoch() >= epoch && core_->confirmed() && local_size_ >= size_bytes())
+      co_return true;
     if (core_->role() == Role::kFollower || now() >= until) co_return false;
     const int64_t slept = co_await reactor().sleep(kConfirmTurn);
     if (slept < 0) break;
@@ -198,6 +212,7 @@ void ReplicaHost::answer(const Endpoint& to, uint64_t number, const ClientResult
   body.outcome = static_cast<uint8_t>(result.outcome);
   body.code = static_cast<uint8_t>(result.status.code());
   body.connection = result.connection;
+  body.next = result.next;
   body.text = result.status.message();
   body.extents = std::move(extents);
   if (!payload.empty()) body.payload_checksum = plain_checksum(payload);
@@ -267,6 +282,9 @@ Task<void> ReplicaHost::serve_request(Endpoint from, wire::FrameHeader header,
       result.outcome = confirmed ? Outcome::kDone : Outcome::kNotPrimary;
       break;
     }
+    case wire::FrameType::kVerify:
+      result = co_await verify(request.offset);
+      break;
     case wire::FrameType::kMove:
       result.outcome = hand_over(request.to_replica) ? Outcome::kDone : Outcome::kNotPrimary;
       break;

@@ -30,6 +30,7 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
     case wire::FrameType::kWrite:
     case wire::FrameType::kStatus:
     case wire::FrameType::kConfirm:
+    case wire::FrameType::kVerify:
     case wire::FrameType::kMove: {
       auto request = wire::decode_request(frame.body);
       if (!request) return drop(request.status());
@@ -53,6 +54,7 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
     case wire::FrameType::kList:
     case wire::FrameType::kDigest:
     case wire::FrameType::kCopy:
+    case wire::FrameType::kMend:
     case wire::FrameType::kFetch: {
       auto request = wire::decode_copy_request(frame.body);
       if (!request) return drop(request.status());
@@ -61,6 +63,11 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
       if (!list && (request->range.empty() || request->range.end > end ||
                     request->range.blocks() > kMostRangeBlocks))
         return drop(Status(Code::kDamaged, "a range beyond the end of the volume"));
+      if (header.type == static_cast<uint8_t>(wire::FrameType::kMend)) {
+        for (uint64_t block = request->range.begin; block < request->range.end; ++block)
+          mend(block);
+        return;
+      }
       if (list)
         scope_.spawn(serve_list(from, header, std::move(*request)));
       else if (header.type == static_cast<uint8_t>(wire::FrameType::kDigest))

@@ -105,6 +105,11 @@ void Mesh::reset(const Endpoint& endpoint) {
   if (at != peers_.end() && at->second->link != nullptr) at->second->link->stream.shutdown();
 }
 
+void Mesh::drop(const Endpoint& endpoint) {
+  const auto at = peers_.find(endpoint);
+  if (at != peers_.end()) fence(*at->second);
+}
+
 // --- sending ---
 
 void Mesh::send(const Endpoint& endpoint, const wire::FrameHeader& header,
@@ -266,7 +271,17 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
   auto link = std::make_shared<Link>();
   link->stream = std::move(stream);
   links_[link.get()] = link;
-  auto hello = co_await receive_hello(*link, wire::FrameType::kHello);
+  Frame first;
+  const bool got = co_await receive_frame(*link, first);
+  Result<wire::Hello> hello = Status(Code::kDamaged, "it does not begin with a greeting");
+  if (got && first.header.type == static_cast<uint8_t>(wire::FrameType::kDead)) {
+    // The watcher of a process that has ended: it says so, and goes.
+    auto death = wire::decode_death(first.body);
+    if (death && death->cluster == options_.cluster && !closing_)
+      handler_.on_frame({death->node, 0}, std::move(first));
+  } else if (got && first.header.type == static_cast<uint8_t>(wire::FrameType::kHello)) {
+    hello = wire::decode_hello(first.body);
+  }
   std::string refusal;
   if (hello) {
     link->peer = {hello->node, hello->shard};
@@ -353,16 +368,21 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
 
 // --- links ---
 
+// What it has still to say is not heard any more.
+void Mesh::fence(Peer& peer) {
+  if (peer.link == nullptr) return;
+  const std::shared_ptr<Link> old = std::exchange(peer.link, nullptr);
+  old->over = true;
+  old->installed = false;
+  old->stream.shutdown();
+  handler_.on_down(old->peer);
+}
+
 void Mesh::install(const std::shared_ptr<Link>& link) {
   Peer& peer = peer_of(link->peer);
-  if (peer.link != nullptr) {  // fenced by the newer one
-    const std::shared_ptr<Link> old = std::exchange(peer.link, nullptr);
-    old->over = true;
-    old->installed = false;
-    old->stream.shutdown();
-    handler_.on_down(old->peer);
-  }
+  fence(peer);  // by the newer one
   link->installed = true;
+  ++connections_;
   peer.link = link;
   log::info("replication", "connected", {{"peer", name_of(link->peer)}, {"dialed", link->dialed}});
   handler_.on_up(link->peer, link->process);

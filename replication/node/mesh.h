@@ -71,10 +71,13 @@ class Mesh {
   uint64_t queued_bytes(const Endpoint& peer) const;
   // Ends the connection; it is dialed again.
   void reset(const Endpoint& peer);
+  // The same, and the handler is told at once. Not from within one of its calls for this peer.
+  void drop(const Endpoint& peer);
   // Ends everything; no handler is called any more.
   Task<void> close();
 
   uint64_t sent_frames() const { return sent_frames_; }
+  uint64_t connections() const { return connections_; }  // that were ever up
 
  private:
   struct Link;
@@ -94,6 +97,7 @@ class Mesh {
   void enqueue(const std::shared_ptr<Link>& link, const wire::FrameHeader& header,
                std::span<const std::byte> body, std::span<const std::byte> payload);
   void install(const std::shared_ptr<Link>& link);
+  void fence(Peer& peer);
   Peer& peer_of(const Endpoint& endpoint);
 
   io::Reactor& reactor_;
@@ -106,6 +110,7 @@ class Mesh {
   std::map<Link*, std::shared_ptr<Link>> links_;
   uint64_t next_session_;
   uint64_t sent_frames_ = 0;
+  uint64_t connections_ = 0;
   bool closing_ = false;
   io::CancelToken cancel_;
   io::Scope scope_;

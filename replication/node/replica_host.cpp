@@ -40,9 +40,9 @@ Result<std::unique_ptr<ReplicaHost>> ReplicaHost::open(Parts parts, const Record
     return Status(Code::kUnavailable,
                   "the metadata store is away, and this replica was never used: nothing says what "
                   "it belongs to");
-  } else {
-    durable.record = *record;
   }
+  // A fresh one adopts the record below, as news: it says nothing to anybody before that is on
+  // stable storage, and leaves the primary that is recorded the time to begin.
   durable.incarnation = std::max(durable.incarnation, parts.incarnation);
   std::unique_ptr<ReplicaHost> host(
       new ReplicaHost(std::move(parts), std::move(durable), *info, fresh));
@@ -56,6 +56,7 @@ ReplicaHost::ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo&
     : parts_(std::move(parts)),
       salt_(checksum_salt(parts_.volume)),
       local_size_(info.size_bytes),
+      next_call_(reactor().random().next() >> 1),
       buffers_(kBufferBytes, kBufferBytes / 4) {
   buffers_.set_on_return(
       [](void* self) { static_cast<ReplicaHost*>(self)->buffer_waiters_.wake_one(); }, this);
@@ -248,7 +249,9 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
   if (message.from.is_nil() || frame.header.to != wire::tag_of(parts_.self)) return;
   if (message.type == MessageType::kPrepare) {
     const uint64_t blocks = message.range.blocks();
-    if (message.range.end > local_size_ / kBlockBytes) return;
+    if (message.range.end > std::max(local_size_, size_bytes()) / kBlockBytes &&
+        message.epoch <= core_->epoch())
+      return;
     Prepared prepared;
     if (message.kind == WriteKind::kData) {
       if (decoded->checksums.size() != blocks ||
@@ -271,8 +274,30 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
     }
     message.ticket = next_prepared_++;
     prepared_[message.ticket] = std::move(prepared);
+    if (message.range.end > local_size_ / kBlockBytes && message.epoch == core_->epoch()) {
+      beyond_.push_back(std::move(message));
+      return;
+    }
   }
   core_->on_message(now(), message);
+}
+
+// --- size ---
+
+uint64_t ReplicaHost::blocks_here() const {
+  return std::min(local_size_, size_bytes()) / kBlockBytes;
+}
+
+Task<void> ReplicaHost::grown(uint64_t end_bytes) {
+  while (!closing_ && end_bytes > local_size_ && end_bytes <= size_bytes())
+    co_await changed_.wait();
+}
+
+void ReplicaHost::grew() {
+  changed_.wake_all();
+  std::vector<Message> waited;
+  waited.swap(beyond_);
+  for (const Message& message : waited) core_->on_message(now(), message);
 }
 
 // --- the disk ---
@@ -299,6 +324,7 @@ Task<void> ReplicaHost::persist_loop() {
         break;
       }
       local_size_ = state.record.size_bytes;
+      grew();
     }
     const Status put =
         co_await parts_.engine->put_replica_state(parts_.number, encode_state(state));
@@ -318,6 +344,12 @@ ReplicaHost::Work* ReplicaHost::find_work(OpId op) const {
   return at == works_.end() ? nullptr : at->second;
 }
 
+void ReplicaHost::begin_for_core(Task<void> task) {
+  ++inside_core_;
+  scope_.spawn(std::move(task));
+  --inside_core_;
+}
+
 void ReplicaHost::release(Work* work) {
   CVOL_ASSERT(work->pending > 0);
   if (--work->pending > 0 || !work->finished) return;
@@ -330,7 +362,12 @@ void ReplicaHost::release(Work* work) {
 
 void ReplicaHost::finish(OpId op, Outcome outcome) {
   const auto at = works_.find(op);
-  if (at == works_.end()) return;
+  if (at == works_.end()) {  // a piece of a resync that never began
+    for (auto& [join, copier] : copiers_) {
+      if (copier->has_piece(op)) return copier->piece_ended(op, false);
+    }
+    return;
+  }
   Work* work = at->second;
   works_.erase(at);
   work->finished = true;
@@ -350,15 +387,19 @@ void ReplicaHost::append(OpId op, WriteKind kind, Epoch epoch, Seq seq, BlockRan
   CVOL_ASSERT(work != nullptr);
   if (kind == WriteKind::kData) {
     if (work->payload.empty()) work->payload = work->data;
-    CVOL_ASSERT(work->payload.size() == range.blocks() * kBlockBytes);
-    work->checksums.resize(range.blocks());
-    for (uint64_t i = 0; i < range.blocks(); ++i) {
-      work->checksums[i] =
-          block_checksum(salt_, range.begin + i, work->payload.data() + i * kBlockBytes);
-    }
+    sum_payload(*work, range);
   }
   ++work->pending;
-  scope_.spawn(append_own(work, kind, epoch, seq, range));
+  begin_for_core(append_own(work, kind, epoch, seq, range));
+}
+
+void ReplicaHost::sum_payload(Work& work, BlockRange range) const {
+  CVOL_ASSERT(work.payload.size() == range.blocks() * kBlockBytes);
+  work.checksums.resize(range.blocks());
+  for (uint64_t i = 0; i < range.blocks(); ++i) {
+    work.checksums[i] =
+        block_checksum(salt_, range.begin + i, work.payload.data() + i * kBlockBytes);
+  }
 }
 
 Task<void> ReplicaHost::append_own(Work* work, WriteKind kind, Epoch epoch, Seq seq,
@@ -378,6 +419,7 @@ Task<void> ReplicaHost::append_own(Work* work, WriteKind kind, Epoch epoch, Seq 
     work->status = done;
     result = done.code() == Code::kNoSpace ? AppendResult::kNoSpace : AppendResult::kFailed;
   }
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_appended(now(), seq, result);
   release(work);
 }
@@ -387,7 +429,7 @@ void ReplicaHost::append_prepared(const Message& prepare) {
   CVOL_ASSERT(at != prepared_.end());
   Prepared prepared = std::move(at->second);
   prepared_.erase(at);
-  scope_.spawn(append_for_primary(prepare, std::move(prepared)));
+  begin_for_core(append_for_primary(prepare, std::move(prepared)));
 }
 
 void ReplicaHost::drop_prepared(const Message& prepare) {
@@ -412,16 +454,18 @@ Task<void> ReplicaHost::append_for_primary(Message prepare, Prepared prepared) {
   AppendResult result = AppendResult::kDurable;
   if (!done)
     result = done.code() == Code::kNoSpace ? AppendResult::kNoSpace : AppendResult::kFailed;
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_appended(now(), prepare.seq, result);
 }
 
 void ReplicaHost::collect_tail(Seq after, uint64_t ticket) {
-  scope_.spawn(tail_task(after, ticket));
+  begin_for_core(tail_task(after, ticket));
 }
 
 Task<void> ReplicaHost::tail_task(Seq after, uint64_t ticket) {
   std::vector<BlockRange> ranges;
   auto chunks = co_await parts_.engine->changed_chunks(parts_.number, after.value);
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (closing_) co_return;
   if (!chunks) {
     core_->on_disk_failed(now());
@@ -456,28 +500,30 @@ void ReplicaHost::make_payload(OpId op, OpKind kind, BlockRange range) {
     works_[op] = work;
   }
   ++work->pending;
-  scope_.spawn(make_own_payload(op, work, kind, range));
+  begin_for_core(make_own_payload(op, work, kind, range));
 }
 
 Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range) {
   Status made;
   WriteKind write_kind = WriteKind::kData;
+  co_await grown(range.end * kBlockBytes);
   if (!work->finished) {
     Buffer buffer = co_await take(range.blocks() * kBlockBytes);
     work->whole = std::move(buffer);
     if (kind == OpKind::kWrite) {
       made = co_await overlay_client_data(work, range);
-    } else if (kind == OpKind::kRepair) {
-      made = co_await fetch_from_peers(work, range);
-    } else {
+    } else if (kind == OpKind::kRepair || kind == OpKind::kRewrite) {
+      made = co_await read_or_fetch(range, work->whole.first(range.blocks() * kBlockBytes));
+    } else {  // kUndo: others have what is to be taken back
       made = co_await read_blocks(range, work->whole.first(range.blocks() * kBlockBytes));
-      // R14: damaged blocks of the tail come from members first.
-      if (made.code() == Code::kDamaged) made = co_await fetch_from_peers(work, range);
     }
     work->payload = work->whole.first(range.blocks() * kBlockBytes);
     if (made && kind != OpKind::kWrite && all_zero(work->payload)) write_kind = WriteKind::kZero;
+    // It goes to others only: append() is not called for it.
+    if (made && kind == OpKind::kUndo) sum_payload(*work, range);
     if (!made) work->status = made;
   }
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_ && !work->finished) core_->on_payload(now(), op, made.is_ok(), write_kind);
   release(work);
 }
@@ -490,9 +536,9 @@ Task<Status> ReplicaHost::overlay_client_data(Work* work, BlockRange range) {
   const bool tail = skip + work->length < blocks.size();
   const uint64_t last = blocks.size() - kBlockBytes;
   if (head || (tail && last == 0))
-    CVOL_CO_TRY(co_await read_blocks({range.begin, range.begin + 1}, blocks.first(kBlockBytes)));
+    CVOL_CO_TRY(co_await read_or_fetch({range.begin, range.begin + 1}, blocks.first(kBlockBytes)));
   if (tail && last > 0)
-    CVOL_CO_TRY(co_await read_blocks({range.end - 1, range.end}, blocks.subspan(last)));
+    CVOL_CO_TRY(co_await read_or_fetch({range.end - 1, range.end}, blocks.subspan(last)));
   if (work->zero_edge) {
     std::memset(blocks.data() + skip, 0, work->length);
   } else {
@@ -505,13 +551,25 @@ Task<Status> ReplicaHost::read_blocks(BlockRange range, std::span<std::byte> int
   co_return co_await parts_.engine->read(parts_.number, range.begin * kBlockBytes, into);
 }
 
+Task<Status> ReplicaHost::read_or_fetch(BlockRange range, std::span<std::byte> into) {
+  Status read = co_await read_blocks(range, into);
+  if (read || core_->record().in_sync.size() < 2) co_return read;
+  for (uint64_t at = range.begin; at < range.end; ++at) {
+    const std::span<std::byte> block = into.subspan((at - range.begin) * kBlockBytes, kBlockBytes);
+    read = co_await read_blocks({at, at + 1}, block);
+    if (!read) read = co_await fetch_from_peers({at, at + 1}, block);
+    if (!read || closing_) co_return read;
+  }
+  co_return read;
+}
+
 // --- reads ---
 
 void ReplicaHost::read(OpId op, BlockRange range) {
   Work* work = find_work(op);
   CVOL_ASSERT(work != nullptr);
   ++work->pending;
-  scope_.spawn(read_own(op, work, range));
+  begin_for_core(read_own(op, work, range));
 }
 
 Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
@@ -531,6 +589,7 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
   }
   if (!done) work->status = done;
   if (done && !direct) std::memcpy(work->into.data(), into.data() + skip, work->into.size());
+  if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_read(now(), op, done.is_ok());
   release(work);
 }
@@ -539,6 +598,7 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
 Task<Status> ReplicaHost::repair_damage(BlockRange range) {
   if (core_->record().in_sync.size() < 2)
     co_return Status(Code::kDamaged, "there is no other copy");
+  if (inside_core_ > 0) co_await io::yield(reactor());
   Buffer block = co_await take(kBlockBytes);
   for (uint64_t at = range.begin; at < range.end; ++at) {
     const Status good = co_await read_blocks({at, at + 1}, block.first(kBlockBytes));
@@ -566,7 +626,7 @@ Task<Status> ReplicaHost::repair_damage(BlockRange range) {
   co_return Status::ok();
 }
 
-Task<Status> ReplicaHost::fetch_from_peers(Work* work, BlockRange range) {
+Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte> into) {
   const std::vector<InSync> in_sync = core_->record().in_sync;
   wire::CopyRequest request;
   request.range = range;
@@ -584,7 +644,7 @@ Task<Status> ReplicaHost::fetch_from_peers(Work* work, BlockRange range) {
              digested->checksums[i];
     }
     if (!good) continue;
-    std::memcpy(work->whole.data(), question.payload.data(), range.blocks() * kBlockBytes);
+    std::memcpy(into.data(), question.payload.data(), range.blocks() * kBlockBytes);
     co_return Status::ok();
   }
   co_return Status(Code::kDamaged, "no in-sync replica has a good copy of the blocks");

@@ -30,6 +30,7 @@ struct ClientResult {
   Outcome outcome = Outcome::kDone;
   Status status;            // of kFailed and kNoSpace
   uint64_t connection = 0;  // of a fenced open(): the highest that was opened
+  uint64_t next = 0;        // of verify(): where to go on; UINT64_MAX: that was all
 };
 
 // A resync that this replica is the source of.
@@ -85,6 +86,12 @@ class ReplicaHost final : public Driver {
   // while for it.
   Task<bool> confirm(Epoch epoch, io::Nanoseconds patience);
 
+  // Compares the checksums of all in-sync replicas for a part of the volume from `offset` (bytes)
+  // on. kDone with a status of kDamaged says which blocks differ, and where.
+  Task<ClientResult> verify(uint64_t offset);
+  // The block is damaged here: it is written again, by whoever has it good.
+  void mend(uint64_t block);
+
   // --- of the Exchange ---
   void on_frame(const Endpoint& from, Frame frame);
   void on_link(const Endpoint& peer, bool up);
@@ -134,6 +141,7 @@ class ReplicaHost final : public Driver {
     Outcome outcome = Outcome::kDone;
     Status status;
     std::coroutine_handle<> waiter;
+    bool held = false;         // of hold_range()
     Copier* copier = nullptr;  // kCopy
   };
   struct Done {
@@ -167,11 +175,20 @@ class ReplicaHost final : public Driver {
   io::Reactor& reactor() const { return parts_.exchange->reactor(); }
   Nanoseconds now() const { return reactor().now(); }
   uint64_t size_bytes() const { return core_->record().size_bytes; }
+  // Blocks that there are here, and are to be: the replica grows before its record is persisted.
+  uint64_t blocks_here() const;
+  // Until the replica has grown to what the record says, if the range needs it.
+  Task<void> grown(uint64_t end_bytes);
+  void grew();
   const Member* member(const ReplicaId& id) const { return core_->record().find_member(id); }
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
   Task<Buffer> take(std::size_t bytes);
+  // A task that a call of core begins. Before it calls core itself it leaves that call, if what it
+  // waits for was done at once (`if (inside_core_ > 0) co_await io::yield(reactor())`).
+  void begin_for_core(Task<void> task);
   void release(Work* work);
+  void sum_payload(Work& work, BlockRange range) const;
   Work* find_work(OpId op) const;
   Task<ClientResult> run_write(Replica::Caller caller, Work& work, WriteKind kind, BlockRange range,
                                bool needs_payload);
@@ -185,8 +202,15 @@ class ReplicaHost final : public Driver {
   Task<Status> repair_damage(BlockRange range);
   Task<void> make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range);
   Task<Status> overlay_client_data(Work* work, BlockRange range);
-  Task<Status> fetch_from_peers(Work* work, BlockRange range);
+  // R14: what cannot be read here comes from another in-sync replica. The range is locked.
+  Task<Status> read_or_fetch(BlockRange range, std::span<std::byte> into);
+  Task<Status> fetch_from_peers(BlockRange range, std::span<std::byte> into);
   Task<void> tail_task(Seq after, uint64_t ticket);
+  Task<OpId> hold_range(BlockRange range);
+  void let_go(OpId op);
+  Task<bool> list_replica(ReplicaId replica, uint64_t list, std::map<uint64_t, uint64_t>& chunks);
+  Task<std::string> compare(BlockRange range);
+  Task<void> mend_task(uint64_t block);
   Task<bool> call(Call& call, const ReplicaId& to, wire::FrameType type,
                   std::span<const std::byte> body, std::span<const std::byte> payload = {});
 
@@ -208,13 +232,14 @@ class ReplicaHost final : public Driver {
   Parts parts_;
   const uint64_t salt_;
   uint64_t local_size_;
+  std::vector<Message> beyond_;  // PREPAREs that wait until the replica has grown
   std::unique_ptr<Replica> core_;
   bool closing_ = false;
   bool links_pending_ = false;
   std::map<ReplicaId, bool> told_links_;
   OpId next_op_ = 1;
   std::unordered_map<OpId, Work*> works_;
-  uint64_t next_call_ = 1;
+  uint64_t next_call_;  // from anywhere: late answers to a life before fit no question
   std::unordered_map<uint64_t, Call*> calls_;
   uint64_t next_prepared_ = 1;
   std::unordered_map<uint64_t, Prepared> prepared_;
@@ -226,9 +251,11 @@ class ReplicaHost final : public Driver {
   io::WaitList changed_;
   std::map<uint64_t, std::unique_ptr<Copier>> copiers_;  // by join
   Copier* beginning_ = nullptr;                          // of a piece
+  uint32_t inside_core_ = 0;
   std::vector<ResyncProgress> resyncs_;
   uint64_t resync_sent_ = 0;
-  std::vector<store::ChunkVersion> listed_;  // for a source that asks page by page
+  std::map<uint64_t, uint64_t> verified_chunks_;  // of a verify that goes on
+  std::vector<store::ChunkVersion> listed_;       // for a source that asks page by page
   uint64_t listed_join_ = 0;
   io::Scope scope_;
 };

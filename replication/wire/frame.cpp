@@ -272,6 +272,7 @@ Result<Hello> decode_hello(std::span<const std::byte> body) {
 std::vector<std::byte> encode_death(const Death& death) {
   std::vector<std::byte> body;
   Writer out(body);
+  out.uuid(death.cluster);
   out.uuid(death.node);
   out.uuid(death.process);
   return body;
@@ -280,6 +281,7 @@ std::vector<std::byte> encode_death(const Death& death) {
 Result<Death> decode_death(std::span<const std::byte> body) {
   Reader in(body);
   Death death;
+  death.cluster = in.uuid();
   death.node = in.uuid();
   death.process = in.uuid();
   if (!in.ok()) return damaged("news of a death is cut short");
@@ -320,6 +322,7 @@ std::vector<std::byte> encode_answer(const Answer& answer) {
   out.u8(answer.outcome);
   out.u8(answer.code);
   out.u64(answer.connection);
+  out.u64(answer.next);
   out.u64(answer.payload_checksum);
   out.text(answer.text);
   out.u32(static_cast<uint32_t>(answer.extents.size()));
@@ -336,6 +339,7 @@ Result<Answer> decode_answer(std::span<const std::byte> body) {
   answer.outcome = in.u8();
   answer.code = in.u8();
   answer.connection = in.u64();
+  answer.next = in.u64();
   answer.payload_checksum = in.u64();
   answer.text = in.text();
   const uint32_t extents = in.u32();

@@ -41,6 +41,7 @@ enum class FrameType : uint8_t {
   kAnswer = 84,    // Answer; payload of a read; extents of kStatus
   kConfirm = 85,   // Request: answer when the epoch of `number` runs with all members (R12)
   kMove = 86,      // Request: hand the volume over to replica `to_replica`
+  kVerify = 87,    // Request: compare all replicas from `offset` on; answer: `next`, what differs
   kList = 96,      // Copy request: which chunks has the joiner?
   kListed = 97,    // Listed
   kDigest = 98,    // Copy request: checksums of the blocks of a range
@@ -49,6 +50,7 @@ enum class FrameType : uint8_t {
   kCopied = 101,   // Copy answer
   kFetch = 102,    // member, please read these blocks (R14)
   kFetched = 103,  // Digested with payload
+  kMend = 104,     // Copy request: these blocks are damaged at the sender; write them again
 };
 
 struct FrameHeader {
@@ -101,7 +103,7 @@ std::vector<std::byte> encode_hello(const Hello& hello);
 Result<Hello> decode_hello(std::span<const std::byte> body);
 
 struct Death {
-  Uuid node, process;
+  Uuid cluster, node, process;
 };
 std::vector<std::byte> encode_death(const Death& death);
 Result<Death> decode_death(std::span<const std::byte> body);
@@ -122,9 +124,10 @@ struct WireExtent {
   uint8_t flags = 0;  // 1: hole, 2: zero
 };
 struct Answer {
-  uint8_t outcome = 0;  // replication::Outcome
-  uint8_t code = 0;     // cvol::Code, for kFailed
+  uint8_t outcome = 0;      // replication::Outcome
+  uint8_t code = 0;         // cvol::Code, for kFailed
   uint64_t connection = 0;  // of a fenced kOpen: the highest that was opened
+  uint64_t next = 0;        // kVerify: offset to go on with; UINT64_MAX: that was all
   std::string text;
   uint64_t payload_checksum = 0;
   std::vector<WireExtent> extents;

@@ -81,6 +81,22 @@ class GrpcClient final : public ApiClient {
     return call<v1::ChangeNodeResponse>(&v1::Cvol::Stub::ChangeNode, request);
   }
 
+  Result<v1::RebuildRecordResponse> rebuild_record(
+      const v1::RebuildRecordRequest& request) override {
+    return call<v1::RebuildRecordResponse>(&v1::Cvol::Stub::RebuildRecord, request);
+  }
+  Result<v1::MigrateClusterResponse> migrate_cluster(
+      const v1::MigrateClusterRequest& request) override {
+    return call<v1::MigrateClusterResponse>(&v1::Cvol::Stub::MigrateCluster, request);
+  }
+  Status verify_volume(const v1::VerifyVolumeRequest& request,
+                       const std::function<void(const v1::VerifyVolumeProgress&)>& each) override {
+    grpc::ClientContext context;
+    auto stream = stub_->VerifyVolume(&context, request);
+    for (v1::VerifyVolumeProgress progress; stream->Read(&progress);) each(progress);
+    return checked(stream->Finish());
+  }
+
   Status watch_events(const v1::WatchEventsRequest& request,
                       const std::function<void(const v1::Event&)>& each) override {
     grpc::ClientContext context;

@@ -50,6 +50,14 @@ class ApiClient {
   virtual Result<v1::ExplainVolumeResponse> explain_volume(
       const v1::ExplainVolumeRequest& request) = 0;
   virtual Result<v1::ChangeNodeResponse> change_node(const v1::ChangeNodeRequest& request) = 0;
+  virtual Result<v1::RebuildRecordResponse> rebuild_record(
+      const v1::RebuildRecordRequest& request) = 0;
+  virtual Result<v1::MigrateClusterResponse> migrate_cluster(
+      const v1::MigrateClusterRequest& request) = 0;
+  // Calls `each` per message; returns when the comparison is over.
+  virtual Status verify_volume(
+      const v1::VerifyVolumeRequest& request,
+      const std::function<void(const v1::VerifyVolumeProgress&)>& each) = 0;
   // Calls `each` per event; returns when the stream ends (never, with follow, but for an error).
   virtual Status watch_events(const v1::WatchEventsRequest& request,
                               const std::function<void(const v1::Event&)>& each) = 0;

@@ -1,6 +1,7 @@
 #include "volumed/api/metrics_text.h"
 
 #include <fmt/format.h>
+#include <algorithm>
 
 #include <functional>
 #include <iterator>
@@ -118,6 +119,48 @@ void add_volumes(Text& text, const std::vector<VolumeView>& volumes) {
   }
 }
 
+// Of the replicas of this node, in a cluster.
+void add_replicas(Text& text, const std::vector<VolumeView>& volumes) {
+  const auto name = [](const VolumeView& view) { return label("volume", view.record.name()); };
+  const auto gauge = [&](const char* family, const char* kind, const char* help,
+                         const std::function<uint64_t(const VolumeView&)>& value) {
+    text.family(family, kind, help);
+    for (const auto& view : volumes) {
+      if (view.local) text.sample(name(view), value(view));
+    }
+  };
+  text.family("cvol_volume_replicas_wanted", "gauge", "Replicas that the volume is to have.");
+  for (const auto& view : volumes) text.sample(name(view), uint64_t{view.record.replicas()});
+  text.family("cvol_volume_replicas_in_sync", "gauge",
+              "Replicas that hold every acknowledged write.");
+  for (const auto& view : volumes)
+    text.sample(name(view), static_cast<uint64_t>(view.record.in_sync_size()));
+  text.family("cvol_volume_epoch", "gauge", "Raised with every change of primary or in-sync set.");
+  for (const auto& view : volumes) text.sample(name(view), view.record.epoch());
+  gauge("cvol_replica_primary", "gauge", "1 if this node's replica is the primary and serves.",
+        [](const VolumeView& view) { return uint64_t{view.local->role == "active"}; });
+  gauge("cvol_replica_in_sync", "gauge", "1 if this node's replica is in the in-sync set.",
+        [](const VolumeView& view) { return uint64_t{view.local->trusted}; });
+  gauge("cvol_replica_commit_point", "gauge", "Seq up to which every in-sync replica has all.",
+        [](const VolumeView& view) { return view.local->commit_point; });
+  gauge("cvol_resync_sent_bytes", "counter",
+        "Bytes that this node's replica has sent to bring others up to date.",
+        [](const VolumeView& view) { return view.local->resync_sent_bytes; });
+  gauge("cvol_resync_left_bytes", "gauge",
+        "Bytes that the resyncs from here still have to look at.", [](const VolumeView& view) {
+          uint64_t left = 0;
+          for (const auto& resync : view.local->resyncs)
+            left += resync.total_bytes - std::min(resync.total_bytes, resync.done_bytes);
+          return left;
+        });
+  gauge("cvol_resync_seconds_left", "gauge", "Time until the volume is safe again, as it goes.",
+        [](const VolumeView& view) {
+          uint64_t left = 0;
+          for (const auto& resync : view.local->resyncs) left = std::max(left, resync.seconds_left);
+          return left;
+        });
+}
+
 void add_disks(Text& text, const std::vector<DiskView>& disks) {
   const auto name = [](const DiskView& view) { return label("disk", view.path); };
   const auto gauge = [&](const char* family, const char* help,
@@ -193,6 +236,7 @@ std::string metrics_text(volume::VolumeManager& manager) {
   const char* const states[4] = {"available", "attached", "mounted", "damaged"};
   for (int i = 0; i < 4; ++i) text.sample(label("state", states[i]), counts[i]);
   add_volumes(text, volumes);
+  if (manager.clustered()) add_replicas(text, volumes);
   add_disks(text, manager.disks());
   return text.take();
 }

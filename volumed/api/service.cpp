@@ -72,6 +72,35 @@ class Service final : public v1::Cvol::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status VerifyVolume(grpc::ServerContext* context, const v1::VerifyVolumeRequest* request,
+                            grpc::ServerWriter<v1::VerifyVolumeProgress>* writer) override {
+    auto volume = manager_.get(request->name());
+    if (!volume) return to_grpc(volume.status());
+    v1::VerifyVolumeProgress message;
+    message.set_size_bytes(volume->record.size_bytes());
+    auto done = manager_.verify(request->name(), [&](uint64_t bytes, const std::string& text) {
+      message.set_done_bytes(bytes);
+      message.set_differences(text);
+      return writer->Write(message) && !context->IsCancelled();
+    });
+    if (!done) return to_grpc(done.status());
+    message.set_finished(true);
+    message.clear_differences();
+    message.set_differing_blocks(*done);
+    writer->Write(message);
+    return grpc::Status::OK;
+  }
+
+  grpc::Status RebuildRecord(grpc::ServerContext*, const v1::RebuildRecordRequest* request,
+                             v1::RebuildRecordResponse*) override {
+    return to_grpc(manager_.rebuild_record(request->name(), request->accept_data_loss()));
+  }
+
+  grpc::Status MigrateCluster(grpc::ServerContext*, const v1::MigrateClusterRequest* request,
+                              v1::MigrateClusterResponse*) override {
+    return to_grpc(manager_.migrate(request->to()));
+  }
+
   grpc::Status ForceAttachVolume(grpc::ServerContext*, const v1::AttachVolumeRequest* request,
                                  v1::AttachVolumeResponse* response) override {
     return answer(manager_.force_attach(request->name()), response);

@@ -1,6 +1,7 @@
 // Commands of a cluster: copies, primaries, nodes.
 #include <algorithm>
 #include <chrono>
+#include <iostream>
 #include <thread>
 
 #include "volumed/base/units.h"
@@ -124,6 +125,54 @@ Status watch_resync(api::ApiClient& api, const Settings& settings, std::ostream&
     }
     std::this_thread::sleep_for(500ms);
   }
+}
+
+// Progress goes to standard error, so that scripts get what they asked for.
+Status verify_volume(api::ApiClient& api, const Settings& settings, std::ostream& out) {
+  v1::VerifyVolumeRequest request;
+  request.set_name(settings.name);
+  v1::VerifyVolumeProgress last;
+  int shown = -1;
+  const Status done = api.verify_volume(request, [&](const v1::VerifyVolumeProgress& progress) {
+    if (!settings.json) out << progress.differences();
+    const int percent = progress.size_bytes() == 0
+                            ? 100
+                            : static_cast<int>(progress.done_bytes() * 100 / progress.size_bytes());
+    if (percent != shown && !settings.json) std::cerr << "\r" << percent << " %" << std::flush;
+    shown = percent;
+    last = progress;
+  });
+  if (shown >= 0 && !settings.json) std::cerr << "\r";
+  if (!done) return done;
+  if (settings.json) {
+    out << to_json(last).dump(2) << "\n";
+  } else if (last.differing_blocks() == 0) {
+    out << "All in-sync copies of volume " << settings.name << " are equal.\n";
+  }
+  if (last.differing_blocks() == 0) return Status::ok();
+  return Status(Code::kDamaged, std::to_string(last.differing_blocks()) +
+                                    " blocks differ between copies of volume " + settings.name);
+}
+
+Status rebuild_record(api::ApiClient& api, const Settings& settings, std::ostream& out) {
+  v1::RebuildRecordRequest request;
+  request.set_name(settings.name);
+  request.set_accept_data_loss(settings.accept_data_loss);
+  auto done = api.rebuild_record(request);
+  if (!done) return done.status();
+  if (!settings.json) out << "The record of volume " << settings.name << " is rebuilt.\n";
+  return Status::ok();
+}
+
+Status migrate_cluster(api::ApiClient& api, const Settings& settings, std::ostream& out) {
+  v1::MigrateClusterRequest request;
+  request.set_to(settings.to);
+  auto done = api.migrate_cluster(request);
+  if (!done) return done.status();
+  if (!settings.json)
+    out << "The records are in " << settings.to << " now. Start volumed again with --metadata "
+        << settings.to << "; until then volumes are served, and nothing can be changed.\n";
+  return Status::ok();
 }
 
 Status cordon_node(api::ApiClient& api, const Settings& settings, std::ostream& out) {

@@ -47,6 +47,8 @@ struct Settings {
   uint32_t min_in_sync = 0;
   bool zone_spread = false;
   std::string node;
+  std::string to;
+  bool accept_data_loss = false;
 };
 
 // Each returns what went wrong, if anything.
@@ -73,6 +75,9 @@ Status explain_volume(api::ApiClient& api, const Settings& settings, std::ostrea
 Status modify_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status move_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status watch_resync(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status verify_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status rebuild_record(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status migrate_cluster(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status cordon_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status uncordon_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status drain_node(api::ApiClient& api, const Settings& settings, std::ostream& out);

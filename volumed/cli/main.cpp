@@ -67,6 +67,12 @@ void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   CLI::App* move =
       with_name(add("move", "Move the primary to a node that holds a copy", move_volume));
   move->add_option("NODE", settings.node, "Name of the node")->required();
+  CLI::App* rebuild = with_name(
+      add("rebuild-record", "Make a volume's record anew, after the metadata store was restored",
+          rebuild_record));
+  rebuild->add_flag("--accept-data-loss", settings.accept_data_loss,
+                    "Although nodes that may know more are away: what only they have is lost");
+  with_name(add("verify", "Compare all copies of a volume while it is used", verify_volume));
   with_name(add("resync", "Watch until all copies are in sync", watch_resync));
   CLI::App* mount = with_name(add("mount", "Mount a volume, and say where", mount_volume));
   CLI::App* unmount = with_name(add("unmount", "Undo a mount", unmount_volume));
@@ -94,6 +100,11 @@ void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   with_node(
       add_command(*node, "drain", "Move all copies from a node to others", drain_node, chosen));
   with_node(add_command(*node, "rm", "Forget a node that is gone for good", remove_node, chosen));
+  CLI::App* cluster = app.add_subcommand("cluster", "The cluster as a whole");
+  cluster->require_subcommand(1);
+  CLI::App* migrate = add_command(*cluster, "migrate", "Move this node's records into etcd",
+                                  migrate_cluster, chosen);
+  migrate->add_option("--to", settings.to, "etcd:HOST:PORT[,HOST:PORT...]")->required();
   CLI::App* disk = app.add_subcommand("disk", "Disks of the pool");
   disk->require_subcommand(1);
   CLI::App* add = add_command(*disk, "add", "Give an empty folder to the pool", add_disk, chosen);

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <ctime>
+#include <filesystem>
 
 #include "volumed/api/http_server.h"
 #include "volumed/api/metrics_text.h"
@@ -11,6 +12,8 @@
 #include "volumed/base/log.h"
 #include "volumed/daemon/docker.h"
 #include "volumed/daemon/host.h"
+#include "volumed/daemon/watcher.h"
+#include "volumed/meta/freezable_store.h"
 #include "volumed/meta/migrate.h"
 #include "volumed/meta/open_store.h"
 #include "volumed/volume/volume_manager.h"
@@ -43,6 +46,13 @@ std::string why_no_attach(const Config& config) {
   return "";
 }
 
+// Beside this program, where the build and the packages put it.
+std::string find_helper(const std::string& name) {
+  std::error_code ignored;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", ignored);
+  return (self.parent_path() / name).string();
+}
+
 class RealDaemon final : public Daemon {
  public:
   explicit RealDaemon(Config config) : config_(std::move(config)) {}
@@ -58,6 +68,7 @@ class RealDaemon final : public Daemon {
   Config config_;
   std::unique_ptr<FolderLock> data_lock_;
   std::unique_ptr<FolderLock> run_lock_;
+  std::unique_ptr<Watcher> watcher_;  // null: this node is alone
   std::unique_ptr<volume::VolumeManager> manager_;
   std::unique_ptr<api::ApiServer> api_;
   std::unique_ptr<api::HttpServer> http_;
@@ -101,7 +112,18 @@ Status RealDaemon::start_manager() {
   auto store = meta::open_store(config_.metadata);
   if (!store) return store.status();
   CVOL_TRY(meta::check_not_migrating(**store, meta::Keys(config_.cluster)));
+  auto freezable = std::make_unique<meta::FreezableStore>(std::move(*store));
   volume::ManagerOptions options;
+  options.migrate = [this, from = freezable.get()](const std::string& uri) {
+    auto to = meta::open_store(uri);
+    if (!to) return to.status();
+    return from->freeze(
+        "the records of this node have moved to " + uri + "; start volumed again with --metadata " +
+            uri,
+        [&](meta::MetadataStore& source) {
+          return meta::migrate_store(source, **to, {config_.cluster, config_.metadata, uri});
+        });
+  };
   options.data_dir = config_.data_dir;
   options.run_dir = config_.run_dir;
   options.node_name = config_.node_name;
@@ -129,12 +151,18 @@ Status RealDaemon::start_manager() {
     mode.replication.grace = ms(config_.grace_ms);
     mode.replication.replica_timeout = ms(config_.replica_timeout_ms);
     mode.rebuild_after = std::chrono::seconds(config_.rebuild_after);
+    watcher_ = std::make_unique<Watcher>(find_helper("cvol-watcher"));
+    mode.on_peers = [watcher = watcher_.get()](const Uuid& cluster, const Uuid& node,
+                                               const Uuid& process,
+                                               const std::vector<std::string>& addresses) {
+      watcher->tell({cluster, node, process}, addresses);
+    };
     options.cluster_mode = std::move(mode);
   }
   options.attach_method = config_.attach_method;
   options.no_attach_because = why_no_attach(config_);
   options.boot_id = read_boot_id();
-  auto manager = volume::VolumeManager::start(std::move(options), std::move(*store));
+  auto manager = volume::VolumeManager::start(std::move(options), std::move(freezable));
   if (!manager) return manager.status();
   manager_ = std::move(*manager);
   return Status::ok();

@@ -147,6 +147,31 @@ Status Catalog::write_or_erase(VolumeEntry& entry, v1::VolumeRecord next) {
   return Status::ok();
 }
 
+Status Catalog::put_claim(v1::ClaimRecord claim) {
+  const std::string key = keys_.claim(claim.volume_id(), claim.replica_id());
+  return store_.commit({{}, {{key, meta::encode_record(claim), 0}}}).status();
+}
+
+Result<std::vector<v1::ClaimRecord>> Catalog::load_claims(const std::string& volume_id) {
+  auto entries = store_.list(keys_.claims(volume_id));
+  if (!entries) return entries.status();
+  std::vector<v1::ClaimRecord> claims;
+  for (const meta::Entry& entry : *entries) {
+    auto claim = meta::parse_record<v1::ClaimRecord>(entry.key, entry.value);
+    if (!claim) return claim.status();
+    claims.push_back(std::move(*claim));
+  }
+  return claims;
+}
+
+Status Catalog::erase_claims(const std::vector<v1::ClaimRecord>& claims) {
+  if (claims.empty()) return Status::ok();
+  meta::Transaction transaction;
+  for (const v1::ClaimRecord& claim : claims)
+    transaction.changes.push_back({keys_.claim(claim.volume_id(), claim.replica_id()), {}, 0});
+  return store_.commit(transaction).status();
+}
+
 Result<v1::ClusterRecord> Catalog::load_cluster() {
   auto entry = store_.get(keys_.cluster());
   if (!entry) return entry.status();

@@ -30,6 +30,9 @@ class Catalog {
   const std::string& cluster() const { return cluster_; }
   const meta::Keys& keys() const { return keys_; }
   meta::MetadataStore& store() { return store_; }
+  Status put_claim(v1::ClaimRecord claim);
+  Result<std::vector<v1::ClaimRecord>> load_claims(const std::string& volume_id);
+  Status erase_claims(const std::vector<v1::ClaimRecord>& claims);
   Result<v1::ClusterRecord> load_cluster();
   Result<std::vector<v1::NodeRecord>> load_nodes();
   Status put_node(v1::NodeRecord record);

@@ -143,6 +143,10 @@ Result<Cluster::ShardPart*> Cluster::part_of(io::Shard* shard, uint16_t index) {
   const Status opened = shard->invoke([&] {
     part->exchange = std::make_unique<replication::Exchange>(shard->reactor(), *part->reg, mesh,
                                                              options_.replication);
+    part->exchange->on_death = [this](const Uuid& gone, const Uuid& process) {
+      records_->post(
+          [this, gone, process] { process_died(gone.to_string(), process.to_string()); });
+    };
     return part->exchange->mesh().listen(address);
   });
   if (!opened) {
@@ -265,9 +269,9 @@ void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
     } else if (event.key.starts_with(alives)) {
       const std::string id = event.key.substr(alives.size());
       if (!event.value) {
-        apply_alive(id, std::nullopt);
+        apply_alive(id, std::nullopt, event.revision);
       } else if (auto record = meta::parse_record<v1::AliveRecord>(event.key, *event.value)) {
-        apply_alive(id, std::move(*record));
+        apply_alive(id, std::move(*record), event.revision);
       }
     }
   }

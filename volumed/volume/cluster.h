@@ -43,6 +43,8 @@ struct ClusterOptions {
   std::function<void(const std::string& id, std::optional<VolumeEntry>)> on_volume;
   std::function<void(const std::string& kind, const std::string& subject, const std::string& text)>
       on_event;
+  // Where this node's end has to be told, should it come suddenly; whenever that changes.
+  std::function<void(const std::vector<std::string>& addresses)> on_peers;
 };
 
 struct ClusterNode {
@@ -83,7 +85,8 @@ class Cluster {
   std::vector<ClusterNode> nodes();
   bool is_alive(const std::string& node_id);
   std::string node_name(const std::string& node_id);
-  std::string process() const { return process_.to_string(); }
+  const Uuid& process() const { return process_; }
+  const Uuid& cluster_id() const { return cluster_id_; }
 
   // The newest state that is known here.
   std::optional<VolumeEntry> entry(const std::string& volume_id);
@@ -114,8 +117,13 @@ class Cluster {
   // The primary moves here, if this node has an in-sync replica; false if it has not moved.
   bool move_primary_here(const OpenGateway& gateway, const VolumeEntry& entry);
   std::optional<LocalReplica> local_replica(const std::string& volume_id);
+  // The metadata store knows less of the volume than its replicas do (restored from a backup): the
+  // record is made anew from what they claim. All nodes of the volume have to be there, unless
+  // `accept_data_loss`.
+  Status rebuild_record(const std::string& volume_id, bool accept_data_loss);
+  // A block is damaged at this node's replica.
+  void mend(const std::string& volume_id, uint64_t block);
 
-  // Verify: checksums of the volume at this node's replica, by range.
   std::vector<std::string> problems();
 
  private:
@@ -142,9 +150,12 @@ class Cluster {
   // cluster_nodes.cpp
   Status announce();
   void keep_alive_loop();
-  void apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record);
+  void apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record,
+                   meta::Revision revision);
   v1::AliveRecord describe_self();
   void publish_node(const v1::AliveRecord& record);
+  void process_died(const std::string& node_id, const std::string& process);
+  void tell_peers();
 
   // cluster_replicas.cpp
   void reconcile(const std::string& volume_id);
@@ -153,6 +164,7 @@ class Cluster {
   void open_local(const VolumeEntry& entry, const v1::MemberRecord& member);
   void close_local(const std::string& volume_id);
   Status remove_local(const VolumeEntry& entry, const v1::MemberRecord& member);
+  Status check_not_behind(const VolumeEntry& entry, Disk& disk, const store::ReplicaInfo& info);
   std::optional<store::ReplicaInfo> find_on_disk(Disk& disk, const std::string& replica_id);
 
   // cluster_repair.cpp
@@ -176,6 +188,7 @@ class Cluster {
   std::map<std::string, uint64_t> gone_;        // ids -> revision at which they were erased
   std::map<std::string, v1::NodeRecord> node_records_;
   std::map<std::string, v1::AliveRecord> alive_;
+  std::map<std::string, meta::Revision> alive_revisions_;
   std::map<std::string, std::chrono::steady_clock::time_point> missing_since_;  // nodes
   meta::LeaseId lease_ = 0;
   bool stopping_ = false;

@@ -83,11 +83,44 @@ void Cluster::keep_alive_loop() {
   }
 }
 
-void Cluster::apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record) {
+// Told by the watcher of the process: nobody has to wait for its lease to run out. All who hear it
+// take the key away; the condition keeps that of a next process.
+void Cluster::process_died(const std::string& node_id, const std::string& process) {
+  meta::Revision revision = 0;
+  {
+    std::lock_guard lock(mutex_);
+    const auto at = alive_.find(node_id);
+    if (at == alive_.end() || at->second.process() != process) return;
+    revision = alive_revisions_[node_id];
+  }
+  const std::string key = catalog_.keys().alive(node_id);
+  auto done = catalog_.store().commit({{{key, revision}}, {{key, {}, 0}}});
+  if (!done)
+    log::warning("volume",
+                 "cannot note that a node's process is dead; its lease runs out by itself",
+                 {{"node", node_id}, {"error", done.message()}});
+}
+
+void Cluster::tell_peers() {
+  if (!options_.on_peers) return;
+  std::vector<std::string> addresses;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, alive] : alive_) {
+      if (id == options_.node_id) continue;
+      for (const std::string& address : alive.replication_addresses()) addresses.push_back(address);
+    }
+  }
+  options_.on_peers(addresses);
+}
+
+void Cluster::apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record,
+                          meta::Revision revision) {
   {
     std::lock_guard lock(mutex_);
     if (record) {
       alive_[node_id] = *record;
+      alive_revisions_[node_id] = revision;
       missing_since_.erase(node_id);
     } else {
       alive_.erase(node_id);
@@ -96,6 +129,7 @@ void Cluster::apply_alive(const std::string& node_id, std::optional<v1::AliveRec
     changed_.notify_all();
   }
   if (record) publish_node(*record);
+  tell_peers();
   if (options_.on_event && node_id != options_.node_id && !record)
     options_.on_event("node_lost", node_name(node_id),
                       "the node is gone, or cannot reach the "

@@ -122,6 +122,14 @@ void Cluster::open_local(const VolumeEntry& entry, const v1::MemberRecord& membe
     return;
   }
   fresh.number = info->number;
+  if (Status behind = check_not_behind(entry, *fresh.disk, *info); !behind.is_ok()) {
+    if (fresh.problem != behind.message())
+      log::error("volume", "a replica is not served",
+                 {{"volume", entry.record.name()}, {"why", behind.message()}});
+    fresh.problem = behind.message();
+    fresh.disk = nullptr;
+    return;
+  }
   auto record = to_replication(entry.record, entry.revision);
   auto part = part_of(fresh.disk->shard, fresh.disk->shard_index);
   if (!record || !part) {
@@ -214,6 +222,13 @@ std::optional<LocalReplica> Cluster::local_replica(const std::string& volume_id)
     if (info) view.allocated_bytes = info->allocated_bytes;
   });
   return view;
+}
+
+void Cluster::mend(const std::string& volume_id, uint64_t block) {
+  std::lock_guard lock(locals_mutex_);
+  const auto at = locals_.find(volume_id);
+  if (at == locals_.end() || !at->second.host) return;
+  at->second.disk->shard->invoke([&] { at->second.host->mend(block); });
 }
 
 void Cluster::disk_added() {

@@ -44,6 +44,13 @@ Status VolumeManager::start_cluster() {
   };
   options.on_event = [this](const std::string& kind, const std::string& subject,
                             const std::string& text) { events_.add(kind, subject, text); };
+  if (mode.on_peers) {
+    auto self = Uuid::parse(node_.id);
+    if (!self) return self.status();
+    options.on_peers = [this, self = *self](const std::vector<std::string>& addresses) {
+      options_.cluster_mode->on_peers(cluster_->cluster_id(), self, cluster_->process(), addresses);
+    };
+  }
   auto nodes = catalog_.load_nodes();
   if (!nodes) return nodes.status();
   for (v1::NodeRecord& node : *nodes) {
@@ -353,6 +360,47 @@ Result<VolumeView> VolumeManager::move_primary(const std::string& name, const st
   return Status(Code::kNotFound, "volume '" + name + "' has no replica on node " + node);
 }
 
+Status VolumeManager::rebuild_record(const std::string& name, bool accept_data_loss) {
+  if (!cluster_) return Status(Code::kFailedPrecondition, "this node is alone");
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  CVOL_TRY(cluster_->rebuild_record((*hosted)->id, accept_data_loss));
+  events_.add("record_rebuilt", name, "the record was made anew from what the replicas know");
+  return Status::ok();
+}
+
+Result<uint64_t> VolumeManager::verify(
+    const std::string& name, const std::function<bool(uint64_t, const std::string&)>& progress) {
+  if (!cluster_)
+    return Status(
+        Code::kFailedPrecondition,
+        "a node that is alone has one replica of each volume; 'cvol disk scrub' reads and "
+        "checks it");
+  auto hosted = require(name);
+  if (!hosted) return hosted.status();
+  auto gateway = gateway_of(**hosted);
+  if (!gateway) return gateway.status();
+  const uint64_t size = record_of(**hosted).size_bytes();
+  uint64_t differing = 0;
+  for (uint64_t offset = 0; offset != UINT64_MAX;) {
+    const auto part = gateway->shard->run<replication::ClientResult>(
+        [&] { return gateway->gateway->verify(offset); });
+    if (part.outcome != replication::Outcome::kDone)
+      return part.status.is_ok() ? Status(Code::kUnavailable, "the primary of volume '" + name +
+                                                                  "' does not answer; try again")
+                                 : part.status;
+    const std::string& text = part.status.message();
+    differing += static_cast<uint64_t>(std::count(text.begin(), text.end(), '\n'));
+    offset = part.next;
+    if (!progress(std::min(offset, size), text))
+      return Status(Code::kCancelled, "the comparison was ended");
+  }
+  if (differing > 0)
+    events_.add("volume_differs", name,
+                std::to_string(differing) + " blocks differ between replicas");
+  return differing;
+}
+
 // --- nodes ---
 
 std::vector<ClusterNode> VolumeManager::nodes() {
@@ -412,6 +460,20 @@ Status VolumeManager::change_node(const std::string& name, const std::string& ch
     return catalog_.erase_node(record.id());
   }
   return Status(Code::kNotFound, "there is no node '" + name + "'; 'cvol node ls' shows them");
+}
+
+Status VolumeManager::migrate(const std::string& uri) {
+  if (cluster_)
+    return Status(Code::kFailedPrecondition,
+                  "this node's records are in " + options_.metadata + " already");
+  if (!uri.starts_with("etcd:"))
+    return Status(Code::kInvalidArgument,
+                  "records move into etcd; write it like --to etcd:HOST:PORT,HOST:PORT,HOST:PORT");
+  if (!options_.migrate) return Status(Code::kUnsupported, "this volumed cannot move its records");
+  CVOL_TRY(options_.migrate(uri));
+  events_.add("metadata_migrated", uri,
+              "the records are in " + uri + " now; start volumed again with --metadata " + uri);
+  return Status::ok();
 }
 
 // --- telling people ---

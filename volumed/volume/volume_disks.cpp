@@ -105,6 +105,7 @@ void VolumeManager::tell_damage(const std::string& path, const store::Damage& da
     return;
   }
   const bool table = damage.file == store::DamagedFile::kTable;
+  if (!table && cluster_) cluster_->mend(damage.volume.to_string(), damage.block);
   events_.add(table ? "table_damaged" : "block_damaged", table ? path : volume_name(damage.volume),
               describe(path, damage));
 }

@@ -57,8 +57,14 @@ struct ManagerOptions {
     std::string zone;
     replication::Options replication;
     std::chrono::seconds rebuild_after{300};
+    // Where a sudden end of this process has to be told, and by which name.
+    std::function<void(const Uuid& cluster, const Uuid& node, const Uuid& process,
+                       const std::vector<std::string>& addresses)>
+        on_peers;
   };
   std::optional<ClusterMode> cluster_mode;
+  // Moves all records into another metadata store, and lets nothing change them from then on.
+  std::function<Status(const std::string& uri)> migrate;
   DiskMaker disks = DiskMaker::real();
   std::unique_ptr<FileSystems> file_systems;  // null: the real ones
   // null: the real one. A test's attacher.
@@ -142,6 +148,12 @@ class VolumeManager final : public nbd::ExportDirectory {
   Result<VolumeView> modify(const std::string& name, const ModifyRequest& request);
   // The primary moves to the node, which must have an in-sync replica.
   Result<VolumeView> move_primary(const std::string& name, const std::string& node);
+  // See Cluster::rebuild_record.
+  Status rebuild_record(const std::string& name, bool accept_data_loss);
+  // Compares all in-sync replicas, block by block, while the volume is used. `progress`: bytes of
+  // the volume that are done, and sentences about what differs. The answer: how much differs.
+  Result<uint64_t> verify(const std::string& name,
+                          const std::function<bool(uint64_t, const std::string&)>& progress);
   // Sentences: which copy is newest, who waits for whom, what each way out costs.
   Result<std::vector<std::string>> explain(const std::string& name);
   Result<VolumeView> detach(const std::string& name);
@@ -164,6 +176,8 @@ class VolumeManager final : public nbd::ExportDirectory {
   // `change`: "cordon", "uncordon", "drain", "rm".
   Status change_node(const std::string& name, const std::string& change);
   bool clustered() const { return cluster_ != nullptr; }
+  // `cvol cluster migrate`.
+  Status migrate(const std::string& uri);
   const ManagerOptions& options() const { return options_; }
   std::vector<std::string> problems();
   EventLog& events() { return events_; }

@@ -48,9 +48,8 @@ Cluster::Cluster(const Shape& shape)
   register_.create(record);
   record.revision = 1;
   invariants_.set_record(record);
-  register_.set_applied([this](const Record& before, const Record& after) {
-    invariants_.on_record(before, after);
-  });
+  register_.set_applied(
+      [this](const Record& before, const Record& after) { invariants_.on_record(before, after); });
   const Node::Ground ground{world_, network_, register_, invariants_, *this};
   Node::Settings settings;
   settings.options = shape.options;
@@ -73,8 +72,7 @@ Cluster::Cluster(const Shape& shape)
   for (int i = 0; i < shape.gateways; ++i) {
     const Gateway::Ground on{world_, network_, register_, history_, *this};
     const int index = shape.nodes + i;
-    gateways_.push_back(std::make_unique<Gateway>(
-        on, index, front));
+    gateways_.push_back(std::make_unique<Gateway>(on, index, front));
     Gateway& added = *gateways_.back();
     network_.add(added);
     register_.add_watcher([&added](const Record& now) { added.on_record(now); });
@@ -144,14 +142,15 @@ void Cluster::kill(int index, bool told) {
   if (!told) return;
   for (const auto& peer : nodes_) {
     if (peer->index() == index) continue;
-    world_.after(world_.around(20 * kMillisecond),
-                 [&peer = *peer, index, id = dead.id(), process] {
-                   peer.on_death_notice(index, id, process);
-                 });
+    world_.after(world_.around(20 * kMillisecond), [&peer = *peer, index, id = dead.id(), process] {
+      peer.on_death_notice(index, id, process);
+    });
   }
 }
 
-void Cluster::lose_power(int index) { node(index).crash(/*kernel_lives=*/false); }
+void Cluster::lose_power(int index) {
+  node(index).crash(/*kernel_lives=*/false);
+}
 
 void Cluster::restart(int index) {
   if (!node(index).alive()) node(index).start();
@@ -263,8 +262,7 @@ void Cluster::confirm(const std::shared_ptr<Change>& change) {
     if (each->replica()->epoch() < change->epoch || !each->replica()->confirmed()) continue;
     --changes_;
     world_.count("sessions_changed");
-    if (world_.tracing())
-      world_.trace(fmt::format("session {} is complete", change->generation));
+    if (world_.tracing()) world_.trace(fmt::format("session {} is complete", change->generation));
     history_.end_sessions(change->generation - 1);
     if (change->gateway >= 0 && register_.record().session.generation == change->generation)
       gateway(change->gateway).open_session(change->generation);
@@ -280,9 +278,19 @@ void Cluster::confirm(const std::shared_ptr<Change>& change) {
 void Cluster::hand_over(int to) {
   for (const auto& each : nodes_) {
     each->run([this, to](Replica& replica, Nanoseconds now) {
-      if (replica.is_primary() && replica.hand_over(now, replica_at(to))) world_.count("hand_overs");
+      if (replica.is_primary() && replica.hand_over(now, replica_at(to)))
+        world_.count("hand_overs");
     });
   }
+}
+
+void Cluster::accept_data_loss(int index) {
+  Record next = register_.record();
+  next.epoch = next.epoch.next();
+  ++next.lineage;
+  next.primary = replica_at(index);
+  next.in_sync = {{next.primary, node(index).disk().durable().incarnation}};
+  register_.compare_and_swap(gateway().index(), next, [](CasResult, uint64_t) {});
 }
 
 void Cluster::put_out(int index) {

@@ -16,8 +16,8 @@ namespace cvol::sim {
 struct Shape {
   uint64_t seed = 1;
   bool tracing = true, loud = false;
-  int nodes = 3;      // each with a replica
-  int gateways = 2;   // the first one is attached at the start
+  int nodes = 3;           // each with a replica
+  int gateways = 2;        // the first one is attached at the start
   bool all_fresh = false;  // at the start; else the first primary only
   uint64_t blocks = 16;
   uint32_t min_in_sync = 1;
@@ -54,12 +54,12 @@ class Cluster : public Directory {
 
   // --- the state of things ---
   int primary() const { return node_of(register_.record().primary); }
-  bool serves(int node) const;         // as an active primary
-  bool in_set(int node) const;         // of the register, as it is
+  bool serves(int node) const;  // as an active primary
+  bool in_set(int node) const;  // of the register, as it is
   bool set_is(const std::vector<int>& nodes) const;
   // In the set, and its disk may be promoted from.
   bool usable(int node) const;
-  bool all_in_set() const;             // every member of the record
+  bool all_in_set() const;  // every member of the record
   int node_of(const ReplicaId& replica) const override;
   ReplicaId replica_at(int node) const override;
   std::string status() const;
@@ -86,6 +86,8 @@ class Cluster : public Directory {
   void detach() { change_session(-1); }
   bool changing_session() const { return changes_ > 0; }
   void hand_over(int to);
+  // Somebody decides that this copy counts, whatever is missing from it.
+  void accept_data_loss(int node);
   void put_out(int node);
 
  private:

@@ -136,27 +136,38 @@ void Copier::on_finished(OpId op) {
 
 void Copier::on_piece_done(const Packet& packet) {
   auto at = sources_.find(packet.from);
-  if (at == sources_.end() || at->second.open.erase(packet.op) == 0) return;
-  node_.enter([&](Replica& replica, Nanoseconds now) {
-    replica.on_copied(now, packet.op, packet.ok);
-  });
+  // Of an earlier life of this process the same op may be answered late: joins differ.
+  if (at == sources_.end() || at->second.join != packet.join) return;
+  if (at->second.open.erase(packet.op) == 0) return;
+  node_.enter(
+      [&](Replica& replica, Nanoseconds now) { replica.on_copied(now, packet.op, packet.ok); });
   at = sources_.find(packet.from);
   if (at == sources_.end() || at->second.join != packet.join) return;
   // A write that the joiner refused under an old epoch may be on its way to it again.
   if (!packet.differs.empty()) {
     if (++at->second.differences > kDifferences) return node_.world_.fail(packet.differs);
-    node_.later(node_.settings_.tick,
-                [this, joiner = packet.from, join = packet.join, range = packet.range](
-                    Replica&, Nanoseconds) {
-                  const auto source = sources_.find(joiner);
-                  if (source == sources_.end() || source->second.join != join) return;
-                  --source->second.waiting;
-                  source->second.todo.push_back(range);
-                  go_on(joiner);
-                });
+    node_.later(node_.settings_.tick, [this, joiner = packet.from, join = packet.join,
+                                       range = packet.range](Replica&, Nanoseconds) {
+      const auto source = sources_.find(joiner);
+      if (source == sources_.end() || source->second.join != join) return;
+      --source->second.waiting;
+      source->second.todo.push_back(range);
+      go_on(joiner);
+    });
     ++at->second.waiting;
   }
   go_on(packet.from);
+}
+
+std::string Copier::describe() const {
+  std::string text;
+  for (const auto& [joiner, source] : sources_) {
+    text += fmt::format("; copies to node {}:{}{} {} pieces to do, {} open, {} wait",
+                        node_.directory_.node_of(joiner), source.asked ? "" : " not told,",
+                        source.comparing ? " compares," : "", source.todo.size(),
+                        source.open.size(), source.waiting);
+  }
+  return text;
 }
 
 // --- joiner ---
@@ -195,9 +206,8 @@ void Copier::compare(const Packet& packet) {
     const Block& theirs = packet.blocks[i - packet.range.begin];
     const Block& mine = node_.disk().block(i);
     if (mine.value == theirs.value) continue;
-    done.differs = fmt::format(
-        "R10: copied, but block {} of node {} holds {} and not {}", i, node_.index(),
-        describe(mine), describe(theirs));
+    done.differs = fmt::format("R10: copied, but block {} of node {} holds {} and not {}", i,
+                               node_.index(), sim::describe(mine), sim::describe(theirs));
   }
   done.range = packet.range;
   done.ok = true;
@@ -213,11 +223,16 @@ void Copier::on_packet(const Packet& packet) {
       newer.ranges = node_.disk().tail(packet.after, /*pending=*/true);
       return node_.transmit(packet.from, std::move(newer));
     }
-    case Packet::Kind::kNewer: return on_newer(packet);
-    case Packet::Kind::kPiece: return write_piece(packet);
-    case Packet::Kind::kCompare: return compare(packet);
-    case Packet::Kind::kPieceDone: return on_piece_done(packet);
-    default: CVOL_ASSERT(false);
+    case Packet::Kind::kNewer:
+      return on_newer(packet);
+    case Packet::Kind::kPiece:
+      return write_piece(packet);
+    case Packet::Kind::kCompare:
+      return compare(packet);
+    case Packet::Kind::kPieceDone:
+      return on_piece_done(packet);
+    default:
+      CVOL_ASSERT(false);
   }
 }
 

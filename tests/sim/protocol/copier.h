@@ -8,6 +8,7 @@
 
 #include <map>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "tests/sim/protocol/packet.h"
@@ -30,6 +31,7 @@ class Copier {
 
   void on_packet(const Packet& packet);
   void reset();  // the process is gone
+  std::string describe() const;
 
  private:
   struct Source {

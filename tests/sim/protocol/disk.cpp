@@ -5,6 +5,9 @@
 #include "volumed/base/assert.h"
 
 namespace cvol::sim {
+namespace {
+constexpr Nanoseconds kLook = kSecond / 2;  // how often a stuck disk looks whether it still is
+}
 
 Disk::Disk(World& world, uint64_t blocks, const Times& times)
     : world_(world), times_(times), capacity_(blocks), older_(blocks) {
@@ -51,7 +54,7 @@ void Disk::wait_for(Appends::iterator at) {
 void Disk::complete(Appends::iterator at, uint64_t life) {
   if (life != life_) return;
   bool wait = world_.now() < stuck_until_;
-  if (wait) at->due = stuck_until_ + 1;
+  if (wait) at->due = std::min(stuck_until_, world_.now() + kLook) + 1;
   for (auto earlier = appends_.begin(); earlier != at; ++earlier) {
     if (earlier->range.overlaps(at->range)) {
       wait = true;
@@ -86,7 +89,7 @@ void Disk::persist(const Durable& state, std::function<void()> done) {
 void Disk::complete_persist(uint64_t life) {
   if (life != life_ || failed_) return;
   if (world_.now() < stuck_until_) {
-    world_.at(stuck_until_ + 1, [this, life] { complete_persist(life); });
+    world_.after(kLook, [this, life] { complete_persist(life); });
     return;
   }
   CVOL_ASSERT(!persists_.empty());
@@ -160,7 +163,7 @@ void Disk::roll_tail_back() {
 
 Nanoseconds Disk::read_time() {
   const Nanoseconds time = world_.around(times_.read * slowness_);
-  return std::max(time, stuck_until_ - world_.now());
+  return std::max(time, std::min(stuck_until_ - world_.now(), 20 * kSecond));
 }
 
 }  // namespace cvol::sim

@@ -26,7 +26,9 @@ using replication::Seq;
 using replication::WriteKind;
 
 constexpr uint64_t kZeroBit = uint64_t{1} << 63;
-inline bool reads_as_zero(uint64_t value) { return value == 0 || (value & kZeroBit) != 0; }
+inline bool reads_as_zero(uint64_t value) {
+  return value == 0 || (value & kZeroBit) != 0;
+}
 
 struct Version {
   Epoch epoch;

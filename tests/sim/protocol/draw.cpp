@@ -19,8 +19,8 @@ class Draw {
     uint64_t doublings = 0;
     for (Nanoseconds at = low; at < high; at *= 2) ++doublings;
     value <<= random_.below(doublings + 1);
-    return std::min(high, value + static_cast<Nanoseconds>(random_.below(
-                                      static_cast<uint64_t>(value) + 1)));
+    return std::min(
+        high, value + static_cast<Nanoseconds>(random_.below(static_cast<uint64_t>(value) + 1)));
   }
   template <typename T>
   T one_of(std::initializer_list<T> all) {
@@ -101,15 +101,18 @@ Swarm draw_swarm(uint64_t seed, Mutant mutant) {
   swarm.work.hot_blocks = draw.percent(50) ? 4 : 0;
   swarm.safety = static_cast<Nanoseconds>(draw.from(10, 30)) * kSecond;
   draw_rates(draw, swarm);
+  if (draw.percent(50)) swarm.probe_every = draw.wide(20 * kMillisecond, 200 * kMillisecond);
   return swarm;
 }
 
 std::string describe(const Swarm& swarm) {
   std::string text = fmt::format(
-      "{} nodes, {} blocks, min in sync {}, {} workers, delay {} us, append {} us, beacon {} ms{}{}",
+      "{} nodes, {} blocks, min in sync {}, {} workers, delay {} us, append {} us, beacon {} "
+      "ms{}{}",
       swarm.shape.nodes, swarm.shape.blocks, swarm.shape.min_in_sync, swarm.work.workers,
       swarm.shape.network.delay / 1000, swarm.shape.disk.append / 1000,
-      swarm.shape.options.beacon / kMillisecond, swarm.shape.gateway.overlapping ? ", overlapping" : "",
+      swarm.shape.options.beacon / kMillisecond,
+      swarm.shape.gateway.overlapping ? ", overlapping" : "",
       swarm.shape.all_fresh ? ", all fresh" : "");
   for (std::size_t i = 0; i < kFaults; ++i) {
     if (swarm.rates.every[i] > 0)

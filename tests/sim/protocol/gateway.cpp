@@ -135,8 +135,7 @@ uint64_t Gateway::submit(Operation operation, BlockRange range) {
       request.begins.push_back(history_.begin_read());
       continue;
     }
-    const uint64_t unique =
-        value_of(session_, number, i - range.begin) | (zero ? kZeroBit : 0);
+    const uint64_t unique = value_of(session_, number, i - range.begin) | (zero ? kZeroBit : 0);
     request.blocks.push_back({unique, {}});
     history_.begin_write(i, unique, session_);
   }
@@ -156,8 +155,8 @@ void Gateway::send(uint64_t number, Request& request) {
   packet.range = request.range;
   packet.blocks = request.blocks;
   if (world_.tracing())
-    world_.trace(fmt::format("gateway {}: sends {} kind {} blocks {} to {} on {}.{}", index_, number,
-                             static_cast<int>(request.operation), request.range.begin,
+    world_.trace(fmt::format("gateway {}: sends {} kind {} blocks {} to {} on {}.{}", index_,
+                             number, static_cast<int>(request.operation), request.range.begin,
                              request.range.end, session_, connection_));
   network_.send(index_, target_, std::make_shared<Packet>(std::move(packet)));
 }
@@ -201,10 +200,13 @@ void Gateway::on_answer(const Packet& packet) {
   if (state_ != State::kReady || !requests_.contains(packet.number)) return;
   switch (packet.outcome) {
     case Outcome::kNotPrimary:
-    case Outcome::kFenced: return look_again();
-    case Outcome::kFailed: return world_.fail("I13: a request failed");
+    case Outcome::kFenced:
+      return look_again();
+    case Outcome::kFailed:
+      return world_.fail("I13: a request failed");
     case Outcome::kDone:
-    case Outcome::kNoSpace: return complete(packet.number, packet);
+    case Outcome::kNoSpace:
+      return complete(packet.number, packet);
   }
 }
 
@@ -220,8 +222,7 @@ void Gateway::complete(uint64_t number, const Packet& packet) {
     const uint64_t at = i - request.range.begin;
     if (request.operation == Operation::kRead) {
       world_.note(9, i, packet.blocks[at].value);
-      const std::string bad =
-          history_.end_read(i, packet.blocks[at].value, request.begins[at]);
+      const std::string bad = history_.end_read(i, packet.blocks[at].value, request.begins[at]);
       if (!bad.empty()) world_.fail("I1, I2: " + bad + "\n" + history_.describe(i));
     } else if (packet.outcome == Outcome::kDone) {
       history_.end_write(i, request.blocks[at].value);
@@ -234,7 +235,9 @@ void Gateway::complete(uint64_t number, const Packet& packet) {
   if (request.worker >= 0) next(request.worker, session_);
 }
 
-void Gateway::drop_all() { requests_.clear(); }
+void Gateway::drop_all() {
+  requests_.clear();
+}
 
 // --- workers ---
 
@@ -277,9 +280,9 @@ Nanoseconds Gateway::oldest() const {
 }
 
 std::string Gateway::describe() const {
-  std::string text = fmt::format("gateway {}: session {} connection {} to node {} state {}{}",
-                                 index_, session_, connection_, target_, static_cast<int>(state_),
-                                 stopped_ ? " STOPPED" : "");
+  std::string text =
+      fmt::format("gateway {}: session {} connection {} to node {} state {}{}", index_, session_,
+                  connection_, target_, static_cast<int>(state_), stopped_ ? " STOPPED" : "");
   for (const auto& [number, request] : requests_) {
     text += fmt::format("\n  {} kind {} blocks {} to {} sent {} times, waits since {}", number,
                         static_cast<int>(request.operation), request.range.begin, request.range.end,

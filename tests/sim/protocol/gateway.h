@@ -21,16 +21,16 @@ class Gateway : public Network::End {
   using Operation = Packet::Operation;
   struct Settings {
     uint64_t blocks = 16;
-    Nanoseconds retry = 100 * kMillisecond;   // mean, before it looks for the primary again
-    Nanoseconds patience = 5 * kSecond;       // without an answer: a new connection
+    Nanoseconds retry = 100 * kMillisecond;  // mean, before it looks for the primary again
+    Nanoseconds patience = 5 * kSecond;      // without an answer: a new connection
     bool overlapping = false;
   };
   // What the workers do.
   struct Work {
     uint64_t workers = 0;
-    Nanoseconds think = 10 * kMillisecond;  // mean, between an answer and the next request
+    Nanoseconds think = 10 * kMillisecond;           // mean, between an answer and the next request
     uint64_t reads = 50, zeroes = 10, partial = 10;  // percent; the rest are writes
-    uint64_t hot_blocks = 0;  // all requests go to that many; 0: to all
+    uint64_t hot_blocks = 0;                         // all requests go to that many; 0: to all
     uint64_t most_blocks = 4;
   };
   struct Ground {

@@ -52,6 +52,12 @@ std::string History::end_read(uint64_t block, uint64_t value, Stamp begin) {
   return check_read(block, *write, begin);
 }
 
+std::string History::could_read(uint64_t block, uint64_t value, Stamp begin) {
+  const Write* write = find(block, value);
+  if (write == nullptr) return fmt::format("block {} read a value never written", block);
+  return check_read(block, *write, begin);
+}
+
 void History::end_sessions(uint64_t generation) {
   ++clock_;
   ended_ = std::max(ended_, generation);
@@ -65,7 +71,7 @@ void History::end_sessions(uint64_t generation) {
 // Overwritten for certain before the read began?
 std::string History::check_read(uint64_t block, const Write& write, Stamp begin) const {
   if (write.never)
-    return fmt::format("block {} read value {:x}, which was refused", block, write.value);
+    return fmt::format("block {} read value {:x}, which must never be", block, write.value);
   Stamp first_end = write.end;
   for (const Read& read : write.reads) first_end = std::min(first_end, read.end);
   for (const Write& other : blocks_[block].writes) {
@@ -90,7 +96,7 @@ std::string History::check(uint64_t block) const {
   for (const Write& write : blocks_[block].writes) {
     if (write.never) {
       if (!write.reads.empty())
-        return fmt::format("block {}: value {:x} was refused, and read", block, write.value);
+        return fmt::format("block {}: value {:x} must never be, and was read", block, write.value);
       continue;
     }
     if (!write.answered && write.reads.empty()) continue;  // may never have been
@@ -104,8 +110,7 @@ std::string History::check(uint64_t block) const {
     zones.push_back({std::min(first_end, last_begin), std::max(first_end, last_begin),
                      first_end < last_begin, write.value});
   }
-  std::sort(zones.begin(), zones.end(),
-            [](const Zone& a, const Zone& b) { return a.low < b.low; });
+  std::sort(zones.begin(), zones.end(), [](const Zone& a, const Zone& b) { return a.low < b.low; });
   const Zone* forward = nullptr;  // the last one that began; they do not overlap
   for (const Zone& zone : zones) {
     if (forward != nullptr && zone.forward && zone.low < forward->high)

@@ -32,6 +32,8 @@ class History {
   Stamp begin_read() { return ++clock_; }
   // A complaint, or nothing.
   std::string end_read(uint64_t block, uint64_t value, Stamp begin);
+  // The same, without that anything was read.
+  std::string could_read(uint64_t block, uint64_t value, Stamp begin);
   // All sessions up to this generation have ended: what they left unanswered has happened or not.
   void end_sessions(uint64_t generation);
 

@@ -45,8 +45,8 @@ void Invariants::on_written(const Node& node, BlockRange range, const std::vecto
   const uint64_t epoch = node.replica()->epoch().value;
   const auto [at, first] = acknowledged_by_.emplace(epoch, node.index());
   if (!first && at->second != node.index())
-    world_.fail(fmt::format("I4: nodes {} and {} acknowledge in epoch {}", at->second,
-                            node.index(), epoch));
+    world_.fail(fmt::format("I4: nodes {} and {} acknowledge in epoch {}", at->second, node.index(),
+                            epoch));
   for (uint64_t i = range.begin; i < range.end; ++i) {
     const Block& written = data[i - range.begin];
     if (acknowledged_[i].version <= written.version) acknowledged_[i] = written;
@@ -54,14 +54,23 @@ void Invariants::on_written(const Node& node, BlockRange range, const std::vecto
   }
 }
 
-void Invariants::on_read(const Node& node, BlockRange range, const std::vector<Block>& data) {
+std::vector<Block> Invariants::least(BlockRange range) const {
+  const auto begin = acknowledged_.begin();
+  return {begin + static_cast<int64_t>(range.begin), begin + static_cast<int64_t>(range.end)};
+}
+
+void Invariants::on_read(const Node& node, BlockRange range, const std::vector<Block>& data,
+                         const std::vector<Block>& asked) {
   for (uint64_t i = range.begin; i < range.end; ++i) {
     const Block& shown = data[i - range.begin];
+    if (const Block& floor = asked[i - range.begin]; !holds(shown, floor))
+      world_.fail(fmt::format("I2 at a read: node {} shows {} of block {}, not {}", node.index(),
+                              describe(shown), i, describe(floor)));
     for (const Node* member : members()) {
       if (holds(member->disk().block(i), shown)) continue;
-      world_.fail(fmt::format("I6 at a read: node {} shows {} of block {}, node {} in the set has {}",
-                              node.index(), describe(shown), i, member->index(),
-                              describe(member->disk().block(i))));
+      world_.fail(fmt::format(
+          "I6 at a read: node {} shows {} of block {}, node {} in the set has {}", node.index(),
+          describe(shown), i, member->index(), describe(member->disk().block(i))));
     }
     if (acknowledged_[i].version <= shown.version) acknowledged_[i] = shown;
   }
@@ -73,6 +82,7 @@ void Invariants::on_record(const Record& before, const Record& after) {
     world_.fail(what + ": " + describe(before) + " to " + describe(after));
   };
   if (after.epoch != before.epoch.next()) fail("I7: epochs rise by one");
+  if (after.lineage != before.lineage) return forget();
   if (after.in_sync.empty()) fail("I7: an empty set");
   const InSync* leader = after.find_in_sync(after.primary);
   if (leader == nullptr) return fail("I7: the primary is not in the set");

@@ -26,15 +26,14 @@ class Invariants {
 
   // A write was answered by this node, in this epoch of its.
   void on_written(const Node& node, BlockRange range, const std::vector<Block>& data);
-  // Reads are answered with what every member has.
-  void on_read(const Node& node, BlockRange range, const std::vector<Block>& data);
+  // What was acknowledged or shown up to now: a read that comes later may not show less (R6).
+  std::vector<Block> least(BlockRange range) const;
+  // Reads are answered with what every member has, and not with less than `asked`.
+  void on_read(const Node& node, BlockRange range, const std::vector<Block>& data,
+               const std::vector<Block>& asked);
   // `member_change`: an operator has replaced a replica.
   void on_record(const replication::Record& before, const replication::Record& after);
   void on_restart() { check_all("after a restart"); }
-  // An operator accepted a loss, or rolled the world back on purpose: what was acknowledged before
-  // is not asked for any more.
-  void forget() { acknowledged_.assign(acknowledged_.size(), Block{}); }
-
   // I8: a complaint, or nothing.
   std::string compare_members() const;
 
@@ -46,14 +45,16 @@ class Invariants {
   }
   void check(uint64_t block, const std::string& when);
   void check_all(const std::string& when);
+  // An operator accepted a loss: what was acknowledged before is not asked for any more.
+  void forget() { acknowledged_.assign(acknowledged_.size(), Block{}); }
   // The members of the set as the register has it whose disk is the one that it means.
   std::vector<const Node*> members() const;
 
   World& world_;
   std::vector<const Node*> nodes_;
   replication::Record record_;
-  std::vector<Block> acknowledged_;             // the highest version of each
-  std::map<uint64_t, int> acknowledged_by_;     // node by epoch (I4)
+  std::vector<Block> acknowledged_;          // the highest version of each
+  std::map<uint64_t, int> acknowledged_by_;  // node by epoch (I4)
 };
 
 }  // namespace cvol::sim

@@ -2,17 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "volumed/base/assert.h"
 
 namespace cvol::sim {
 
 std::string_view name_of(Fault fault) {
   constexpr std::array<std::string_view, kFaults> kNames = {
-      "reset",      "cut_one_way", "cut_both_ways", "isolate",     "halves",     "clog",
-      "slow_link",  "cut_front",   "cut_register",  "kill",        "kill_told",  "power",
-      "all_at_once", "stop",       "slow_disk",     "stuck_disk",  "full_disk",  "fail_disk",
-      "roll_back",  "replace_disk", "image",        "register_down", "hand_over", "put_out_asked",
-      "attach",     "detach",      "reconnect",     "stop_front"};
+      "reset",         "cut_one_way",  "cut_both_ways", "isolate",       "halves",    "clog",
+      "slow_link",     "cut_front",    "cut_register",  "kill",          "kill_told", "power",
+      "all_at_once",   "stop",         "slow_disk",     "stuck_disk",    "full_disk", "fail_disk",
+      "roll_back",     "replace_disk", "image",         "register_down", "repair",    "hand_over",
+      "put_out_asked", "attach",       "detach",        "reconnect",     "stop_front"};
   return kNames[static_cast<std::size_t>(fault)];
 }
 
@@ -40,8 +42,7 @@ void Nemesis::later(std::function<void()> what) {
 }
 
 int Nemesis::any_node() {
-  return static_cast<int>(
-      cluster_.world().random().below(static_cast<uint64_t>(cluster_.nodes())));
+  return static_cast<int>(cluster_.world().random().below(static_cast<uint64_t>(cluster_.nodes())));
 }
 
 int Nemesis::running_node() {
@@ -114,7 +115,8 @@ void Nemesis::inject_network(Fault fault) {
       return network.clog(a, b, world.now() + world.between(0, 5 * kSecond));
     case Fault::kSlowLink:
       network.set_delay(a, b, 100 * kMillisecond);
-      return later([=, this, &network] { network.set_delay(a, b, cluster_.shape().network.delay); });
+      return later(
+          [=, this, &network] { network.set_delay(a, b, cluster_.shape().network.delay); });
     case Fault::kCutFrontEnd: {
       const int node = cluster_.primary() >= 0 ? cluster_.primary() : a;
       network.cut_both(node, front, true);
@@ -123,7 +125,8 @@ void Nemesis::inject_network(Fault fault) {
     case Fault::kCutRegister:
       cluster_.record().set_reachable(a, false);
       return later([=, this] { cluster_.record().set_reachable(a, true); });
-    default: CVOL_ASSERT(false);
+    default:
+      CVOL_ASSERT(false);
   }
 }
 
@@ -157,20 +160,20 @@ void Nemesis::inject_disk(Fault fault) {
   World& world = cluster_.world();
   const int index = any_node();
   Node& node = cluster_.node(index);
-  const bool destroys = fault == Fault::kFailDisk || fault == Fault::kRollBack ||
-                        fault == Fault::kReplaceDisk;
+  const bool destroys =
+      fault == Fault::kFailDisk || fault == Fault::kRollBack || fault == Fault::kReplaceDisk;
   if (destroys && !can_spare(index)) return;
   switch (fault) {
     case Fault::kSlowDisk:
       node.disk().set_slowness(world.between(5, 50));
       return later([=, this] { cluster_.node(index).disk().set_slowness(1); });
     case Fault::kStuckDisk:
-      return node.disk().stick_until(world.now() + world.around(rates_.lasts * 2));
+      return node.disk().stick_until(world.now() +
+                                     std::min(20 * kSecond, world.around(rates_.lasts * 2)));
     case Fault::kFullDisk:
       node.disk().set_capacity(node.disk().allocated() + world.random().below(4));
-      return later([=, this] {
-        cluster_.node(index).disk().set_capacity(cluster_.shape().blocks);
-      });
+      return later(
+          [=, this] { cluster_.node(index).disk().set_capacity(cluster_.shape().blocks); });
     case Fault::kFailDisk:
       if (node.disk().failed()) return;
       node.fail_disk();
@@ -194,7 +197,8 @@ void Nemesis::inject_disk(Fault fault) {
       return down(index);
     case Fault::kImage:
       return node.disk().take_image();
-    default: CVOL_ASSERT(false);
+    default:
+      CVOL_ASSERT(false);
   }
 }
 
@@ -206,8 +210,16 @@ void Nemesis::inject_operator(Fault fault) {
     case Fault::kRegisterDown:
       cluster_.record().set_up(false);
       return later([this] { cluster_.record().set_up(true); });
-    case Fault::kHandOver: return cluster_.hand_over(any_node());
-    case Fault::kPutOut: return cluster_.put_out(any_node());
+    case Fault::kRepair: {  // as if its driver had found damage, and got good content
+      const uint64_t block = world.random().below(cluster_.shape().blocks);
+      return cluster_.node(any_node()).run([block](Replica& replica, Nanoseconds now) {
+        replica.repair(now, {block, block + 1});
+      });
+    }
+    case Fault::kHandOver:
+      return cluster_.hand_over(any_node());
+    case Fault::kPutOut:
+      return cluster_.put_out(any_node());
     case Fault::kAttach:
       cluster_.attach(front);
       if (world.percent(20)) cluster_.attach((front + 1) % cluster_.gateways());
@@ -215,11 +227,13 @@ void Nemesis::inject_operator(Fault fault) {
     case Fault::kDetach:
       cluster_.detach();
       return later([this] { cluster_.attach(0); });
-    case Fault::kReconnect: return cluster_.gateway(front).reconnect();
+    case Fault::kReconnect:
+      return cluster_.gateway(front).reconnect();
     case Fault::kStopFrontEnd:
       cluster_.gateway(front).stop();
       return later([this, front] { cluster_.gateway(front).go_on(); });
-    default: CVOL_ASSERT(false);
+    default:
+      CVOL_ASSERT(false);
   }
 }
 

@@ -36,6 +36,7 @@ enum class Fault : uint8_t {
   // the register
   kRegisterDown,
   // operators and front ends
+  kRepair,
   kHandOver,
   kPutOut,
   kAttach,

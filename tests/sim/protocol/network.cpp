@@ -90,8 +90,8 @@ void Network::connect_later(int a, int b, Nanoseconds delay) {
 }
 
 void Network::connect(int a, int b) {
-  const bool alive = ends_[static_cast<std::size_t>(a)]->alive() &&
-                     ends_[static_cast<std::size_t>(b)]->alive();
+  const bool alive =
+      ends_[static_cast<std::size_t>(a)]->alive() && ends_[static_cast<std::size_t>(b)]->alive();
   if (!alive || way(a, b).cut || way(b, a).cut) return connect_later(a, b, times_.reconnect);
   Pair& both = pair(a, b);
   both.connected = true;

@@ -144,6 +144,7 @@ void Node::replace_disk(const ReplicaId& id, uint64_t incarnation, const Record&
 
 void Node::fail_disk() {
   disk_->set_failed(true);
+  if (world_.percent(50)) return;  // the next write finds it
   run([](Replica& replica, Nanoseconds now) { replica.on_disk_failed(now); });
 }
 
@@ -208,9 +209,12 @@ void Node::on_packet(int from, const PacketPointer& packet) {
         }
         return replica.on_message(now, message);
       }
-      case Packet::Kind::kOpen: return take_open(from, *packet);
-      case Packet::Kind::kRequest: return take_request(from, *packet);
-      default: break;
+      case Packet::Kind::kOpen:
+        return take_open(from, *packet);
+      case Packet::Kind::kRequest:
+        return take_request(from, *packet);
+      default:
+        break;
     }
     if (packet->to == id_) copier_.on_packet(*packet);
   });
@@ -238,14 +242,14 @@ std::string Node::describe() const {
       durable.rebuilding ? " rebuilding" : "", disk_->commit_point().value,
       disk_->highest_seq().value, disk_->failed() ? " DISK FAILED" : "");
   if (replica_ == nullptr) return text + "; not running";
-  text += fmt::format("; {}{} epoch {} in flight {} operations {} required {} leases {}{}",
-                      name_of(replica_->role()), stopped_ ? " STOPPED" : "",
-                      replica_->epoch().value, replica_->in_flight(), replica_->operations(),
-                      replica_->required().size(), replica_->has_leases(clock()),
-                      replica_->joining() ? " joining" : "");
+  text +=
+      fmt::format("; {}{} epoch {} in flight {} operations {} required {} leases {}{}",
+                  name_of(replica_->role()), stopped_ ? " STOPPED" : "", replica_->epoch().value,
+                  replica_->in_flight(), replica_->operations(), replica_->required().size(),
+                  replica_->has_leases(clock()), replica_->joining() ? " joining" : "");
   const std::string waits = replica_->waits_for(clock());
   if (!waits.empty()) text += "; " + waits;
-  return text;
+  return text + copier_.describe();
 }
 
 }  // namespace cvol::sim

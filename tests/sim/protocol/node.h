@@ -72,6 +72,10 @@ class Node : public Network::End, private replication::Driver {
   void replace_disk(const ReplicaId& id, uint64_t incarnation, const Record& record);
   void fail_disk();
 
+  // A read as a front end of the present session would send it; its answer is checked, and goes
+  // nowhere. Of a replica that does not serve, nothing.
+  void probe(BlockRange range);
+
   // nullptr: the process does not run.
   const Replica* replica() const { return replica_.get(); }
   int index() const { return index_; }
@@ -96,9 +100,9 @@ class Node : public Network::End, private replication::Driver {
     BlockRange range;
     std::vector<uint64_t> values;  // to be written
     std::vector<Block> data;       // that was read
+    std::vector<Block> asked;      // a read may not show less
     Version version;
     WriteKind kind = WriteKind::kData;
-    Nanoseconds since = 0;
   };
 
   Nanoseconds clock() const;

@@ -40,11 +40,13 @@ void Node::transmit(const ReplicaId& to, Packet packet) {
 
 void Node::persist(const Durable& state, uint64_t ticket) {
   disk_->persist(state, of_this_life([ticket](Replica& replica, Nanoseconds now) {
-    replica.on_persisted(now, ticket);
-  }));
+                   replica.on_persisted(now, ticket);
+                 }));
 }
 
-void Node::note_commit_point(Seq seq) { disk_->note_commit_point(seq); }
+void Node::note_commit_point(Seq seq) {
+  disk_->note_commit_point(seq);
+}
 
 std::vector<Block> Node::content(BlockRange range) const {
   const auto begin = disk_->blocks().begin();
@@ -66,6 +68,7 @@ void Node::make_payload(OpId op, OpKind kind, BlockRange range) {
       }
       at->second.kind = zero ? WriteKind::kZero : WriteKind::kData;
     }
+    if (disk_->failed()) return replica.on_disk_failed(now);
     replica.on_payload(now, op, true, at->second.kind);
   });
 }
@@ -78,7 +81,9 @@ void Node::append(OpId op, WriteKind, Epoch epoch, Seq seq, BlockRange range) {
   for (const uint64_t value : at->second.values) blocks.push_back({value, at->second.version});
   disk_->append(range, std::move(blocks), [this, seq, process = process_](AppendResult result) {
     if (process != process_) return;
-    run([seq, result](Replica& replica, Nanoseconds now) { replica.on_appended(now, seq, result); });
+    run([seq, result](Replica& replica, Nanoseconds now) {
+      replica.on_appended(now, seq, result);
+    });
   });
 }
 
@@ -152,8 +157,12 @@ void Node::fetch_record() {
 void Node::start_copy(const ReplicaId& joiner, uint64_t join, Seq joiner_commit_point) {
   copier_.start(joiner, join, joiner_commit_point);
 }
-void Node::stop_copy(const ReplicaId& joiner, uint64_t join) { copier_.stop(joiner, join); }
-void Node::copy(OpId op, BlockRange range) { copier_.copy(op, range); }
+void Node::stop_copy(const ReplicaId& joiner, uint64_t join) {
+  copier_.stop(joiner, join);
+}
+void Node::copy(OpId op, BlockRange range) {
+  copier_.copy(op, range);
+}
 
 // --- front ends ---
 
@@ -182,11 +191,24 @@ void Node::take_request(int from, const Packet& request) {
                                                           : WriteKind::kData;
   enter([&, kind = work.kind](Replica& replica, Nanoseconds now) {
     if (request.operation == Operation::kRead) {
+      work.asked = invariants_.least(request.range);
       replica.read(now, op, caller, request.range);
     } else {
       replica.write(now, op, caller, kind, request.range,
                     request.operation == Operation::kPartialWrite);
     }
+  });
+}
+
+void Node::probe(BlockRange range) {
+  run([this, range](Replica& replica, Nanoseconds) {
+    if (replica.role() != replication::Role::kActive) return;
+    Packet request;
+    request.kind = Packet::Kind::kRequest;
+    request.session = replica.record().session.generation;
+    request.connection = replica.connection();
+    request.range = range;
+    take_request(-1, request);
   });
 }
 
@@ -210,14 +232,15 @@ void Node::answer(const Work& work, Outcome outcome) {
   if (reply.kind == Packet::Kind::kAnswer && outcome == Outcome::kDone) {
     if (work.request.operation == Operation::kRead) {
       reply.blocks = work.data;
-      invariants_.on_read(*this, work.range, work.data);
+      invariants_.on_read(*this, work.range, work.data, work.asked);
     } else {
       std::vector<Block> written;
       for (const uint64_t value : work.values) written.push_back({value, work.version});
       invariants_.on_written(*this, work.range, written);
     }
   }
-  network_.send(index_, work.front_end, std::make_shared<Packet>(std::move(reply)));
+  if (work.front_end >= 0)
+    network_.send(index_, work.front_end, std::make_shared<Packet>(std::move(reply)));
 }
 
 // --- what it tells ---

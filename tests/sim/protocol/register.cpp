@@ -99,7 +99,9 @@ void Register::fetch(int who, std::function<void(const Record&)> done) {
   });
 }
 
-void Register::list(int who) { tell(who, world_.around(times_.delay)); }
+void Register::list(int who) {
+  tell(who, world_.around(times_.delay));
+}
 
 void Register::set_reachable(int who, bool is_reachable) {
   ends_[static_cast<std::size_t>(who)].reachable = is_reachable;

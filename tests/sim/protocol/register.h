@@ -58,6 +58,8 @@ class Register {
   void delay_next_of(int who, Nanoseconds delay) {
     ends_[static_cast<std::size_t>(who)].delay_next = delay;
   }
+  // It has not come yet.
+  bool delays_next_of(int who) const { return ends_[static_cast<std::size_t>(who)].delay_next > 0; }
   std::size_t under_way() const { return under_way_; }
 
  private:

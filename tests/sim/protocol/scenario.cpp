@@ -40,7 +40,8 @@ void Scenario::wait_until_serves(int index) {
 }
 
 void Scenario::wait_until_all_in_set() {
-  wait_until("all are in sync", [&] { return cluster_->all_in_set(); }, 60 * kSecond);
+  wait_until(
+      "all are in sync", [&] { return cluster_->all_in_set(); }, 60 * kSecond);
 }
 
 uint64_t Scenario::write(uint64_t block, int gateway) {
@@ -69,6 +70,22 @@ void Scenario::expect_reads(uint64_t block, uint64_t request, int gateway) {
   ASSERT_EQ(cluster_->gateway(gateway).last_read().front().value,
             Gateway::value_of(sessions_[request], request, 0))
       << cluster_->status();
+}
+
+void Scenario::probe(int index, Nanoseconds time) {
+  const Nanoseconds end = cluster_->world().now() + time;
+  while (cluster_->world().now() < end) {
+    node(index).probe({0, cluster_->shape().blocks});
+    run(20 * kMillisecond);
+  }
+}
+
+void Scenario::load(uint64_t workers, uint64_t hot_blocks, uint64_t zeroes) {
+  Gateway::Work work;
+  work.workers = workers;
+  work.hot_blocks = hot_blocks;
+  work.zeroes = zeroes;
+  cluster_->gateway().work(work);
 }
 
 void Scenario::finish() {

@@ -34,6 +34,11 @@ class Scenario : public ::testing::Test {
   void expect_reads(uint64_t block, uint64_t request, int gateway = 0);
   // Heals and restarts everything, waits until all are in the set, reads all blocks, compares.
   void finish();
+  // The scenario ends with a volume that waits for a person.
+  void leave_as_it_is() { finished_ = true; }
+  // Reads at this node whenever it serves, for that time: they are checked.
+  void probe(int node, Nanoseconds time);
+  void load(uint64_t workers = 4, uint64_t hot_blocks = 0, uint64_t zeroes = 10);
 
   void TearDown() override;
 

@@ -35,6 +35,7 @@ class Run {
     cluster_.record().set_faults(swarm_.register_faults);
     for (int i = 0; i < cluster_.gateways(); ++i) cluster_.gateway(i).work(swarm_.work);
     nemesis_.begin();
+    probe();
     if (!cluster_.run(swarm_.safety)) return cluster_.world().failure();
     nemesis_.end();
     const std::string slow = live();
@@ -47,6 +48,17 @@ class Run {
     const std::string differs = converge(cluster_, swarm_.liveness);
     if (differs.empty() || cluster_.world().failed() || any_usable()) return differs;
     return cluster_.history().check();
+  }
+
+  void probe() {
+    if (swarm_.probe_every == 0) return;
+    World& world = cluster_.world();
+    world.after(world.around(swarm_.probe_every), [this, &world] {
+      const uint64_t most = swarm_.work.hot_blocks != 0 ? 4 : swarm_.shape.blocks;
+      const uint64_t block = world.random().below(most);
+      for (int i = 0; i < cluster_.nodes(); ++i) cluster_.node(i).probe({block, block + 1});
+      probe();
+    });
   }
 
   bool any_usable() const {
@@ -88,10 +100,15 @@ class Run {
   }
 
   void lose_for_good(int node) {
-    switch (cluster_.world().random().below(3)) {
-      case 0: return cluster_.lose_power(node);
-      case 1: return cluster_.node(node).stop();
-      default: return cluster_.isolate(node);
+    switch (cluster_.world().random().below(4)) {
+      case 0:
+        return cluster_.lose_power(node);
+      case 1:
+        return cluster_.node(node).stop();
+      case 2:
+        return cluster_.node(node).disk().stick_until(cluster_.world().now() + 100000 * kSecond);
+      default:
+        return cluster_.isolate(node);
     }
   }
 
@@ -132,15 +149,16 @@ class Run {
     for (int i = 0; i < cluster_.nodes(); ++i) {
       if (core[static_cast<std::size_t>(i)]) wanted.push_back(i);
     }
+    // A disk that is stuck is found by requests only.
+    if (cluster_.record().record().session.id.is_nil()) cluster_.attach(0);
     const auto done = [&] {
       bool all = cluster_.set_is(wanted) && !cluster_.changing_session();
       for (int i = 0; i < cluster_.gateways(); ++i)
         all = all && cluster_.gateway(i).oldest() > begin;
       return all;
     };
-    const bool lived = world.run_until(begin + swarm_.liveness, 20 * kMillisecond, [&] {
-      return world.now() > begin && done();
-    });
+    const bool lived = world.run_until(begin + swarm_.liveness, 20 * kMillisecond,
+                                       [&] { return world.now() > begin && done(); });
     if (world.failed()) return world.failure();
     if (!lived) {
       std::string who;
@@ -161,6 +179,8 @@ class Run {
 
 }  // namespace
 
-Result run_swarm(const Swarm& swarm) { return Run(swarm).go(); }
+Result run_swarm(const Swarm& swarm) {
+  return Run(swarm).go();
+}
 
 }  // namespace cvol::sim

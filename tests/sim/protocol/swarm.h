@@ -18,6 +18,7 @@ struct Swarm {
   Gateway::Work work;
   Rates rates;
   Register::Faults register_faults;
+  Nanoseconds probe_every = 0;  // mean; reads at whatever serves; 0: none
   Nanoseconds safety = 20 * kSecond;
   Nanoseconds liveness = 90 * kSecond;  // the bound of I14
 };

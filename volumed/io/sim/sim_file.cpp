@@ -123,6 +123,15 @@ SimImage SimFile::crash_image(
   return image;
 }
 
+void SimFile::damage(uint64_t offset) {
+  for (SimImage* image : {&durable_, &current_}) {
+    std::byte byte;
+    image->read(offset, {&byte, 1});
+    byte ^= std::byte{4};
+    image->write(offset, {&byte, 1});
+  }
+}
+
 void SimFile::reset(SimImage image) {
   durable_ = image;
   current_ = std::move(image);

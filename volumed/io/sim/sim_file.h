@@ -64,6 +64,8 @@ class SimFile {
   // The image after a crash in which `keep(write, sector)` of the pending writes were kept.
   SimImage crash_image(
       const std::function<bool(const SimWrite& write, uint64_t sector)>& keep) const;
+  // Bit rot: changes one byte, whatever is under way.
+  void damage(uint64_t offset);
   // Replaces everything, for opening a crash image or a damaged one.
   void reset(SimImage image);
 

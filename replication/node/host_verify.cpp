@@ -1,0 +1,191 @@
+// Comparing the replicas of a volume, and mending what one of them has damaged.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "replication/node/replica_host.h"
+#include "volumed/base/assert.h"
+#include "volumed/base/log.h"
+#include "volumed/base/units.h"
+
+namespace cvol::replication {
+namespace {
+
+constexpr uint64_t kPieceBlocks = 256;      // compared at one moment
+constexpr uint64_t kPartBytes = 64 * kMiB;  // of one call
+constexpr std::size_t kMostText = 2000;     // about what differs, of one call
+
+}  // namespace
+
+// All chunks that a replica has, with their versions. `list`: a number of this listing.
+Task<bool> ReplicaHost::list_replica(ReplicaId replica, uint64_t list,
+                                     std::map<uint64_t, uint64_t>& chunks) {
+  uint64_t from = 0;
+  while (from != UINT64_MAX) {
+    if (closing_) co_return false;
+    wire::CopyRequest request;
+    request.join = list;
+    request.range.begin = from;
+    Call question;
+    const bool got = co_await call(question, replica, wire::FrameType::kList,
+                                   wire::encode_copy_request(request));
+    if (!got) co_return false;
+    auto listed = wire::decode_listed(question.body);
+    if (!listed || (listed->next != UINT64_MAX && listed->next <= from)) co_return false;
+    for (const wire::ChunkVersion& chunk : listed->chunks) {
+      uint64_t& version = chunks[chunk.chunk];
+      version = std::max(version, chunk.version);
+    }
+    from = listed->next;
+  }
+  co_return true;
+}
+
+// Returns when nothing writes to the range any more; 0 if this is not the primary.
+Task<OpId> ReplicaHost::hold_range(BlockRange range) {
+  const OpId op = core_->hold(now(), range);
+  if (op == 0) co_return 0;
+  Work* work = find_work(op);
+  if (work == nullptr) {
+    work = new Work;
+    work->on_heap = true;
+    work->kind = OpKind::kCopy;
+    works_[op] = work;
+  }
+  ++work->pending;
+  while (!work->held && !work->finished && !closing_) co_await changed_.wait();
+  const bool held = work->held && !work->finished;
+  release(work);
+  co_return held ? op : 0;
+}
+
+void ReplicaHost::let_go(OpId op) {
+  Work* work = find_work(op);
+  if (work == nullptr) return;  // given up meanwhile
+  works_.erase(op);
+  delete work;
+  if (!closing_) core_->on_copied(now(), op, true);
+}
+
+// What differs in the range, for people; empty if nothing does.
+Task<std::string> ReplicaHost::compare(BlockRange range) {
+  const uint64_t bytes = range.blocks() * kBlockBytes;
+  Buffer buffer = co_await take(bytes);
+  const Status read = co_await read_blocks(range, buffer.first(bytes));
+  if (!read) co_return "the primary: " + read.message() + "\n";
+  const wire::Digested ours = digest(range, buffer.first(bytes));
+  wire::CopyRequest request;
+  request.range = range;
+  const std::vector<std::byte> body = wire::encode_copy_request(request);
+  const std::vector<InSync> in_sync = core_->record().in_sync;
+  std::string text;
+  for (const InSync& peer : in_sync) {
+    if (peer.replica == parts_.self) continue;
+    Call question;
+    const bool got = co_await call(question, peer.replica, wire::FrameType::kDigest, body);
+    if (!got || core_->record().find_in_sync(peer.replica) == nullptr) continue;  // it has left
+    auto theirs = wire::decode_digested(question.body);
+    if (!theirs || theirs->checksums.size() != range.blocks()) continue;
+    for (uint64_t i = 0; i < range.blocks(); ++i) {
+      if (theirs->state[i] == 0 && theirs->checksums[i] == ours.checksums[i]) continue;
+      text += fmt::format("block {} {} at replica {}\n", range.begin + i,
+                          theirs->state[i] == 2 ? "cannot be read" : "differs",
+                          peer.replica.to_string());
+    }
+  }
+  co_return text;
+}
+
+Task<ClientResult> ReplicaHost::verify(uint64_t offset) {
+  ClientResult result;
+  result.next = UINT64_MAX;
+  if (closing_ || core_->role() != Role::kActive) {
+    result.outcome = Outcome::kNotPrimary;
+    co_return result;
+  }
+  if (offset == 0) {
+    verified_chunks_.clear();
+    auto ours = co_await parts_.engine->changed_chunks(parts_.number, 0);
+    if (!ours) {
+      result.outcome = Outcome::kFailed;
+      result.status = ours.status();
+      co_return result;
+    }
+    for (const store::ChunkVersion& chunk : *ours) verified_chunks_[chunk.chunk] = chunk.version;
+    const std::vector<InSync> in_sync = core_->record().in_sync;
+    for (const InSync& peer : in_sync) {
+      if (peer.replica == parts_.self) continue;
+      (void)co_await list_replica(peer.replica, next_call_, verified_chunks_);
+    }
+  }
+  uint64_t looked = 0;
+  std::string text;
+  const uint64_t end = size_bytes() / kBlockBytes;
+  auto at = verified_chunks_.lower_bound(offset / kChunkBytes);
+  while (at != verified_chunks_.end() && looked < kPartBytes && text.size() < kMostText) {
+    BlockRange piece{at->first * kBlocksPerChunk, at->first * kBlocksPerChunk};
+    while (at != verified_chunks_.end() && at->first * kBlocksPerChunk == piece.end &&
+           piece.blocks() < kPieceBlocks) {
+      piece.end += kBlocksPerChunk;
+      ++at;
+    }
+    piece.end = std::min(piece.end, end);
+    if (piece.empty()) break;
+    const uint64_t next_chunk = piece.end / kBlocksPerChunk;
+    const OpId held = co_await hold_range(piece);
+    if (held == 0) {
+      result.outcome = Outcome::kNotPrimary;
+      co_return result;
+    }
+    text += co_await compare(piece);
+    let_go(held);
+    looked += piece.blocks() * kBlockBytes;
+    at = verified_chunks_.lower_bound(next_chunk);  // it may have been listed anew meanwhile
+  }
+  if (at != verified_chunks_.end()) result.next = at->first * kChunkBytes;
+  if (!text.empty()) result.status = Status(Code::kDamaged, text.substr(0, 2 * kMostText));
+  co_return result;
+}
+
+// --- mending ---
+
+void ReplicaHost::mend(uint64_t block) {
+  if (closing_ || block >= local_size_ / kBlockBytes) return;
+  if (core_->role() == Role::kActive) {
+    scope_.spawn(mend_task(block));
+    return;
+  }
+  // A member: its primary writes the block again, to all.
+  const auto endpoint = endpoint_of(core_->record().primary);
+  if (!endpoint || core_->role() != Role::kFollower || !core_->trusts_itself()) return;
+  wire::CopyRequest request;
+  request.range = {block, block + 1};
+  wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(wire::FrameType::kMend);
+  header.volume = wire::tag_of(parts_.volume);
+  header.from = wire::tag_of(parts_.self);
+  header.to = wire::tag_of(core_->record().primary);
+  header.epoch = core_->epoch().value;
+  parts_.exchange->send(*endpoint, header, wire::encode_copy_request(request));
+}
+
+Task<void> ReplicaHost::mend_task(uint64_t block) {
+  co_await io::yield(reactor());
+  if (closing_ || core_->record().in_sync.size() < 2) co_return;
+  const OpId op = core_->repair(now(), {block, block + 1});
+  if (op == 0) co_return;
+  Work* work = find_work(op);
+  if (work == nullptr) {
+    work = new Work;
+    work->on_heap = true;
+    work->kind = OpKind::kRepair;
+    works_[op] = work;
+  }
+  ++work->pending;
+  while (!work->finished) co_await changed_.wait();
+  const bool done = work->outcome == Outcome::kDone;
+  release(work);
+  if (done) event(fmt::format("block {} was damaged at a replica and is repaired", block));
+}
+
+}  // namespace cvol::replication

@@ -1,0 +1,182 @@
+// Scenarios: members and primaries fail.
+#include "tests/sim/protocol/scenario.h"
+
+namespace cvol::sim {
+namespace {
+
+Shape nodes(int count) {
+  Shape shape;
+  shape.nodes = count;
+  return shape;
+}
+
+TEST_F(Scenario, writes_are_answered_and_read_back) {
+  begin({});
+  const uint64_t written = write(7);
+  expect_answered(written);
+  expect_reads(7, written);
+}
+
+TEST_F(Scenario, workers_keep_a_linearizable_history) {
+  begin({});
+  load();
+  run(10 * kSecond);
+  EXPECT_GT(cluster().gateway().answered(), 1000u);
+}
+
+TEST_F(Scenario, removal_before_ack) {
+  begin(nodes(2));
+  cluster().record().set_up(false);
+  cluster().kill(1);
+  const uint64_t written = write(3);
+  expect_unanswered(written, 10 * kSecond);
+  cluster().record().set_up(true);
+  expect_answered(written);
+  EXPECT_TRUE(cluster().set_is({0})) << cluster().status();
+}
+
+TEST_F(Scenario, double_failover) {
+  begin(nodes(3));
+  const uint64_t first = write(1);
+  expect_answered(first);
+  cluster().kill(0);
+  wait_until("another serves", [&] { return cluster().serves(1) || cluster().serves(2); });
+  const int second = cluster().primary();
+  const uint64_t written = write(2);
+  expect_answered(written);
+  cluster().kill(second);
+  wait_until_serves(3 - second);
+  expect_reads(1, first);
+  expect_reads(2, written);
+}
+
+TEST_F(Scenario, killed_process_is_replaced_without_grace) {
+  begin(nodes(2));
+  cluster().kill(0, /*told=*/true);
+  const Nanoseconds before = cluster().world().now();
+  wait_until_serves(1);
+  EXPECT_LT(cluster().world().now() - before, kSecond);
+}
+
+TEST_F(Scenario, restart_all_at_once) {
+  begin(nodes(3));
+  load();
+  run(5 * kSecond);
+  for (int i = 0; i < 3; ++i) cluster().lose_power(i);
+  for (int i = 0; i < 3; ++i) cluster().restart(i);
+  const uint64_t before = cluster().gateway().answered();
+  wait_until("requests are answered", [&] { return cluster().gateway().answered() > before + 10; });
+}
+
+TEST_F(Scenario, old_primary_returns_with_tail) {
+  begin(nodes(2));
+  cluster().network().cut(0, 1, true);  // the write stays on the primary
+  const uint64_t first = write(5);
+  run(100 * kMillisecond);
+  cluster().isolate(0);
+  wait_until_serves(1);
+  expect_answered(first);  // sent again to the next primary
+  const uint64_t second = write(5);
+  expect_answered(second);
+  cluster().heal();
+  wait_until_all_in_set();
+  expect_reads(5, second);
+}
+
+TEST_F(Scenario, candidate_crashes_after_cas_sent) {
+  begin(nodes(2));
+  load(2, 4);
+  run(kSecond);
+  cluster().record().set_reachable(0, false);
+  cluster().cut_nodes(0, 1);
+  cluster().record().delay_next_of(1, 6 * kSecond);
+  wait_until("the candidate proposes", [&] { return !cluster().record().delays_next_of(1); });
+  cluster().lose_power(1);
+  cluster().restart(1);
+  cluster().network().cut_both(0, 1, false);
+  probe(0, 15 * kSecond);
+  wait_until_serves(1);
+}
+
+TEST_F(Scenario, primary_with_a_stuck_disk_hands_over) {
+  begin(nodes(3));
+  load();
+  run(kSecond);
+  node(0).disk().stick_until(cluster().world().now() + 1000 * kSecond);
+  wait_until("another serves", [&] { return cluster().serves(1) || cluster().serves(2); });
+  const uint64_t before = cluster().gateway().answered();
+  wait_until("requests go on", [&] { return cluster().gateway().answered() > before + 100; });
+  EXPECT_FALSE(cluster().in_set(0)) << cluster().status();
+  node(0).disk().stick_until(0);
+  wait_until_all_in_set();
+}
+
+TEST_F(Scenario, last_member_unclean_restart) {
+  begin(nodes(2));
+  cluster().kill(1);
+  const uint64_t written = write(2);
+  expect_answered(written);
+  cluster().lose_power(0);
+  cluster().lose_trust(0);
+  cluster().restart(0);
+  cluster().restart(1);
+  expect_unanswered(write(3), 30 * kSecond);
+  EXPECT_FALSE(cluster().serves(0) || cluster().serves(1)) << cluster().status();
+  cluster().accept_data_loss(0);
+  wait_until_serves(0);
+  expect_reads(2, written);
+}
+
+TEST_F(Scenario, disk_rolled_back) {
+  begin(nodes(2));
+  expect_answered(write(4));
+  node(0).disk().take_image();
+  const uint64_t written = write(4);
+  expect_answered(written);
+  cluster().lose_power(0);
+  cluster().roll_back(0);
+  cluster().restart(0);
+  wait_until_serves(1);
+  expect_reads(4, written);
+  wait_until_all_in_set();
+}
+
+TEST_F(Scenario, disk_replaced_same_node) {
+  begin(nodes(3));
+  const uint64_t written = write(4);
+  expect_answered(written);
+  cluster().lose_power(0);
+  cluster().replace_disk(0);
+  cluster().restart(0);
+  wait_until_all_in_set();
+  expect_reads(4, written);
+}
+
+TEST_F(Scenario, handover_under_load) {
+  begin(nodes(3));
+  load();
+  for (const int to : {1, 2, 0, 2, 1}) {
+    run(2 * kSecond);
+    cluster().hand_over(to);
+    wait_until_serves(to);
+  }
+  run(2 * kSecond);
+  EXPECT_LT(cluster().gateway().longest_stall(), kSecond);
+}
+
+TEST_F(Scenario, handover_that_cannot_drain_is_given_up) {
+  Shape shape = nodes(2);
+  shape.min_in_sync = 2;
+  begin(shape);
+  cluster().kill(1);
+  const uint64_t written = write(2);
+  expect_unanswered(written, 2 * kSecond);
+  wait_until_set_is({0});
+  cluster().restart(1);
+  run(100 * kMillisecond);
+  cluster().hand_over(1);
+  expect_answered(written);
+}
+
+}  // namespace
+}  // namespace cvol::sim

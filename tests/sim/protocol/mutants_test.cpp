@@ -1,0 +1,169 @@
+// Every mutant of replication/core (options.h) must be caught within a bounded number of seeds, or
+// the simulator is not good enough. Each runs in a process of its own, since an assertion of the
+// code under test catches it as well.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "tests/sim/protocol/swarm.h"
+
+namespace cvol::sim {
+namespace {
+
+struct Found {
+  uint64_t seed = 0;
+  char complaint[300] = {};
+};
+
+// Shared with the child.
+Found& found() {
+  static Found* const shared = static_cast<Found*>(
+      mmap(nullptr, sizeof(Found), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  return *shared;
+}
+
+using Runner = Result (*)(uint64_t seed, Mutant mutant);
+
+Result run_drawn(uint64_t seed, Mutant mutant) {
+  return run_swarm(draw_swarm(seed, mutant));
+}
+
+// Random faults hardly ever find the way that the promise is for (R8): a candidate loses power when
+// its compare-and-swap has left, comes back before it lands, and is heard by the old primary first.
+Result run_candidate_crash(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 2;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  Result result;
+  const auto look = [&] {
+    cluster.node(0).probe({0, 4});
+    return cluster.world().failed();
+  };
+  cluster.gateway().work({.workers = 2, .reads = 0, .hot_blocks = 4});
+  cluster.run(5 * kSecond);
+  cluster.record().set_reachable(0, false);
+  cluster.cut_nodes(0, 1);
+  cluster.record().delay_next_of(1, 6 * kSecond);
+  const auto proposes = [&] { return !cluster.record().delays_next_of(1); };
+  cluster.run_until(10 * kSecond, proposes);
+  cluster.lose_power(1);
+  cluster.restart(1);
+  cluster.network().cut_both(0, 1, false);
+  cluster.run_until(15 * kSecond, look);
+  result.complaint = cluster.world().failure();
+  return result;
+}
+
+// And hardly ever the one that a joiner's lease is for (R10): the record takes it in late, it is
+// cut off from the primary, promotes itself, and the primary has not learned of any of it.
+Result run_joiner_promotes(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 2;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  cluster.gateway().work({.workers = 2, .reads = 0, .hot_blocks = 4});
+  cluster.run(5 * kSecond);
+  cluster.kill(1);
+  cluster.run_until(20 * kSecond, [&] { return cluster.set_is({0}); });
+  cluster.record().delay_next_of(0, 3 * kSecond);
+  cluster.restart(1);
+  cluster.run_until(20 * kSecond, [&] { return !cluster.record().delays_next_of(0); });
+  cluster.record().set_reachable(0, false);
+  cluster.cut_nodes(0, 1);
+  cluster.run_until(20 * kSecond, [&] {
+    cluster.node(0).probe({0, 4});
+    return cluster.world().failed();
+  });
+  Result result;
+  result.complaint = cluster.world().failure();
+  return result;
+}
+
+void hunt(Runner run, Mutant mutant, uint64_t seeds) {
+  for (uint64_t seed = 1; seed <= seeds; ++seed) {
+    found().seed = seed;
+    const Result result = run(seed, mutant);
+    const bool slow = result.complaint.starts_with("I14");  // safety is what mutants break
+    if (result.complaint.empty() || slow) continue;
+    std::strncpy(found().complaint, result.complaint.c_str(), sizeof found().complaint - 1);
+    const char* line = std::strchr(found().complaint, '\n');
+    if (line != nullptr) found().complaint[line - found().complaint] = 0;
+    return;
+  }
+  found().seed = 0;
+}
+
+void expect_caught(const char* name, Runner run, Mutant mutant, uint64_t seeds) {
+  found() = Found{};
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    std::freopen("/dev/null", "w", stderr);
+    hunt(run, mutant, seeds);
+    _exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  if (WIFSIGNALED(status)) std::strcpy(found().complaint, "an assertion of replication/core");
+  EXPECT_NE(found().seed, 0u) << name << " is not caught by " << seeds << " seeds";
+  std::printf("%-26s seed %4llu of %4llu: %s\n", name,
+              static_cast<unsigned long long>(found().seed), static_cast<unsigned long long>(seeds),
+              found().complaint);
+}
+
+struct Case {
+  const char* name;
+  Mutant mutant;
+  uint64_t seeds;
+  Runner run = run_drawn;
+};
+constexpr Case kCases[] = {
+    {"acknowledge_before_removal", Mutant::kAcknowledgeBeforeRemoval, 100},
+    {"joiner_required_after_cas", Mutant::kJoinerRequiredAfterCas, 100},
+    {"outcome_by_reading", Mutant::kOutcomeByReading, 1000},
+    {"no_grace", Mutant::kNoGrace, 1000},
+    {"no_leases", Mutant::kNoLeases, 1000},
+    {"read_in_flight", Mutant::kReadInFlight, 100},
+    {"no_reconcile", Mutant::kNoReconcile, 1000},
+    {"anyone_may_promote", Mutant::kAnyoneMayPromote, 100},
+    {"one_lease_is_enough", Mutant::kOneLeaseIsEnough, 3000},
+    {"acknowledge_before_durable", Mutant::kAcknowledgeBeforeDurable, 100},
+    {"no_epoch_check", Mutant::kNoEpochCheck, 1000},
+    {"tail_rolled_back", Mutant::kTailRolledBack, 100},
+    {"promise_not_persisted", Mutant::kPromiseNotPersisted, 60, run_candidate_crash},
+    {"joiner_lease_not_needed", Mutant::kJoinerLeaseNotNeeded, 60, run_joiner_promotes},
+    {"old_generation_admitted", Mutant::kOldGenerationAdmitted, 1000},
+    {"join_without_own_tail", Mutant::kJoinWithoutOwnTail, 3000},
+    {"reconcile_own_tail_only", Mutant::kReconcileOwnTailOnly, 3000},
+    {"serve_before_reconciled", Mutant::kServeBeforeReconciled, 1000},
+    {"commit_point_too_early", Mutant::kCommitPointTooEarly, 1000},
+};
+
+class EachMutant : public ::testing::TestWithParam<Case> {};
+
+TEST_P(EachMutant, is_caught) {
+  expect_caught(GetParam().name, GetParam().run, GetParam().mutant, GetParam().seeds);
+}
+
+TEST(ProtocolMutants, without_one_the_chosen_ways_do_no_harm) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    EXPECT_EQ(run_candidate_crash(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_joiner_promotes(seed, Mutant::kNone).complaint, "");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(ProtocolMutants, EachMutant, ::testing::ValuesIn(kCases),
+                         [](const auto& each) { return std::string(each.param.name); });
+
+}  // namespace
+}  // namespace cvol::sim

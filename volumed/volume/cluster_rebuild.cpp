@@ -1,0 +1,116 @@
+// A metadata store that was restored from an old backup: replicas know later epochs than it does.
+// Nothing is served by guess: replicas say what they know, and an operator has the record rebuilt.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "replication/node/state.h"
+#include "volumed/base/log.h"
+#include "volumed/volume/cluster.h"
+
+namespace cvol::volume {
+namespace {
+
+v1::ClaimRecord claim_of(const replication::Record& known, const std::string& volume,
+                         const std::string& replica, const std::string& node) {
+  v1::ClaimRecord claim;
+  claim.set_volume_id(volume);
+  claim.set_replica_id(replica);
+  claim.set_node_id(node);
+  claim.set_epoch(known.epoch.value);
+  claim.set_primary(known.primary.to_string());
+  for (const replication::InSync& entry : known.in_sync) {
+    v1::InSyncRecord& in_sync = *claim.add_in_sync();
+    in_sync.set_replica_id(entry.replica.to_string());
+    in_sync.set_incarnation(entry.incarnation);
+  }
+  for (const replication::Member& entry : known.members) {
+    v1::MemberRecord& member = *claim.add_members();
+    member.set_replica_id(entry.replica.to_string());
+    member.set_node_id(entry.node.to_string());
+    member.set_disk_id(entry.disk.to_string());
+    member.set_wanted("present");
+    member.set_made(true);
+  }
+  claim.set_session_generation(known.session.generation);
+  claim.set_lineage(known.lineage);
+  claim.set_size_bytes(known.size_bytes);
+  return claim;
+}
+
+}  // namespace
+
+Status Cluster::check_not_behind(const VolumeEntry& entry, Disk& disk,
+                                 const store::ReplicaInfo& info) {
+  const auto bytes =
+      disk.invoke([&](store::DiskEngine& engine) { return engine.replica_state(info.number); });
+  if (!bytes || bytes->empty()) return Status::ok();
+  auto state = replication::decode_state(*bytes);
+  if (!state) return state.status();
+  if (state->record.epoch.value <= entry.record.epoch()) return Status::ok();
+  // What came by a watch may be late; this is as it is now.
+  auto now = catalog_.load_volume(entry.record.id());
+  if (!now) return now.status();
+  if (state->record.epoch.value <= now->record.epoch()) return Status::ok();
+  (void)catalog_
+      .put_claim(
+          claim_of(state->record, entry.record.id(), info.replica.to_string(), options_.node_id))
+      .is_ok();
+  return Status(
+      Code::kFailedPrecondition,
+      fmt::format("the metadata store knows epoch {} of the volume, its replica here epoch "
+                  "{}: the store was restored from an old backup. Nothing is lost yet. "
+                  "Start volumed on all nodes of the volume, then run 'cvol volume "
+                  "rebuild-record {}'",
+                  now->record.epoch(), state->record.epoch.value, entry.record.name()));
+}
+
+Status Cluster::rebuild_record(const std::string& volume_id, bool accept_data_loss) {
+  auto entry = catalog_.load_volume(volume_id);
+  if (!entry) return entry.status();
+  auto claims = catalog_.load_claims(volume_id);
+  if (!claims) return claims.status();
+  const auto newest = std::max_element(
+      claims->begin(), claims->end(),
+      [](const v1::ClaimRecord& a, const v1::ClaimRecord& b) { return a.epoch() < b.epoch(); });
+  if (newest == claims->end() || newest->epoch() <= entry->record.epoch())
+    return Status(Code::kFailedPrecondition,
+                  "no replica knows more of the volume than its record does; nothing is to be "
+                  "rebuilt");
+  // A node that is away may know a still later epoch, and hold writes that nobody else has.
+  std::string away;
+  for (const auto* members : {&entry->record.members(), &newest->members()}) {
+    for (const v1::MemberRecord& member : *members) {
+      if (!is_alive(member.node_id())) away = node_name(member.node_id());
+    }
+  }
+  if (!away.empty() && !accept_data_loss)
+    return Status(
+        Code::kFailedPrecondition,
+        "node " + away +
+            " is away, and its replica may know a later state of the volume; start it, or "
+            "go without it with --accept-data-loss");
+  auto changed = update(volume_id, [&](v1::VolumeRecord& next) {
+    next.set_epoch(newest->epoch() + 1);
+    next.set_primary(newest->primary());
+    *next.mutable_in_sync() = newest->in_sync();
+    next.set_size_bytes(std::max(next.size_bytes(), newest->size_bytes()));
+    next.set_lineage(std::max(next.lineage(), newest->lineage()) + (away.empty() ? 0 : 1));
+    // Attachments of before are over: whoever has one attaches anew.
+    next.mutable_session()->clear_id();
+    next.mutable_session()->clear_node_id();
+    next.mutable_session()->set_generation(
+        std::max(next.session().generation(), newest->session_generation()) + 1);
+    for (const v1::MemberRecord& member : newest->members()) {
+      const bool known = std::any_of(
+          next.members().begin(), next.members().end(),
+          [&](const v1::MemberRecord& other) { return other.replica_id() == member.replica_id(); });
+      if (!known) *next.add_members() = member;
+    }
+    return Status::ok();
+  });
+  if (!changed) return changed.status();
+  return catalog_.erase_claims(*claims);
+}
+
+}  // namespace cvol::volume
