@@ -485,7 +485,7 @@ class LocalCluster:
             process.signal(signal.SIGTERM)
             process.signal(signal.SIGCONT)
         for process in self.etcds.values():
-            process.end()
+            process.end(within=1)  # a leader looks for somebody to hand over to; it may be killed
         if self.network:
             self.network.remove(self.numbers)
 

@@ -163,7 +163,8 @@ void Replica::next_rewrites() {
   while (rewriting_ < kRewrites && tail_next_ < tail_.size()) {
     const BlockRange& whole = tail_[tail_next_];
     const uint64_t begin = whole.begin + tail_offset_;
-    const BlockRange piece{begin, std::min(whole.end, begin + kRewriteBlocks)};
+    const uint64_t end = (begin / kRewriteBlocks + 1) * kRewriteBlocks;
+    const BlockRange piece{begin, std::min(whole.end, end)};
     tail_offset_ += piece.blocks();
     if (piece.end == whole.end) {
       ++tail_next_;

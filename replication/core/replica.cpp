@@ -178,6 +178,7 @@ void Replica::adopt(const Record& record) {
   CVOL_ASSERT(record.epoch > durable_.record.epoch);  // I4: epochs only rise
   const bool same_primary = record.primary == durable_.record.primary;
   const bool same_session = record.session == durable_.record.session;
+  const bool same_size = record.size_bytes == durable_.record.size_bytes;
   const bool was_primary = role_ != Role::kFollower;
   durable_.record = record;
   rebuild_masks();
@@ -190,8 +191,11 @@ void Replica::adopt(const Record& record) {
     recent_.fill({});
     gated_.clear();
     leave_join();
-    grace_until_ = std::max(grace_until_, now_ + options_.grace);
   }
+  // A primary that is new, or that made this record itself, has the time to say so. (Operators who
+  // change session or size while there is none do not hold up those who would take over.)
+  if (!same_primary || (same_session && same_size))
+    grace_until_ = std::max(grace_until_, now_ + options_.grace);
   if (record.find_in_sync(self_) != nullptr) leave_join();
   persist();
   if (record.primary != self_) {

@@ -134,10 +134,10 @@ class Replica {
   using Mask = uint32_t;
   static constexpr Slot kSelf = 0;
   static constexpr Slot kMostPeers = 31;
-  static constexpr std::size_t kRecent = 4096;     // seqs that are told from ones sent again
-  static constexpr uint64_t kSeqGap = 4096;        // of a new primary, above all that it knows
-  static constexpr std::size_t kRewrites = 16;     // of a reconcile at one time
-  static constexpr uint64_t kRewriteBlocks = 256;  // of one of them
+  static constexpr std::size_t kRecent = 4096;    // seqs that are told from ones sent again
+  static constexpr uint64_t kSeqGap = 4096;       // of a new primary, above all that it knows
+  static constexpr std::size_t kRewrites = 16;    // of a reconcile at one time
+  static constexpr uint64_t kRewriteBlocks = 16;  // of one of them: a chunk
 
   struct Peer {
     ReplicaId id;

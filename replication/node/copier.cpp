@@ -16,6 +16,10 @@ constexpr uint64_t kPieceBlocks = 256;  // 1 MiB, while nobody uses the volume
 constexpr std::size_t kIdleWindow = 6;
 constexpr io::Nanoseconds kBusyPause = 4 * io::kMillisecond;
 
+bool all_zero(const std::byte* data, std::size_t bytes) {
+  return data[0] == std::byte{0} && std::memcmp(data, data + 1, bytes - 1) == 0;
+}
+
 }  // namespace
 
 Copier::Copier(ReplicaHost& host, const ReplicaId& target, uint64_t join, Seq commit_point)
@@ -83,31 +87,33 @@ Task<bool> Copier::find_candidates() {
   co_await host_.grown(host_.size_bytes());
   if (stopping_ || host_.closing_) co_return false;
   const uint64_t end = host_.blocks_here();
-  const auto add = [&](uint64_t chunk, uint64_t version) {
+  std::vector<Candidate> gone;
+  const auto add = [&](std::vector<Candidate>& list, uint64_t chunk) {
     const uint64_t begin = chunk * kBlocksPerChunk;
     if (begin >= end) return;
     const uint64_t stop = std::min(end, begin + kBlocksPerChunk);
     total_bytes_ += (stop - begin) * kBlockBytes;
-    if (!candidates_.empty() && candidates_.back().range.end == begin &&
-        candidates_.back().range.blocks() + kBlocksPerChunk <= kPieceBlocks) {
-      candidates_.back().range.end = stop;
-      candidates_.back().version = std::max(candidates_.back().version, version);
+    if (!list.empty() && list.back().range.end == begin &&
+        list.back().range.blocks() + kBlocksPerChunk <= kPieceBlocks) {
+      list.back().range.end = stop;
     } else {
-      candidates_.push_back({{begin, stop}, version});
+      list.push_back({{begin, stop}, &list == &gone});
     }
   };
   auto their = theirs.begin();
   for (const store::ChunkVersion& our : *ours) {
     while (their != theirs.end() && their->first < our.chunk) {
-      add(their->first, their->second);  // there only: here it reads as zeroes
+      add(gone, their->first);
       ++their;
     }
     const bool both = their != theirs.end() && their->first == our.chunk;
     const bool newer_there = both && their->second > commit_point_.value;
-    if (!both || our.version > commit_point_.value || newer_there) add(our.chunk, our.version);
+    if (!both || our.version > commit_point_.value || newer_there) add(candidates_, our.chunk);
     if (both) ++their;
   }
-  for (; their != theirs.end(); ++their) add(their->first, their->second);
+  for (; their != theirs.end(); ++their) add(gone, their->first);
+  // First, so that there is room for the rest: the disk there may be nearly full.
+  candidates_.insert(candidates_.begin(), gone.begin(), gone.end());
   co_return true;
 }
 
@@ -166,7 +172,8 @@ void Copier::piece_ended(OpId op, bool ok) {
 Task<void> Copier::copy_piece(OpId op, BlockRange range) {
   ++running_;
   co_await io::yield(host_.reactor());
-  const bool ok = co_await copy_locked(range);
+  const auto piece = under_way_.find(op);
+  const bool ok = co_await copy_locked(range, piece != under_way_.end() && piece->second.gone);
   --running_;
   looked_bytes_ += range.blocks() * kBlockBytes;
   tell();
@@ -183,7 +190,29 @@ Task<void> Copier::copy_piece(OpId op, BlockRange range) {
   host_.core().on_copied(host_.now(), op, ok);
 }
 
-Task<bool> Copier::copy_locked(BlockRange range) {
+// What is all zeroes goes as such, whole chunks if it can, so that thin stays thin.
+std::vector<Copier::Action> Copier::decide(BlockRange range, bool gone, const std::byte* data,
+                                           const wire::Digested& ours,
+                                           const wire::Digested& theirs) {
+  std::vector<Action> actions(range.blocks(), Action::kNone);
+  for (uint64_t begin = range.begin; begin < range.end;) {
+    const uint64_t end = std::min(range.end, (begin / kBlocksPerChunk + 1) * kBlocksPerChunk);
+    const uint64_t first = begin - range.begin, stop = end - range.begin;
+    bool differs = gone;
+    for (uint64_t i = first; i < stop; ++i) {
+      if (theirs.state[i] == 0 && theirs.checksums[i] == ours.checksums[i]) continue;
+      actions[i] = Action::kData;
+      differs = true;
+    }
+    if (differs && all_zero(data + first * kBlockBytes, (stop - first) * kBlockBytes))
+      std::fill(actions.begin() + static_cast<std::ptrdiff_t>(first),
+                actions.begin() + static_cast<std::ptrdiff_t>(stop), Action::kZero);
+    begin = end;
+  }
+  return actions;
+}
+
+Task<bool> Copier::copy_locked(BlockRange range, bool gone) {
   const uint64_t bytes = range.blocks() * kBlockBytes;
   wire::CopyRequest request;
   request.join = join_;
@@ -202,35 +231,33 @@ Task<bool> Copier::copy_locked(BlockRange range) {
   auto theirs = wire::decode_digested(question.body);
   if (!theirs || theirs->checksums.size() != range.blocks()) co_return false;
   const wire::Digested ours = host_.digest(range, buffer.first(bytes));
+  const std::vector<Action> actions = decide(range, gone, buffer.data(), ours, *theirs);
   bool differs = false;
   for (uint64_t i = 0; i < range.blocks();) {
-    const auto same = [&](uint64_t at) {
-      return theirs->state[at] == 0 && theirs->checksums[at] == ours.checksums[at];
-    };
-    if (same(i)) {
-      ++i;
-      continue;
-    }
     uint64_t end = i + 1;
-    while (end < range.blocks() && !same(end)) ++end;
-    differs = true;
-    const bool sent = co_await send_run({range.begin + i, range.begin + end},
-                                        buffer.data() + i * kBlockBytes, ours.checksums.data() + i);
-    if (!sent || stopping_ || host_.closing_) co_return false;
+    while (end < range.blocks() && actions[end] == actions[i]) ++end;
+    if (actions[i] != Action::kNone) {
+      differs = true;
+      const bool sent =
+          co_await send_run({range.begin + i, range.begin + end}, actions[i],
+                            buffer.data() + i * kBlockBytes, ours.checksums.data() + i);
+      if (!sent || stopping_ || host_.closing_) co_return false;
+    }
     i = end;
   }
-  if (differs) sent_.push_back({range, 0});
+  if (differs) sent_.push_back({range, false});
   co_return true;
 }
 
-// A run of blocks that differ; what is all zeroes goes as such, so that thin stays thin.
-Task<bool> Copier::send_run(BlockRange run, const std::byte* data, const uint64_t* checksums) {
+// A run of blocks that differ.
+Task<bool> Copier::send_run(BlockRange run, Action action, const std::byte* data,
+                            const uint64_t* checksums) {
   const uint64_t bytes = run.blocks() * kBlockBytes;
   wire::CopyRequest request;
   request.join = join_;
   request.range = run;
   request.version = host_.core().last_seq().value;
-  const bool zero = data[0] == std::byte{0} && std::memcmp(data, data + 1, bytes - 1) == 0;
+  const bool zero = action == Action::kZero;
   request.kind = zero ? WriteKind::kZero : WriteKind::kData;
   if (!zero) request.checksums.assign(checksums, checksums + run.blocks());
   ReplicaHost::Call question;

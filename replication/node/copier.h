@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "replication/core/driver.h"
+#include "replication/wire/frame.h"
 #include "volumed/base/task.h"
 #include "volumed/io/scope.h"
 
@@ -37,14 +38,18 @@ class Copier {
  private:
   struct Candidate {
     BlockRange range;
-    uint64_t version = 0;
+    bool gone = false;  // there only; here it reads as zeroes
   };
+  enum class Action : uint8_t { kNone, kData, kZero };
 
   Task<bool> find_candidates();
   Task<bool> copy_all(std::vector<Candidate> pieces);
   Task<void> copy_piece(OpId op, BlockRange range);
-  Task<bool> copy_locked(BlockRange range);
-  Task<bool> send_run(BlockRange run, const std::byte* data, const uint64_t* checksums);
+  Task<bool> copy_locked(BlockRange range, bool gone);
+  static std::vector<Action> decide(BlockRange range, bool gone, const std::byte* data,
+                                    const wire::Digested& ours, const wire::Digested& theirs);
+  Task<bool> send_run(BlockRange run, Action action, const std::byte* data,
+                      const uint64_t* checksums);
   void begin_piece(const Candidate& piece);
   std::size_t window() const;
   bool client_is_busy() const;

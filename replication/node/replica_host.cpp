@@ -16,6 +16,7 @@ namespace cvol::replication {
 namespace {
 
 constexpr uint64_t kBufferBytes = 64 * kMiB;
+constexpr int kRepairRounds = 4;  // of one read: a block may be damaged after it was looked at
 
 bool all_zero(std::span<const std::byte> data) {
   return data.empty() || (data[0] == std::byte{0} &&
@@ -583,9 +584,10 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
     into = work->whole.first(bytes);
   }
   Status done = co_await read_blocks(range, into);
-  if (!done && !closing_) {
+  for (int round = 0; !done && round < kRepairRounds && !closing_; ++round) {
     const Status repaired = co_await repair_damage(range);
-    if (repaired) done = co_await read_blocks(range, into);
+    if (!repaired) break;
+    done = co_await read_blocks(range, into);
   }
   if (!done) work->status = done;
   if (done && !direct) std::memcpy(work->into.data(), into.data() + skip, work->into.size());

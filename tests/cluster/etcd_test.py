@@ -110,13 +110,13 @@ class Away(ClusterTest):
             for comes_back in ("member", "store"):
                 self.settle(writer)
                 self.kill_all()
-                self.cluster.kill(3)
+                self.cluster.pause(3)
                 time.sleep(3)
                 before = writer.counter.value
                 time.sleep(3)
                 self.assertLessEqual(writer.counter.value - before, 8, "writes were answered")
                 if comes_back == "member":
-                    self.cluster.start_node(3, wait=False)
+                    self.cluster.resume(3)
                 else:
                     self.start_all()
                 begin = time.monotonic()

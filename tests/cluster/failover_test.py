@@ -157,7 +157,7 @@ class Failover(ClusterTest):
             end = time.monotonic() + seconds - 5
             while time.monotonic() < end:
                 time.sleep(1)
-                self.cluster.wait_in_sync(self.name)
+                self.cluster.wait_in_sync(self.name, within=PATIENCE)
                 victim = 2 + kills % 2
                 self.cluster.move(self.name, victim)
                 self.cluster.kill(victim)

@@ -3,14 +3,15 @@
 namespace cvol::sim {
 namespace {
 
-Task<void> do_format(io::Reactor* reactor, std::string path, store::FormatOptions options, store::TableOpener opener,
-                     Status* status) {
+Task<void> do_format(io::Reactor* reactor, std::string path, store::FormatOptions options,
+                     store::TableOpener opener, Status* status) {
   Result<Uuid> made = co_await store::format_disk_with(*reactor, path, options, opener);
   *status = made.status();
 }
 
-Task<void> do_open(io::Reactor* reactor, std::string path, store::EngineOptions options, store::TableOpener opener,
-                   std::unique_ptr<store::DiskEngine>* engine, Status* status) {
+Task<void> do_open(io::Reactor* reactor, std::string path, store::EngineOptions options,
+                   store::TableOpener opener, std::unique_ptr<store::DiskEngine>* engine,
+                   Status* status) {
   Result<std::unique_ptr<store::DiskEngine>> opened =
       co_await store::open_disk_with(*reactor, path, options, opener);
   *status = opened.status();

@@ -186,10 +186,14 @@ void Cluster::repair(const VolumeEntry& entry) {
   if (!to_replace.empty()) return mark_removed(to_replace);
   if (!to_drop.empty()) return mark_removed(to_drop);
   if (good > record.replicas()) {
+    // One that is not in sync, if there is one: those that are have all that counts.
+    const v1::MemberRecord* one_too_many = nullptr;
     for (const v1::MemberRecord& member : record.members()) {
       if (member.wanted() == "removed" || member.replica_id() == record.primary()) continue;
-      return mark_removed(member.replica_id());
+      if (one_too_many == nullptr || !is_in_sync(record, member.replica_id()))
+        one_too_many = &member;
     }
+    if (one_too_many != nullptr) return mark_removed(one_too_many->replica_id());
   }
   // A member that is to go but is still in the set: its primary puts it out.
   for (const v1::MemberRecord& member : record.members()) {

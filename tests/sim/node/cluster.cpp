@@ -67,14 +67,7 @@ Cluster::~Cluster() {
 void Cluster::start() {
   for (auto& node : nodes_) node->format();
   for (auto& node : nodes_) start(*node);
-  const bool up = run_until(
-      [&] {
-        for (auto& node : nodes_) {
-          if (!node->up()) return false;
-        }
-        return true;
-      },
-      10 * io::kSecond);
+  const bool up = run_until([&] { return all_up(); }, 10 * io::kSecond);
   CVOL_ASSERT(up);
   gateway_node().open_gateway(reg_->record().session.generation);
 }
@@ -99,9 +92,8 @@ void Cluster::introduce(Node& node) {
 }
 
 Node& Cluster::node_of(const ReplicaId& replica) {
-  const auto at = std::find_if(nodes_.begin(), nodes_.end(), [&](const auto& node) {
-    return node->parts().replica == replica;
-  });
+  const auto at = std::find_if(nodes_.begin(), nodes_.end(),
+                               [&](const auto& node) { return node->parts().replica == replica; });
   CVOL_ASSERT(at != nodes_.end());
   return **at;
 }
@@ -124,6 +116,10 @@ bool Cluster::in_sync(const Node& node) const {
 
 bool Cluster::all_in_sync() const {
   return reg_->record().in_sync.size() == reg_->record().members.size();
+}
+
+bool Cluster::all_up() const {
+  return std::all_of(nodes_.begin(), nodes_.end(), [](const auto& node) { return node->up(); });
 }
 
 bool Cluster::serving() const {
@@ -245,8 +241,8 @@ Task<void> Cluster::read_replica(Node* node, Content* into, std::string* complai
   into->bytes.resize(blocks * kBlockBytes);
   into->damaged.resize(blocks);
   for (uint64_t block = 0; block < blocks; ++block) {
-    const Status status = co_await node->engine().read(
-        node->replica_number(), block * kBlockBytes, std::span(memory, kBlockBytes));
+    const Status status = co_await node->engine().read(node->replica_number(), block * kBlockBytes,
+                                                       std::span(memory, kBlockBytes));
     into->damaged[block] = status.code() == Code::kDamaged && shape_.damage;
     if (!status && !into->damaged[block])
       *complaint = fmt::format("node {}: block {}: {}", node->number(), block, status.message());

@@ -53,6 +53,7 @@ class Cluster {
   Node& secondary(uint32_t which = 0);
   bool in_sync(const Node& node) const;
   bool all_in_sync() const;
+  bool all_up() const;
   // The primary by the record serves, with all members of its set.
   bool serving() const;
 

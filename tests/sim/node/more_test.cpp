@@ -44,17 +44,17 @@ TEST_F(NodeScenario, damage_on_a_secondary_is_repaired_when_it_takes_over) {
 TEST_F(NodeScenario, damage_on_all_gives_an_error) {
   begin();
   work().shape().damage_allowed = true;
-  ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
-                               work().write_lanes(&cluster().gateway(), 8, 8)));
+  ASSERT_TRUE(
+      cluster().run_on(cluster().gateway_node(), work().write_lanes(&cluster().gateway(), 8, 8)));
   wait_in_sync();
   for (uint32_t number = 1; number <= 3; ++number)
     EXPECT_GT(cluster().node(number).damage_block(1), 0u);
-  ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
-                               work().read_lanes(&cluster().gateway(), 8, 8)));
+  ASSERT_TRUE(
+      cluster().run_on(cluster().gateway_node(), work().read_lanes(&cluster().gateway(), 8, 8)));
   EXPECT_EQ(work().last().code(), Code::kDamaged);
   // Written again, it is whole.
-  ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
-                               work().write_lanes(&cluster().gateway(), 8, 8)));
+  ASSERT_TRUE(
+      cluster().run_on(cluster().gateway_node(), work().write_lanes(&cluster().gateway(), 8, 8)));
   EXPECT_TRUE(work().last());
   work().shape().damage_allowed = false;
   operate(100);
@@ -186,8 +186,8 @@ TEST_F(NodeScenario, resize_grows_all_replicas_before_the_record_is_confirmed) {
   });
   const replication::Epoch epoch = cluster().reg().record().epoch;
   Status confirmed;
-  ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
-                               confirm(&cluster().gateway(), epoch, &confirmed)));
+  ASSERT_TRUE(
+      cluster().run_on(cluster().gateway_node(), confirm(&cluster().gateway(), epoch, &confirmed)));
   ASSERT_TRUE(confirmed) << confirmed.message() << cluster().status();
   for (uint32_t number = 1; number <= 3; ++number) {
     Node& node = cluster().node(number);
@@ -218,8 +218,8 @@ TEST_F(NodeScenario, writes_to_the_new_space_wait_until_all_have_it) {
   wait([&] { return cluster().gateway().size() == 4 * kMiB; }, io::kSecond, "it grows");
   for (uint64_t at = kMiB; at < 4 * kMiB; at += kMiB / 4) {
     Status written;
-    ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
-                                 write_at(&cluster().gateway(), at, &written)));
+    ASSERT_TRUE(
+        cluster().run_on(cluster().gateway_node(), write_at(&cluster().gateway(), at, &written)));
     EXPECT_TRUE(written) << written.message();
   }
   EXPECT_TRUE(cluster().all_in_sync()) << cluster().status();

@@ -42,8 +42,8 @@ Task<void> Node::make_disk() {
   if (!has_replica()) co_return;
   auto engine = co_await store::open_disk_with(*reactor_, path(), parts_.engine, opener);
   CVOL_ASSERT(engine);
-  auto created = co_await (*engine)->create_replica(reg_->volume(), parts_.replica,
-                                                    parts_.size_bytes);
+  auto created =
+      co_await (*engine)->create_replica(reg_->volume(), parts_.replica, parts_.size_bytes);
   CVOL_ASSERT(created);
   number_ = created->number;
   co_await (*engine)->close();
@@ -70,9 +70,8 @@ void Node::start() {
 }
 
 Task<void> Node::boot() {
-  auto engine =
-      co_await store::open_disk_with(*reactor_, path(), parts_.engine,
-                                     store::memory_table_opener(tables_[0], tables_[1]));
+  auto engine = co_await store::open_disk_with(*reactor_, path(), parts_.engine,
+                                               store::memory_table_opener(tables_[0], tables_[1]));
   if (!engine) {
     problem_ = engine.message();
     co_return;

@@ -37,9 +37,7 @@ class NodeScenario : public ::testing::Test {
     cluster_->start(node);
     wait([&] { return node.up(); }, 10 * io::kSecond, "it is up");
   }
-  Task<void> move_to(Node& node) {
-    return move(&cluster_->gateway(), node.parts().replica);
-  }
+  Task<void> move_to(Node& node) { return move(&cluster_->gateway(), node.parts().replica); }
   static Task<void> confirm(replication::Gateway* gateway, replication::Epoch epoch,
                             Status* status) {
     *status = co_await gateway->confirm(epoch, 20 * io::kSecond);
@@ -49,9 +47,7 @@ class NodeScenario : public ::testing::Test {
     const std::vector<std::byte> data(kBlockBytes, std::byte{0x5a});
     *status = co_await gateway->write(offset, data, false);
   }
-  void converge() {
-    ASSERT_EQ(cluster_->converge(), "") << cluster_->status();
-  }
+  void converge() { ASSERT_EQ(cluster_->converge(), "") << cluster_->status(); }
 
   static Task<void> move(replication::Gateway* gateway, replication::ReplicaId replica) {
     const Status moved = co_await gateway->move_primary(replica);

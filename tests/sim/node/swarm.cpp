@@ -77,7 +77,8 @@ NodeSwarm draw_node_swarm(uint64_t seed) {
 std::string describe(const NodeSwarm& swarm) {
   const FaultRates& r = swarm.rates;
   return fmt::format(
-      "{} nodes, {} replicas, gateway on {}, {} blocks, {} clients, {} operations, {} s; per 1000 s:"
+      "{} nodes, {} replicas, gateway on {}, {} blocks, {} clients, {} operations, {} s; per 1000 "
+      "s:"
       " crash {} power {} pause {} reset {} cut {} one-way {} slow disk {} register down {} cut {}"
       " hand-over {} away {} damage {} delay {} attach {}{}",
       swarm.shape.nodes, swarm.shape.replicas, swarm.shape.gateway_node, swarm.shape.work.blocks,
@@ -182,8 +183,8 @@ void Run::pause(Node& node) {
 
 void Run::cut(Node& a, Node& b, bool both) {
   if (&a == &b) return;
-  cluster_.note(fmt::format("nodes {} and {} are cut{}", a.number(), b.number(),
-                            both ? "" : " one way"));
+  cluster_.note(
+      fmt::format("nodes {} and {} are cut{}", a.number(), b.number(), both ? "" : " one way"));
   cluster_.world().cut(a.number(), b.number());
   if (both) cluster_.world().cut(b.number(), a.number());
   later(8 * io::kSecond, [this, &a, &b] {
@@ -305,7 +306,8 @@ void Run::safety() {
 
 bool Run::settled() {
   clients_go_on();
-  return !fine() || (cluster_.work().done() && cluster_.serving() && cluster_.all_in_sync());
+  return !fine() || (cluster_.work().done() && cluster_.serving() && cluster_.all_in_sync() &&
+                     cluster_.all_up());
 }
 
 void Run::liveness() {
@@ -330,6 +332,8 @@ void Run::liveness() {
     result_.complaint = "no primary serves with all members";
   } else if (!cluster_.all_in_sync()) {
     result_.complaint = "the in-sync set is not whole again";
+  } else if (!cluster_.all_up()) {
+    result_.complaint = "a node does not come up";
   }
 }
 

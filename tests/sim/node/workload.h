@@ -13,7 +13,7 @@ namespace cvol::sim {
 class VolumeWorkload {
  public:
   struct Shape {
-    uint64_t blocks = 64;  // that are used, of a volume that may be larger
+    uint64_t blocks = 64;                       // that are used, of a volume that may be larger
     uint32_t write = 50, zero = 10, read = 35;  // of a hundred; the rest: flush and status
     uint32_t unaligned = 30;                    // of a hundred
     uint64_t most_blocks = 8;                   // of one operation

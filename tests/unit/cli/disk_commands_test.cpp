@@ -72,6 +72,31 @@ class ScriptedApi final : public api::ApiClient {
   Result<v1::UnmountVolumeResponse> unmount_volume(const v1::UnmountVolumeRequest&) override {
     return none();
   }
+  Result<v1::AttachVolumeResponse> force_attach_volume(const v1::AttachVolumeRequest&) override {
+    return none();
+  }
+  Result<v1::ModifyVolumeResponse> modify_volume(const v1::ModifyVolumeRequest&) override {
+    return none();
+  }
+  Result<v1::MoveVolumeResponse> move_volume(const v1::MoveVolumeRequest&) override {
+    return none();
+  }
+  Result<v1::ExplainVolumeResponse> explain_volume(const v1::ExplainVolumeRequest&) override {
+    return none();
+  }
+  Result<v1::ChangeNodeResponse> change_node(const v1::ChangeNodeRequest&) override {
+    return none();
+  }
+  Result<v1::RebuildRecordResponse> rebuild_record(const v1::RebuildRecordRequest&) override {
+    return none();
+  }
+  Result<v1::MigrateClusterResponse> migrate_cluster(const v1::MigrateClusterRequest&) override {
+    return none();
+  }
+  Status verify_volume(const v1::VerifyVolumeRequest&,
+                       const std::function<void(const v1::VerifyVolumeProgress&)>&) override {
+    return none();
+  }
   Status watch_events(const v1::WatchEventsRequest&,
                       const std::function<void(const v1::Event&)>&) override {
     return none();

@@ -413,8 +413,7 @@ Result<Stream> SimReactor::connect(const std::string& address) {
 
 Task<Result<Stream>> SimReactor::dial(std::string address, Nanoseconds timeout) {
   const auto found = world_->listeners.find(address);
-  const SimHost there =
-      found == world_->listeners.end() ? 0 : found->second->node->host_;
+  const SimHost there = found == world_->listeners.end() ? 0 : found->second->node->host_;
   const Nanoseconds takes = world_->draw_delay(host_, there);
   const int64_t slept = co_await sleep(std::min(takes, timeout));
   if (slept < 0 || takes > timeout)
