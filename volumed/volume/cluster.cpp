@@ -188,11 +188,17 @@ Result<VolumeEntry> Cluster::update(const std::string& volume_id,
   Status last(Code::kBusy, "");
   for (int attempt = 0; attempt < kMostAttempts; ++attempt) {
     auto known = entry(volume_id);
+    const bool cached = known && attempt == 0;
     Result<VolumeEntry> current =
-        known && attempt == 0 ? Result<VolumeEntry>(*known) : catalog_.load_volume(volume_id);
+        cached ? Result<VolumeEntry>(*known) : catalog_.load_volume(volume_id);
     if (!current) return current.status();
     v1::VolumeRecord next = current->record;
-    CVOL_TRY(change(next));
+    if (Status allowed = change(next); !allowed) {
+      // What is known here may be old: only the store's word refuses.
+      if (!cached) return allowed;
+      last = Status(Code::kBusy, "");
+      continue;
+    }
     VolumeEntry changed = *current;
     last = catalog_.write_or_erase(changed, std::move(next));
     if (last) {

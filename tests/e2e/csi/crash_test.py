@@ -32,9 +32,10 @@ UNDONE = ["NodeUnpublishVolume", "NodeUnstageVolume", "ControllerUnpublishVolume
 class Life:
     """The calls about one volume, made by one plugin after the other."""
 
-    def __init__(self, cluster, name, capability):
+    def __init__(self, cluster, name, capability, replicas=1):
         self.cluster = cluster
         self.name = name
+        self.replicas = str(replicas)
         self.capability = capability
         self.id = ""
 
@@ -44,6 +45,7 @@ class Life:
         size = {"capacity_range": {"required_bytes": 400 * MIB}}
         return {
             "CreateVolume": {"name": self.name, "volume_capabilities": [self.capability],
+                             "parameters": {"replicas": self.replicas},
                              "capacity_range": {"required_bytes": 320 * MIB, "limit_bytes": GIB}},
             "ControllerPublishVolume": {**volume, "node_id": f"node{NODE}",
                                         "volume_capability": self.capability},
@@ -160,12 +162,11 @@ class Crash(unittest.TestCase):
     def test_what_an_old_node_still_has_never_lands(self):
         """Node 2 dies with a write in its kernel; node 3 has the volume, writes, and gives it back.
         Node 2 comes again, and so does its write: nowhere."""
-        life = Life(self.cluster, "fenced", block())
+        life = Life(self.cluster, "fenced", block(), replicas=3)
         for call in BUILT:
             life.make(self.cluster.plugins[NODE], call)
         self.write(life.target(), b"old" * 1000, sync=True)
         dirty = os.open(life.target(), os.O_RDWR)
-        self.addCleanup(os.close, dirty)
         os.pwrite(dirty, b"late" * 1024, 8 * MIB)
         self.cluster.kill(NODE)
         other = Other(self.cluster, life)
@@ -177,6 +178,7 @@ class Crash(unittest.TestCase):
         with self.assertRaises(OSError):
             os.pwrite(dirty, b"late" * 1024, 8 * MIB)
             os.fsync(dirty)
+        os.close(dirty)
         other.take(1)
         with open(other.target, "rb", buffering=0) as file:
             file.seek(8 * MIB)
