@@ -210,6 +210,20 @@ class CsiCluster(Cluster):
         return found
 
 
+class cluster_of:  # noqa: N801: used like a function
+    """Stands for the cluster that begin() is given, where modules share one."""
+
+    def begin(self, cluster):
+        self.__dict__["now"] = cluster
+        cluster.__enter__()
+
+    def end(self):
+        self.__dict__["now"].__exit__(None, None, None)
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["now"], name)
+
+
 def crash_points(part):
     """Names of the crash points in the sources below the folder."""
     names = []

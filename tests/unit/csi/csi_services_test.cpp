@@ -27,7 +27,7 @@ constexpr int64_t kSize = 64 << 20;
 class FakeApi : public v1::Cvol::Service {
  public:
   Status GetStatus(ServerContext*, const v1::GetStatusRequest*, v1::GetStatusResponse*) override {
-    return Status::OK;
+    return answer;
   }
   Status ListNodes(ServerContext*, const v1::ListNodesRequest*,
                    v1::ListNodesResponse* response) override {
@@ -313,7 +313,7 @@ TEST_F(CsiServicesTest, ProbeTellsTheTruth) {
   ASSERT_EQ(call(*identity_, &wire::Identity::Stub::Probe, wire::ProbeRequest(), &probe),
             StatusCode::OK);
   EXPECT_TRUE(probe.ready().value());
-  server_->Shutdown();
+  api_.answer = Status(StatusCode::UNAVAILABLE, "away");
   ASSERT_EQ(call(*identity_, &wire::Identity::Stub::Probe, wire::ProbeRequest(), &probe),
             StatusCode::OK);
   EXPECT_FALSE(probe.ready().value());
