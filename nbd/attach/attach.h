@@ -50,6 +50,9 @@ class Attacher {
   virtual Result<Device> attach(const std::string& volume, uint64_t size_bytes) = 0;
   // kBusy while the device is open (mounted). kNotFound if it is not attached.
   virtual Status detach(const std::string& volume) = 0;
+  // The attachment has ended elsewhere: what is under way on the device fails, and the device goes,
+  // whoever has it open or mounted. Idempotent.
+  virtual Status discard(const std::string& volume) { return detach(volume); }
   // The volume has grown: the device follows.
   virtual Status resize(const std::string& volume, uint64_t size_bytes) = 0;
   virtual std::vector<Device> list() const = 0;

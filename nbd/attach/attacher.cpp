@@ -1,3 +1,5 @@
+#include <signal.h>
+
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -31,6 +33,7 @@ class AttacherImpl : public Attacher {
   Status load();
   Result<Device> attach(const std::string& volume, uint64_t size_bytes) override;
   Status detach(const std::string& volume) override;
+  Status discard(const std::string& volume) override;
   Status resize(const std::string& volume, uint64_t size_bytes) override;
   std::vector<Device> list() const override;
   Result<std::vector<Device>> reconcile() override;
@@ -168,6 +171,22 @@ Status AttacherImpl::detach(const std::string& volume) {
   }
   forget(volume);
   log::info("attach", "detached", {{"volume", volume}, {"device", record.device}});
+  return Status::ok();
+}
+
+// The holder goes first: with it, I/O that would wait for ever ends with errors, and so do the
+// steps and processes that wait for it.
+Status AttacherImpl::discard(const std::string& volume) {
+  auto mutex = volume_mutex(volume);
+  std::lock_guard volume_lock(*mutex);
+  DeviceRecord record;
+  if (!find(volume, record)) return Status::ok();
+  const bool held = record.holder_pid > 0 && record.boot_id == boot_id() &&
+                    process_start_time(record.holder_pid) == record.holder_start;
+  if (held) ::kill(static_cast<pid_t>(record.holder_pid), SIGKILL);
+  backend_of(record).clean_up(record);
+  forget(volume);
+  log::warning("attach", "discarded", {{"volume", volume}, {"device", record.device}});
   return Status::ok();
 }
 

@@ -67,6 +67,15 @@ void add_copies(const volume::VolumeView& view, volume::VolumeManager& manager,
   }
 }
 
+void add_stage(const v1::StageRecord& record, v1::Volume& volume) {
+  v1::Stage& stage = *volume.mutable_stage();
+  stage.set_path(record.path());
+  stage.set_block(record.block());
+  stage.set_fs(record.fs());
+  stage.set_read_only(record.read_only());
+  for (const auto& [target, how] : record.targets()) stage.add_targets(target);
+}
+
 void add_resyncs(const volume::VolumeView& view, v1::Volume& volume) {
   if (!view.local) return;
   volume.set_resync_sent_bytes(view.local->resync_sent_bytes);
@@ -111,6 +120,10 @@ v1::Volume to_proto(const volume::VolumeView& view, volume::VolumeManager& manag
   volume.set_generation(record.session().generation());
   volume.set_formatted(record.format_state() == v1::FORMAT_STATE_DONE);
   volume.set_min_in_sync(record.min_in_sync());
+  volume.set_zone_spread(record.zone_spread());
+  volume.set_reserved(record.session().reserved());
+  volume.set_reserved_read_only(record.session().read_only());
+  if (record.has_stage()) add_stage(record.stage(), volume);
   add_copies(view, manager, volume);
   add_resyncs(view, volume);
   return volume;
@@ -174,6 +187,31 @@ v1::Disk to_proto(const volume::DiskView& view, const std::string& node) {
   disk.set_replicas(view.info.replicas);
   fill_scrub(view, *disk.mutable_scrub());
   return disk;
+}
+
+volume::StageRequest to_request(const v1::StageVolumeRequest& message) {
+  volume::StageRequest request;
+  request.path = message.path();
+  request.block = message.block();
+  request.fs = message.fs();
+  request.mkfs_options.assign(message.mkfs_options().begin(), message.mkfs_options().end());
+  request.mount_flags.assign(message.mount_flags().begin(), message.mount_flags().end());
+  request.read_only = message.read_only();
+  request.group = message.group();
+  return request;
+}
+
+volume::ShowRequest to_request(const v1::ShowVolumeRequest& message) {
+  return {message.path(), message.target(), message.read_only(), message.alone(), message.use()};
+}
+
+void fill_usage(const mount::Usage& usage, v1::GetVolumeUsageResponse& response) {
+  response.set_total_bytes(usage.total_bytes);
+  response.set_available_bytes(usage.available_bytes);
+  response.set_used_bytes(usage.used_bytes);
+  response.set_total_inodes(usage.total_inodes);
+  response.set_free_inodes(usage.free_inodes);
+  response.set_used_inodes(usage.used_inodes);
 }
 
 v1::Event to_proto(const volume::Event& event) {

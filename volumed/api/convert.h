@@ -12,6 +12,9 @@ v1::Disk to_proto(const volume::DiskView& view, const std::string& node);
 v1::Event to_proto(const volume::Event& event);
 void fill_nodes(volume::VolumeManager& manager, v1::ListNodesResponse& response);
 void fill_status(volume::VolumeManager& manager, v1::GetStatusResponse& status);
+volume::StageRequest to_request(const v1::StageVolumeRequest& message);
+volume::ShowRequest to_request(const v1::ShowVolumeRequest& message);
+void fill_usage(const mount::Usage& usage, v1::GetVolumeUsageResponse& response);
 
 // "0.1.0".
 const char* version();

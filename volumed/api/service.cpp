@@ -56,17 +56,17 @@ class Service final : public v1::Cvol::Service {
     volume::ModifyRequest modify;
     if (request->replicas() != 0) modify.replicas = request->replicas();
     if (request->min_in_sync() != 0) modify.min_in_sync = request->min_in_sync();
-    return answer(manager_.modify(request->name(), modify), response);
+    return answer(manager_.modify(named(*request), modify), response);
   }
 
   grpc::Status MoveVolume(grpc::ServerContext*, const v1::MoveVolumeRequest* request,
                           v1::MoveVolumeResponse* response) override {
-    return answer(manager_.move_primary(request->name(), request->node()), response);
+    return answer(manager_.move_primary(named(*request), request->node()), response);
   }
 
   grpc::Status ExplainVolume(grpc::ServerContext*, const v1::ExplainVolumeRequest* request,
                              v1::ExplainVolumeResponse* response) override {
-    auto sentences = manager_.explain(request->name());
+    auto sentences = manager_.explain(named(*request));
     if (!sentences) return to_grpc(sentences.status());
     for (const std::string& sentence : *sentences) response->add_sentences(sentence);
     return grpc::Status::OK;
@@ -74,11 +74,11 @@ class Service final : public v1::Cvol::Service {
 
   grpc::Status VerifyVolume(grpc::ServerContext* context, const v1::VerifyVolumeRequest* request,
                             grpc::ServerWriter<v1::VerifyVolumeProgress>* writer) override {
-    auto volume = manager_.get(request->name());
+    auto volume = manager_.get(named(*request));
     if (!volume) return to_grpc(volume.status());
     v1::VerifyVolumeProgress message;
     message.set_size_bytes(volume->record.size_bytes());
-    auto done = manager_.verify(request->name(), [&](uint64_t bytes, const std::string& text) {
+    auto done = manager_.verify(named(*request), [&](uint64_t bytes, const std::string& text) {
       message.set_done_bytes(bytes);
       message.set_differences(text);
       return writer->Write(message) && !context->IsCancelled();
@@ -93,7 +93,7 @@ class Service final : public v1::Cvol::Service {
 
   grpc::Status RebuildRecord(grpc::ServerContext*, const v1::RebuildRecordRequest* request,
                              v1::RebuildRecordResponse*) override {
-    return to_grpc(manager_.rebuild_record(request->name(), request->accept_data_loss()));
+    return to_grpc(manager_.rebuild_record(named(*request), request->accept_data_loss()));
   }
 
   grpc::Status MigrateCluster(grpc::ServerContext*, const v1::MigrateClusterRequest* request,
@@ -103,7 +103,7 @@ class Service final : public v1::Cvol::Service {
 
   grpc::Status ForceAttachVolume(grpc::ServerContext*, const v1::AttachVolumeRequest* request,
                                  v1::AttachVolumeResponse* response) override {
-    return answer(manager_.force_attach(request->name()), response);
+    return answer(manager_.force_attach(named(*request)), response);
   }
 
   grpc::Status ListDisks(grpc::ServerContext*, const v1::ListDisksRequest*,
@@ -147,6 +147,8 @@ class Service final : public v1::Cvol::Service {
     create.replicas = request->replicas() == 0 ? 1 : request->replicas();
     create.min_in_sync = request->min_in_sync() == 0 ? 1 : request->min_in_sync();
     create.zone_spread = request->zone_spread();
+    create.preferred_nodes.assign(request->preferred_nodes().begin(),
+                                  request->preferred_nodes().end());
     create.fs = request->fs().empty() ? "ext4" : request->fs();
     create.labels.insert(request->labels().begin(), request->labels().end());
     return answer(manager_.create(std::move(create)), response);
@@ -161,32 +163,32 @@ class Service final : public v1::Cvol::Service {
 
   grpc::Status GetVolume(grpc::ServerContext*, const v1::GetVolumeRequest* request,
                          v1::GetVolumeResponse* response) override {
-    return answer(manager_.get(request->name()), response);
+    return answer(manager_.get(named(*request)), response);
   }
 
   grpc::Status ResizeVolume(grpc::ServerContext*, const v1::ResizeVolumeRequest* request,
                             v1::ResizeVolumeResponse* response) override {
-    return answer(manager_.resize(request->name(), request->size_bytes()), response);
+    return answer(manager_.resize(named(*request), request->size_bytes()), response);
   }
 
   grpc::Status RemoveVolume(grpc::ServerContext*, const v1::RemoveVolumeRequest* request,
                             v1::RemoveVolumeResponse*) override {
-    return to_grpc(manager_.remove(request->name(), request->force()));
+    return to_grpc(manager_.remove(named(*request), request->force()));
   }
 
   grpc::Status AttachVolume(grpc::ServerContext*, const v1::AttachVolumeRequest* request,
                             v1::AttachVolumeResponse* response) override {
-    return answer(manager_.attach(request->name()), response);
+    return answer(manager_.attach(named(*request)), response);
   }
 
   grpc::Status DetachVolume(grpc::ServerContext*, const v1::DetachVolumeRequest* request,
                             v1::DetachVolumeResponse* response) override {
-    return answer(manager_.detach(request->name()), response);
+    return answer(manager_.detach(named(*request)), response);
   }
 
   grpc::Status MountVolume(grpc::ServerContext*, const v1::MountVolumeRequest* request,
                            v1::MountVolumeResponse* response) override {
-    auto view = manager_.mount(request->name(), caller_of(request->caller_id(), request->target()),
+    auto view = manager_.mount(named(*request), caller_of(request->caller_id(), request->target()),
                                request->target());
     if (view)
       response->set_mountpoint(request->target().empty() ? view->mountpoint : request->target());
@@ -196,8 +198,48 @@ class Service final : public v1::Cvol::Service {
   grpc::Status UnmountVolume(grpc::ServerContext*, const v1::UnmountVolumeRequest* request,
                              v1::UnmountVolumeResponse* response) override {
     return answer(
-        manager_.unmount(request->name(), caller_of(request->caller_id(), request->target())),
+        manager_.unmount(named(*request), caller_of(request->caller_id(), request->target())),
         response);
+  }
+
+  grpc::Status ReserveVolume(grpc::ServerContext*, const v1::ReserveVolumeRequest* request,
+                             v1::ReserveVolumeResponse* response) override {
+    return answer(manager_.reserve(named(*request), request->node(), request->read_only()),
+                  response);
+  }
+
+  grpc::Status ReleaseVolume(grpc::ServerContext*, const v1::ReleaseVolumeRequest* request,
+                             v1::ReleaseVolumeResponse* response) override {
+    return answer(manager_.release(named(*request), request->node()), response);
+  }
+
+  grpc::Status StageVolume(grpc::ServerContext*, const v1::StageVolumeRequest* request,
+                           v1::StageVolumeResponse* response) override {
+    return answer(manager_.stage(named(*request), to_request(*request)), response);
+  }
+
+  grpc::Status UnstageVolume(grpc::ServerContext*, const v1::UnstageVolumeRequest* request,
+                             v1::UnstageVolumeResponse* response) override {
+    return answer(manager_.unstage(named(*request), request->path()), response);
+  }
+
+  grpc::Status ShowVolume(grpc::ServerContext*, const v1::ShowVolumeRequest* request,
+                          v1::ShowVolumeResponse* response) override {
+    return answer(manager_.show(named(*request), to_request(*request)), response);
+  }
+
+  grpc::Status HideVolume(grpc::ServerContext*, const v1::HideVolumeRequest* request,
+                          v1::HideVolumeResponse* response) override {
+    return answer(manager_.hide(named(*request), request->target()), response);
+  }
+
+  grpc::Status GetVolumeUsage(grpc::ServerContext*, const v1::GetVolumeUsageRequest* request,
+                              v1::GetVolumeUsageResponse* response) override {
+    auto usage = manager_.usage(named(*request), request->path());
+    if (!usage) return to_grpc(usage.status());
+    fill_usage(usage->usage, *response);
+    *response->mutable_volume() = to_proto(usage->volume, manager_);
+    return grpc::Status::OK;
   }
 
   grpc::Status WatchEvents(grpc::ServerContext* context, const v1::WatchEventsRequest* request,
@@ -217,6 +259,12 @@ class Service final : public v1::Cvol::Service {
   }
 
  private:
+  // Volumes are asked for by name or by id.
+  template <typename Request>
+  std::string named(const Request& request) {
+    return manager_.resolve(request.name());
+  }
+
   template <typename Response>
   grpc::Status answer(Result<VolumeView> view, Response* response) {
     if (!view) return to_grpc(view.status());

@@ -231,6 +231,17 @@ const std::vector<ConfigKey>& config_keys() {
          c.docker_plugin_dir = t;
          return Status::ok();
        }},
+      {"csi-endpoint", "ENDPOINT", "Serve CSI here, like unix:///run/cvol/csi.sock (off)", false,
+       [](Config& c, const std::string& t) {
+         c.csi_endpoint = t;
+         if (t == "off" || (t.starts_with("unix:/") && t.size() > 6)) return Status::ok();
+         return Status(Code::kInvalidArgument,
+                       "'" + t + "' is no endpoint; write it like unix:///run/cvol/csi.sock");
+       }},
+      {"csi-mode", "MODE", "Which CSI services: controller, node or all (all)", false,
+       [](Config& c, const std::string& t) {
+         return set_choice(c.csi_mode, t, {"controller", "node", "all"});
+       }},
       {"zone", "NAME", "Failure domain of this node (rack, site); for --zone-spread", false,
        [](Config& c, const std::string& t) {
          c.zone = t;

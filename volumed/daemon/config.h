@@ -41,8 +41,10 @@ struct Config {
   uint64_t lease_ms = 1500;
   uint64_t grace_ms = 2500;
   uint64_t replica_timeout_ms = 1000;
-  uint64_t rebuild_after = 300;  // seconds until a lost replica is replaced
-  bool insecure = false;         // listen beyond loopback without certificates
+  uint64_t rebuild_after = 300;      // seconds until a lost replica is replaced
+  std::string csi_endpoint = "off";  // "unix:///path", or "off"
+  std::string csi_mode = "all";      // controller, node, all
+  bool insecure = false;             // listen beyond loopback without certificates
 };
 
 // One key, and the flag of the same name.

@@ -73,9 +73,11 @@ class RealDaemon final : public Daemon {
   std::unique_ptr<api::ApiServer> api_;
   std::unique_ptr<api::HttpServer> http_;
   std::unique_ptr<DockerFront> docker_;
+  std::unique_ptr<CsiFront> csi_;
 };
 
 RealDaemon::~RealDaemon() {
+  csi_.reset();
   docker_.reset();
   http_.reset();
   if (manager_) manager_->events().close();  // ends followers
@@ -192,6 +194,11 @@ Status RealDaemon::start_fronts() {
       // Everything else works without it.
       log::error("daemon", "the Docker plugin is not served", {{"error", docker.message()}});
     }
+  }
+  if (config_.csi_endpoint != "off") {
+    auto csi = CsiFront::start(config_.csi_endpoint, config_.csi_mode, addresses.front());
+    if (!csi) return csi.status();
+    csi_ = std::move(*csi);
   }
   return Status::ok();
 }

@@ -130,7 +130,8 @@ Result<std::string> probe(const std::string& device) {
   return std::string("data of an unknown kind");
 }
 
-Status make_file_system(const std::string& device, const std::string& type) {
+Status make_file_system(const std::string& device, const std::string& type,
+                        const std::vector<std::string>& options) {
   CVOL_TRY(validate_file_system(type));
   bool zeroed = false;
   {
@@ -145,8 +146,10 @@ Status make_file_system(const std::string& device, const std::string& type) {
     CVOL_TRY(check_empty(opened, device));
     zeroed = discard_all(opened);
   }
-  Status made = type == "xfs" ? run_program(xfs_command(device), "xfsprogs")
-                              : run_program(ext4_command(device, zeroed), "e2fsprogs");
+  const bool xfs = type == "xfs";
+  std::vector<std::string> command = xfs ? xfs_command(device) : ext4_command(device, zeroed);
+  command.insert(command.end() - 1, options.begin(), options.end());
+  Status made = run_program(command, xfs ? "xfsprogs" : "e2fsprogs");
   return made.with_context("make " + type + " on " + device);
 }
 

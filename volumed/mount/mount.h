@@ -20,8 +20,10 @@ Status validate_file_system(const std::string& type);
 Result<std::string> probe(const std::string& device);
 
 // Makes a file system on an empty device. kFailedPrecondition if probe() finds anything, or if the
-// first or last MiB is not all zeroes: data is never overwritten.
-Status make_file_system(const std::string& device, const std::string& type);
+// first or last MiB is not all zeroes: data is never overwritten. `options`: more words for mkfs,
+// that validate_mkfs_options() let pass.
+Status make_file_system(const std::string& device, const std::string& type,
+                        const std::vector<std::string>& options = {});
 
 // Mounts at `target` (created if absent; must be an empty directory or already this mount:
 // idempotent). read-write, noatime unless options say otherwise.

@@ -101,9 +101,10 @@ class Cluster {
   bool wait_for(const std::string& volume_id, std::chrono::milliseconds time,
                 const std::function<bool(const std::optional<VolumeEntry>&)>& holds);
 
-  // Disks of living nodes that take new replicas.
+  // Disks of living nodes that take new replicas; those of preferred nodes (ids) first, in order.
   Result<std::vector<DiskChoice>> choose(uint32_t count, const v1::VolumeRecord* existing,
-                                         bool zone_spread, const std::string& prefer_node = "");
+                                         bool zone_spread,
+                                         const std::vector<std::string>& preferred_nodes = {});
 
   // A gateway on the best shard, and that shard.
   struct OpenGateway {

@@ -26,7 +26,8 @@ std::string new_id() {
 }  // namespace
 
 Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::VolumeRecord* existing,
-                                                bool zone_spread, const std::string& prefer_node) {
+                                                bool zone_spread,
+                                                const std::vector<std::string>& preferred_nodes) {
   std::vector<DiskChoice> disks;
   std::set<std::string> taken_nodes;
   std::multiset<std::string> taken_zones;
@@ -58,16 +59,17 @@ Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::Volume
     }
   }
   std::vector<DiskChoice> chosen;
-  if (!prefer_node.empty() && count > 0 && !taken_nodes.contains(prefer_node)) {
+  for (const std::string& prefer_node : preferred_nodes) {
+    if (count == 0 || taken_nodes.contains(prefer_node)) continue;
     std::vector<DiskChoice> there;
     for (const DiskChoice& disk : disks) {
       if (disk.node_id == prefer_node) there.push_back(disk);
     }
     auto first = place_replicas(there, 1, taken_nodes, taken_zones, zone_spread);
     if (first) {
-      chosen = *first;
+      chosen.push_back(first->front());
       taken_nodes.insert(prefer_node);
-      taken_zones.insert(chosen[0].zone);
+      taken_zones.insert(first->front().zone);
       --count;
     }
   }

@@ -9,6 +9,15 @@
 namespace cvol::volume {
 namespace {
 
+std::string join(const std::vector<std::string>& words, char separator) {
+  std::string text;
+  for (const std::string& word : words) {
+    if (!text.empty()) text += separator;
+    text += word;
+  }
+  return text;
+}
+
 class RealFileSystems final : public FileSystems {
  public:
   explicit RealFileSystems(const std::string& lock_dir) : program_(lock_dir) {}
@@ -16,9 +25,9 @@ class RealFileSystems final : public FileSystems {
   Result<std::string> probe(const std::string& volume, const std::string& device) override {
     return program_.run(volume, {"probe", device});
   }
-  Status make(const std::string& volume, const std::string& device,
-              const std::string& type) override {
-    return program_.do_step(volume, {"make", device, type});
+  Status make(const std::string& volume, const std::string& device, const std::string& type,
+              const std::vector<std::string>& options) override {
+    return program_.do_step(volume, {"make", device, type, join(options, ' ')});
   }
   Status mount_device(const std::string& volume, const std::string& device,
                       const std::string& target, const std::string& type) override {
@@ -42,6 +51,39 @@ class RealFileSystems final : public FileSystems {
     return program_.do_step(volume, {"make-data-folder", path});
   }
   bool is_mounted(const std::string& target) override;
+  Status check(const std::string& volume, const std::string& device, const std::string& type,
+               bool read_only) override {
+    return program_.do_step(volume, {"check", device, type, read_only ? "ro" : "rw"});
+  }
+  Status mount_with(const std::string& volume, const std::string& device, const std::string& target,
+                    const std::string& type, const std::vector<std::string>& flags) override {
+    return program_.do_step(volume, {"mount-with", device, target, type, join(flags, ',')});
+  }
+  Status give_to_group(const std::string& volume, const std::string& target,
+                       const std::string& group) override {
+    return program_.do_step(volume, {"give-to-group", target, group});
+  }
+  Status show_files(const std::string& volume, const std::string& source, const std::string& target,
+                    bool read_only) override {
+    return program_.do_step(volume, {"show-files", source, target, read_only ? "ro" : "rw"});
+  }
+  Status show_device(const std::string& volume, const std::string& device,
+                     const std::string& target) override {
+    return program_.do_step(volume, {"show-device", device, target});
+  }
+  Status hide(const std::string& volume, const std::string& target,
+              const std::string& device) override {
+    return program_.do_step(volume, {"hide", target, device});
+  }
+  Status set_read_only(const std::string& volume, const std::string& device,
+                       bool read_only) override {
+    return program_.do_step(volume, {"set-read-only", device, read_only ? "ro" : "rw"});
+  }
+  Result<mount::Usage> usage(const std::string& path) override {
+    auto answer = program_.run("", {"usage", path});
+    if (!answer) return answer.status();
+    return mount::decode_usage(*answer);
+  }
 
  private:
   const mount::DeviceProgram program_;

@@ -5,8 +5,10 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "volumed/base/result.h"
+#include "volumed/mount/staging.h"
 
 namespace cvol::volume {
 
@@ -16,8 +18,8 @@ class FileSystems {
 
   // As in mount/mount.h. `volume`: its name; steps of one volume never overlap.
   virtual Result<std::string> probe(const std::string& volume, const std::string& device) = 0;
-  virtual Status make(const std::string& volume, const std::string& device,
-                      const std::string& type) = 0;
+  virtual Status make(const std::string& volume, const std::string& device, const std::string& type,
+                      const std::vector<std::string>& options) = 0;
   virtual Status mount_device(const std::string& volume, const std::string& device,
                               const std::string& target, const std::string& type) = 0;
   virtual Status unmount(const std::string& volume, const std::string& target) = 0;
@@ -28,6 +30,24 @@ class FileSystems {
   virtual Status bind(const std::string& volume, const std::string& source,
                       const std::string& target) = 0;
   virtual Status make_data_folder(const std::string& volume, const std::string& path) = 0;
+
+  // As in mount/staging.h.
+  virtual Status check(const std::string& volume, const std::string& device,
+                       const std::string& type, bool read_only) = 0;
+  virtual Status mount_with(const std::string& volume, const std::string& device,
+                            const std::string& target, const std::string& type,
+                            const std::vector<std::string>& flags) = 0;
+  virtual Status give_to_group(const std::string& volume, const std::string& target,
+                               const std::string& group) = 0;
+  virtual Status show_files(const std::string& volume, const std::string& source,
+                            const std::string& target, bool read_only) = 0;
+  virtual Status show_device(const std::string& volume, const std::string& device,
+                             const std::string& target) = 0;
+  virtual Status hide(const std::string& volume, const std::string& target,
+                      const std::string& device) = 0;
+  virtual Status set_read_only(const std::string& volume, const std::string& device,
+                               bool read_only) = 0;
+  virtual Result<mount::Usage> usage(const std::string& path) = 0;
 
   // `lock_dir` as in mount/device_program.h.
   static std::unique_ptr<FileSystems> real(const std::string& lock_dir);

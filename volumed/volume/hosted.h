@@ -16,6 +16,7 @@ struct VolumeManager::Hosted {
   VolumeEntry entry;                 // changed under record_lock and mutex_
   std::string problem;               // mutex_
   bool mounted = false;              // mutex_
+  v1::StageRecord lost_stage;        // mutex_; of an attachment that another node ended
   Disk* disk = nullptr;              // of our replica; set once
   store::ReplicaNumber replica = 0;  // set once
   bool removing = false;

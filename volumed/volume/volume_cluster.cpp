@@ -85,7 +85,9 @@ void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> 
     Hosted& hosted = *at->second;
     if (entry->revision <= hosted.entry.revision) return;
     const bool ours = hosted.entry.record.session().node_id() == node_.id;
-    taken_away = ours && attached_elsewhere(entry->record);
+    taken_away = ours && hosted.entry.record.session().id() != entry->record.session().id();
+    if (taken_away && hosted.entry.record.has_stage())
+      hosted.lost_stage = hosted.entry.record.stage();
     hosted.entry = std::move(*entry);
     name = hosted.name;
   }
@@ -101,21 +103,23 @@ void VolumeManager::evict(const std::string& name) {
   HostedPtr hosted = find(name);
   if (!hosted) return;
   std::lock_guard operation(hosted->operation);
-  if (!attached_elsewhere(record_of(*hosted))) return;
-  events_.add("volume_taken", name, "another node has attached the volume; it is detached here");
-  if (attacher_) {
-    const std::string path = mount_path(name);
-    if (file_systems_->is_mounted(path)) (void)file_systems_->unmount_lazily(name, path).is_ok();
-    (void)attacher_->detach(name).is_ok();
-  }
-  std::lock_guard lock(mutex_);
-  hosted->mounted = false;
+  if (!attached_elsewhere(record_of(*hosted)) && !is_device_over(*hosted)) return;
+  events_.add("volume_taken", name, "the attachment was ended elsewhere; it is detached here");
+  if (!attacher_) return;
+  if (Status cleared = clear_away(*hosted); !cleared.is_ok())
+    log::warning("volume", "what is left of an ended attachment is still in use",
+                 {{"volume", name}, {"error", cleared.message()}});
 }
 
 // --- making and removing ---
 
 Status VolumeManager::create_clustered(Hosted& hosted, const CreateRequest& request) {
-  auto chosen = cluster_->choose(request.replicas, nullptr, request.zone_spread, node_.id);
+  std::vector<std::string> preferred;
+  for (const std::string& node : request.preferred_nodes) {
+    if (auto id = find_node_id(node)) preferred.push_back(*id);
+  }
+  if (request.preferred_nodes.empty()) preferred.push_back(node_.id);
+  auto chosen = cluster_->choose(request.replicas, nullptr, request.zone_spread, preferred);
   if (!chosen) return chosen.status();
   v1::VolumeRecord record;
   record.set_id(new_id());
@@ -256,6 +260,9 @@ Status VolumeManager::take_session(Hosted& hosted, bool force) {
                           "force-attach " +
                           hosted.name + "'");
       next.clear_mount();
+      next.clear_stage();
+      session.clear_reserved();
+      session.clear_read_only();
     }
     session.set_id(new_id());
     session.set_node_id(node_.id);

@@ -71,6 +71,9 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::open_now(const std::string& 
   std::lock_guard opening(volume.opening);
   if (volume.removing) return Status(Code::kNotFound, "volume '" + name + "' is being removed");
   if (auto shown = volume.open_export.lock()) return shown;
+  if (is_device_over(volume))
+    return Status(Code::kFailedPrecondition,
+                  "the attachment of volume '" + name + "' to this node has ended");
   CVOL_TRY(ensure_session(volume));
   return cluster_ ? make_gateway_export(volume) : make_export(volume);
 }
@@ -137,6 +140,7 @@ void VolumeManager::drop_session_if_unused(Hosted& hosted) {
   const v1::VolumeRecord record = record_of(hosted);
   if (record.session().id().empty() || !hosted.open_export.expired()) return;
   if (cluster_ && attached_elsewhere(record)) return;
+  if (record.session().reserved()) return;
   if (record.mount().caller_ids_size() > 0) return;
   const Status dropped = update(hosted, [](v1::VolumeRecord& next) {
     next.mutable_session()->clear_id();
@@ -182,6 +186,7 @@ Result<attach::Device> VolumeManager::attach_device(Hosted& hosted, bool force) 
     if (!hosted.problem.empty())
       return Status(Code::kDamaged, "volume '" + hosted.name + "' is damaged: " + hosted.problem);
   }
+  if (is_device_over(hosted)) CVOL_TRY(clear_away(hosted));
   const bool was_attached = !view_of(hosted, devices()).device.empty();
   const std::string failure = hosted.disk == nullptr ? "" : failure_of(hosted.disk);
   if (!was_attached && !failure.empty())
@@ -191,8 +196,10 @@ Result<attach::Device> VolumeManager::attach_device(Hosted& hosted, bool force) 
     CVOL_TRY(cluster_ ? take_session(hosted, force) : ensure_session(hosted));
   }
   if (cluster_ && !was_attached) CVOL_TRY(confirm_epoch(hosted, 15s));
+  CVOL_TRY(note_device_session(hosted));
   auto device = attacher_->attach(hosted.name, record_of(hosted).size_bytes());
   if (!device) {
+    if (!was_attached) forget_device_session(hosted.name);
     drop_session_if_unused(hosted);
     return device.status().with_context("attach volume '" + hosted.name + "'");
   }
@@ -205,6 +212,7 @@ Result<attach::Device> VolumeManager::attach_device(Hosted& hosted, bool force) 
 Status VolumeManager::detach_device(Hosted& hosted) {
   if (view_of(hosted, devices()).device.empty()) return Status::ok();
   CVOL_TRY(attacher_->detach(hosted.name).with_context("detach volume '" + hosted.name + "'"));
+  forget_device_session(hosted.name);
   drop_session_if_unused(hosted);
   events_.add("volume_detached", hosted.name, "detached volume");
   return Status::ok();
@@ -248,6 +256,10 @@ Result<VolumeView> VolumeManager::detach(const std::string& name) {
     return Status(
         Code::kFailedPrecondition,
         "volume '" + name + "' is mounted; unmount it first ('cvol volume unmount " + name + "')");
+  if (record_of(volume).has_stage())
+    return Status(Code::kFailedPrecondition, "volume '" + name +
+                                                 "' is used by an orchestrator (staged at " +
+                                                 record_of(volume).stage().path() + ")");
   CVOL_TRY(detach_device(volume));
   return view_after(volume);
 }

@@ -192,6 +192,8 @@ Result<VolumeView> VolumeManager::existing(Hosted& hosted, const CreateRequest& 
 
 Result<VolumeView> VolumeManager::create(CreateRequest request) {
   CVOL_TRY(validate(request, cluster_ != nullptr));
+  if (resolve(request.name) != request.name)
+    return Status(Code::kInvalidArgument, "'" + request.name + "' is the id of a volume");
   while (true) {
     auto hosted = std::make_shared<Hosted>();
     std::lock_guard operation(hosted->operation);
@@ -335,17 +337,20 @@ VolumeView VolumeManager::view_of(Hosted& hosted, const std::vector<attach::Devi
 }
 
 Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_bytes) {
-  CVOL_TRY(validate_volume_size(size_bytes));
+  if (size_bytes != 0) CVOL_TRY(validate_volume_size(size_bytes));
   auto hosted = require(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);
   if (find(name) != *hosted) return not_found(name);
+  CVOL_TRY(refresh(volume));
   const uint64_t old = record_of(volume).size_bytes();
+  if (size_bytes == 0) size_bytes = old;
   if (size_bytes < old)
     return Status(Code::kInvalidArgument, "volume '" + name + "' has " + format_size(old) +
                                               "; volumes only grow: create a smaller one and copy");
-  if (volume.disk == nullptr || volume.disk->engine == nullptr || !volume.problem.empty())
+  const bool no_disk = volume.disk == nullptr || volume.disk->engine == nullptr;
+  if ((!cluster_ && no_disk) || !volume.problem.empty())
     return Status(Code::kFailedPrecondition, "volume '" + name + "' is damaged: " + volume.problem);
   if (cluster_) {
     CVOL_TRY(resize_clustered(volume, size_bytes));
@@ -366,8 +371,10 @@ Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_
   for (const attach::Device& device : devices()) {
     if (device.volume != name) continue;
     CVOL_TRY(attacher_->resize(name, size_bytes));
-    if (volume.mounted)
-      CVOL_TRY(file_systems_->grow(name, device.path, mount_path(name), record_of(volume).fs()));
+    const v1::StageRecord stage = record_of(volume).stage();
+    const std::string path = volume.mounted ? mount_path(name) : stage.block() ? "" : stage.path();
+    if (!path.empty() && file_systems_->is_mounted(path))
+      CVOL_TRY(file_systems_->grow(name, device.path, path, record_of(volume).fs()));
   }
   if (size_bytes > old)
     events_.add("volume_resized", name,
@@ -411,6 +418,15 @@ Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
     return Status(Code::kFailedPrecondition, "volume '" + name + "' is attached on node " +
                                                  node_name(record.session().node_id()) +
                                                  "; detach it there, or remove it with --force");
+  if (!force && record.session().reserved())
+    return Status(Code::kFailedPrecondition, "volume '" + name + "' is reserved (published) for " +
+                                                 "node " + node_name(record.session().node_id()) +
+                                                 "; let its orchestrator release it first");
+  if (record.has_stage() && record.session().node_id() == node_.id) {
+    for (const auto& [target, how] : record.stage().targets())
+      CVOL_TRY(file_systems_->hide(name, target, view_of(hosted, devices()).device));
+    CVOL_TRY(undo_stage(hosted));
+  }
   if (!cluster_ && !force && (hosted.disk == nullptr || hosted.disk->engine == nullptr))
     return Status(Code::kFailedPrecondition,
                   "volume '" + name + "' is damaged: " + hosted.problem +

@@ -77,6 +77,7 @@ struct CreateRequest {
   uint32_t replicas = 1;
   uint32_t min_in_sync = 1;
   bool zone_spread = false;
+  std::vector<std::string> preferred_nodes;  // replicas go there first; empty: this node
   std::string fs = "ext4";
   std::map<std::string, std::string> labels;
 };
@@ -85,6 +86,25 @@ struct CreateRequest {
 struct ModifyRequest {
   std::optional<uint32_t> replicas;
   std::optional<uint32_t> min_in_sync;
+};
+
+// As the messages of the same name (proto/cvol/v1/cvol.proto).
+struct StageRequest {
+  std::string path;
+  bool block = false;
+  std::string fs;  // empty: the volume's
+  std::vector<std::string> mkfs_options;
+  std::vector<std::string> mount_flags;
+  bool read_only = false;
+  std::string group;
+};
+
+struct ShowRequest {
+  std::string path;
+  std::string target;
+  bool read_only = false;
+  bool alone = false;
+  std::string use;
 };
 
 enum class VolumeState { kAvailable, kAttached, kMounted, kDamaged };
@@ -101,6 +121,11 @@ struct VolumeView {
   uint64_t connections = 0;
   std::optional<LocalReplica> local;             // the replica of this node, in a cluster
   std::shared_ptr<const VolumeMetrics> metrics;  // null: never opened since the start
+};
+
+struct UsageView {
+  VolumeView volume;
+  mount::Usage usage;  // of a block volume: its size only
 };
 
 // Where a disk is damaged, as people call it.
@@ -136,9 +161,12 @@ class VolumeManager final : public nbd::ExportDirectory {
   // next process. Idempotent.
   void stop();
 
+  // The name of the volume with this id, or the text itself.
+  std::string resolve(const std::string& name_or_id);
   Result<VolumeView> create(CreateRequest request);
   std::vector<VolumeView> volumes();
   Result<VolumeView> get(const std::string& name);
+  // 0: as it is; the device and file system here follow the record.
   Result<VolumeView> resize(const std::string& name, uint64_t size_bytes);
   Status remove(const std::string& name, bool force);
   Result<VolumeView> attach(const std::string& name);
@@ -161,6 +189,16 @@ class VolumeManager final : public nbd::ExportDirectory {
   Result<VolumeView> mount(const std::string& name, const std::string& caller_id,
                            const std::string& target);
   Result<VolumeView> unmount(const std::string& name, const std::string& caller_id);
+
+  // For orchestrators; the rules are those of the API. kBusy at once if another operation on the
+  // volume is under way. `node`: name or id.
+  Result<VolumeView> reserve(const std::string& name, const std::string& node, bool read_only);
+  Result<VolumeView> release(const std::string& name, const std::string& node);
+  Result<VolumeView> stage(const std::string& name, const StageRequest& request);
+  Result<VolumeView> unstage(const std::string& name, const std::string& path);
+  Result<VolumeView> show(const std::string& name, const ShowRequest& request);
+  Result<VolumeView> hide(const std::string& name, const std::string& target);
+  Result<UsageView> usage(const std::string& name, const std::string& path);
 
   Result<DiskView> add_disk(const std::string& path, store::FormatOptions format);
   std::vector<DiskView> disks();
@@ -237,6 +275,28 @@ class VolumeManager final : public nbd::ExportDirectory {
   void add_cluster_problems(std::vector<std::string>& all);
   void fill_cluster_view(VolumeView& view);
 
+  // Reservations, and what ended attachments leave (volume_reservations.cpp).
+  static Status busy(const std::string& name);
+  Status change_record(Hosted& hosted, const std::function<Status(v1::VolumeRecord&)>& change);
+  Result<std::string> find_node_id(const std::string& node);
+  bool is_node_alive(const std::string& id);
+  Status reserve_for(Hosted& hosted, const std::string& node_id, bool read_only);
+  std::string session_file(const std::string& name) const;
+  Status note_device_session(Hosted& hosted);
+  void forget_device_session(const std::string& name);
+  bool is_device_over(Hosted& hosted);
+  Status clear_away(Hosted& hosted);
+
+  // Staging (volume_staging.cpp).
+  Status note_stage(Hosted& hosted, const StageRequest& request);
+  Status make_stage(Hosted& hosted, const StageRequest& request);
+  Status undo_stage(Hosted& hosted);
+  Status note_target(Hosted& hosted, const ShowRequest& request);
+  Status make_target(Hosted& hosted, const ShowRequest& request);
+  Status undo_target(Hosted& hosted, const std::string& target);
+  Status refresh(Hosted& hosted);
+  bool settle_stage(Hosted& hosted, bool device_lives);
+
   // Disks (volume_disks.cpp).
   store::EngineHooks hooks_for(const std::string& path);
   void report(std::function<void()> job);
@@ -266,7 +326,8 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::string mount_path(const std::string& name) const;
   std::string data_path(const std::string& name) const { return mount_path(name) + "/data"; }
   Status mount_file_system(Hosted& hosted);
-  Status prepare_file_system(Hosted& hosted, const std::string& device);
+  Status prepare_file_system(Hosted& hosted, const std::string& device,
+                             const std::vector<std::string>& mkfs_options = {});
   Status add_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
   Status note_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
   Status remove_caller(Hosted& hosted, const std::string& caller_id);

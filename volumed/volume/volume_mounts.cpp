@@ -59,6 +59,10 @@ Result<VolumeView> VolumeManager::mount(const std::string& name, const std::stri
   std::lock_guard operation(volume.operation);
   if (find(name) != *hosted)
     return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
+  if (record_of(volume).has_stage())
+    return Status(Code::kFailedPrecondition, "volume '" + name +
+                                                 "' is used by an orchestrator (staged at " +
+                                                 record_of(volume).stage().path() + ")");
   const bool was_mounted = volume.mounted;
   Status mounted = mount_file_system(volume);
   if (mounted.is_ok()) mounted = add_caller(volume, caller_id, target);
@@ -100,7 +104,8 @@ Status VolumeManager::mount_file_system(Hosted& hosted) {
 
 // Makes the file system if the device is empty. That mkfs may have begun is on stable storage
 // before it does; an empty device is proven by make(), whatever the record says.
-Status VolumeManager::prepare_file_system(Hosted& hosted, const std::string& device) {
+Status VolumeManager::prepare_file_system(Hosted& hosted, const std::string& device,
+                                          const std::vector<std::string>& mkfs_options) {
   const v1::VolumeRecord record = record_of(hosted);
   if (record.format_state() == v1::FORMAT_STATE_DONE) return Status::ok();
   auto found = file_systems_->probe(hosted.name, device);
@@ -114,7 +119,7 @@ Status VolumeManager::prepare_file_system(Hosted& hosted, const std::string& dev
   if (record.format_state() == v1::FORMAT_STATE_NONE)
     CVOL_TRY(update(
         hosted, [](v1::VolumeRecord& next) { next.set_format_state(v1::FORMAT_STATE_STARTED); }));
-  Status made = file_systems_->make(hosted.name, device, record.fs());
+  Status made = file_systems_->make(hosted.name, device, record.fs(), mkfs_options);
   if (made.code() == Code::kFailedPrecondition && record.format_state() == v1::FORMAT_STATE_STARTED)
     return made.with_context(
         "an earlier making of the file system was interrupted; if nothing "

@@ -254,14 +254,14 @@ void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
   const v1::VolumeRecord record = record_of(hosted);
   const bool expected = record.mount().caller_ids_size() > 0;
   if (!attacher_) return;
-  if (cluster_ && attached_elsewhere(record)) {
-    // Another node has it now: what is left here is over, and can write nothing any more.
-    const std::string left = mount_path(hosted.name);
-    if (file_systems_->is_mounted(left))
-      (void)file_systems_->unmount_lazily(hosted.name, left).is_ok();
-    if (device_lives) (void)attacher_->detach(hosted.name).is_ok();
+  if (cluster_ && (attached_elsewhere(record) || is_device_over(hosted))) {
+    // Its attachment has ended meanwhile: what is left here can write nothing any more.
+    if (Status cleared = clear_away(hosted); !cleared.is_ok())
+      log::warning("volume", "what is left of an ended attachment is still in use",
+                   {{"volume", hosted.name}, {"error", cleared.message()}});
     return;
   }
+  if (settle_stage(hosted, device_lives)) return;
   if (!expected && !device_lives && record.session().id().empty()) return;
   const std::string path = mount_path(hosted.name);
   const bool mounted = file_systems_->is_mounted(path);

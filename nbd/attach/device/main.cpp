@@ -14,6 +14,8 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,7 @@
 #include "nbd/attach/host.h"
 #include "volumed/mount/device_program.h"
 #include "volumed/mount/mount.h"
+#include "volumed/mount/staging.h"
 
 namespace cvol::attach {
 namespace {
@@ -52,6 +55,26 @@ Answer fuse_step(const std::string& step, const Words& words) {
   return encode_record(*record);
 }
 
+// Words that came as one, with `separator` between them.
+Words split(const std::string& text, char separator) {
+  Words words;
+  std::istringstream stream(text);
+  for (std::string word; std::getline(stream, word, separator);) words.push_back(word);
+  return words;
+}
+
+Answer mount_with_step(const Words& words) {
+  auto options = mount::parse_mount_flags(split(words[3], ','));
+  if (!options) return options.status();
+  return answer_of(mount::mount_with(words[0], words[1], words[2], *options));
+}
+
+Answer usage_step(const Words& words) {
+  auto usage = mount::usage_of(words[0]);
+  if (!usage) return usage.status();
+  return mount::encode_usage(*usage);
+}
+
 struct Step {
   const char* name;
   std::size_t arguments;
@@ -70,7 +93,25 @@ constexpr Step kSteps[] = {
        return Answer(std::string());
      }},
     {"probe", 1, [](const Words& w) { return mount::probe(w[0]); }},
-    {"make", 2, [](const Words& w) { return answer_of(mount::make_file_system(w[0], w[1])); }},
+    {"make", 3,
+     [](const Words& w) {
+       return answer_of(mount::make_file_system(w[0], w[1], split(w[2], ' ')));
+     }},
+    {"check", 3,
+     [](const Words& w) { return answer_of(mount::check_file_system(w[0], w[1], w[2] == "ro")); }},
+    {"mount-with", 4, mount_with_step},
+    {"give-to-group", 2,
+     [](const Words& w) {
+       return answer_of(mount::give_to_group(
+           w[0], static_cast<uint32_t>(std::strtoul(w[1].c_str(), nullptr, 10))));
+     }},
+    {"show-files", 3,
+     [](const Words& w) { return answer_of(mount::show_files(w[0], w[1], w[2] == "ro")); }},
+    {"show-device", 2, [](const Words& w) { return answer_of(mount::show_device(w[0], w[1])); }},
+    {"hide", 2, [](const Words& w) { return answer_of(mount::hide(w[0], w[1])); }},
+    {"set-read-only", 2,
+     [](const Words& w) { return answer_of(mount::set_read_only(w[0], w[1] == "ro")); }},
+    {"usage", 1, usage_step},
     {"mount", 3,
      [](const Words& w) { return answer_of(mount::mount_device(w[0], w[1], w[2], false)); }},
     {"unmount", 1, [](const Words& w) { return answer_of(mount::unmount(w[0])); }},

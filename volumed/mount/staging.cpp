@@ -1,0 +1,229 @@
+#include "volumed/mount/staging.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <sstream>
+
+#include "volumed/mount/mount.h"
+#include "volumed/mount/mountinfo.h"
+#include "volumed/mount/program.h"
+
+namespace cvol::mount {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The last mount at the path, which covers the others.
+bool find_mount(const std::string& target, MountEntry& into) {
+  std::error_code error;
+  const fs::path real = fs::canonical(target, error);
+  const std::string path = error ? fs::path(target).lexically_normal() : real;
+  bool found = false;
+  for (MountEntry& entry : read_mountinfo()) {
+    if (entry.target != path) continue;
+    into = std::move(entry);
+    found = true;
+  }
+  return found;
+}
+
+bool is_same_file(const std::string& one, const std::string& other) {
+  struct stat a;
+  struct stat b;
+  if (stat(one.c_str(), &a) != 0 || stat(other.c_str(), &b) != 0) return false;
+  if (S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode)) return a.st_rdev == b.st_rdev;
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+Status bind_to(const std::string& source, const std::string& target) {
+  if (MountEntry entry; find_mount(target, entry)) {
+    if (is_same_file(source, target)) return Status::ok();
+    return Status(Code::kFailedPrecondition, "something else is mounted at " + target + " already");
+  }
+  if (::mount(source.c_str(), target.c_str(), nullptr, MS_BIND, nullptr) != 0)
+    return status_from_errno(errno, "bind " + source + " to " + target);
+  return Status::ok();
+}
+
+// The flags of a mount have to be said again when one of them changes.
+unsigned long flags_of(const std::string& target) {
+  struct statvfs found;
+  if (statvfs(target.c_str(), &found) != 0) return 0;
+  unsigned long flags = 0;
+  if ((found.f_flag & ST_NOSUID) != 0) flags |= MS_NOSUID;
+  if ((found.f_flag & ST_NODEV) != 0) flags |= MS_NODEV;
+  if ((found.f_flag & ST_NOEXEC) != 0) flags |= MS_NOEXEC;
+  if ((found.f_flag & ST_NOATIME) != 0) flags |= MS_NOATIME;
+  if ((found.f_flag & ST_NODIRATIME) != 0) flags |= MS_NODIRATIME;
+  if ((found.f_flag & ST_RELATIME) != 0) flags |= MS_RELATIME;
+  return flags;
+}
+
+bool is_volume_device(const MountEntry& entry, const std::string& target) {
+  if (entry.source.starts_with("/dev/loop") || entry.source.starts_with("/dev/nbd")) return true;
+  struct stat shown;
+  return stat(target.c_str(), &shown) == 0 && S_ISBLK(shown.st_mode);
+}
+
+// Group members may do what the owner may; new files get the group.
+Status give_one(const fs::path& path, uint32_t group) {
+  struct stat found;
+  if (lstat(path.c_str(), &found) != 0) return status_from_errno(errno, "look at " + path.string());
+  if (lchown(path.c_str(), static_cast<uid_t>(-1), group) != 0)
+    return status_from_errno(errno, "give " + path.string() + " to group");
+  if (S_ISLNK(found.st_mode)) return Status::ok();
+  mode_t mode = (found.st_mode & 07777) | 0060;
+  if (S_ISDIR(found.st_mode)) mode |= 02070;
+  if (chmod(path.c_str(), mode) != 0) return status_from_errno(errno, "chmod " + path.string());
+  return Status::ok();
+}
+
+}  // namespace
+
+Status check_file_system(const std::string& device, const std::string& type, bool read_only) {
+  CVOL_TRY(validate_file_system(type));
+  if (type == "xfs") return Status::ok();
+  if (!read_only) {
+    Status replayed = run_program({"e2fsck", "-p", "-E", "journal_only", device}, "e2fsprogs");
+    if (replayed.code() == Code::kUnsupported) return replayed;
+  }
+  // Quick on a file system that is marked clean; reads everything if errors were noted.
+  Status sound = run_program({"e2fsck", "-n", device}, "e2fsprogs");
+  if (sound.code() != Code::kIo) return sound;
+  return Status(Code::kDamaged,
+                "the file system on " + device +
+                    " needs a repair, which cvol does not begin by itself: attach "
+                    "the volume, look with 'e2fsck -fn', repair with 'e2fsck -f' (" +
+                    sound.message() + ")");
+}
+
+Status mount_with(const std::string& device, const std::string& target, const std::string& type,
+                  const MountOptions& options) {
+  CVOL_TRY(validate_file_system(type));
+  if (MountEntry entry; find_mount(target, entry)) {
+    struct stat found;
+    struct stat wanted;
+    if (stat(target.c_str(), &found) == 0 && stat(device.c_str(), &wanted) == 0 &&
+        found.st_dev == wanted.st_rdev)
+      return Status::ok();
+    return Status(Code::kFailedPrecondition,
+                  target + " already has " + entry.source + " mounted on it");
+  }
+  std::error_code error;
+  fs::create_directories(target, error);
+  if (error) return status_from_errno(error.value(), "create " + target);
+  if (::mount(device.c_str(), target.c_str(), type.c_str(), options.flags, options.data.c_str()) !=
+      0) {
+    const int reason = errno;
+    Status failed = status_from_errno(reason, "mount " + device + " at " + target);
+    if (reason != EINVAL) return failed;
+    return Status(Code::kFailedPrecondition, failed.message() + "; does " + type +
+                                                 " know all the flags '" + options.data +
+                                                 "'? The kernel log says more");
+  }
+  // An empty volume is an empty folder: initdb and its like insist.
+  if (type == "ext4" && (options.flags & MS_RDONLY) == 0) ::rmdir((target + "/lost+found").c_str());
+  return Status::ok();
+}
+
+Status give_to_group(const std::string& target, uint32_t group) {
+  struct stat top;
+  if (stat(target.c_str(), &top) != 0) return status_from_errno(errno, "look at " + target);
+  if (top.st_gid == group && (top.st_mode & 02070) == 02070) return Status::ok();
+  std::error_code error;
+  for (fs::recursive_directory_iterator at(target, error), end; !error && at != end;
+       at.increment(error))
+    CVOL_TRY(give_one(at->path(), group));
+  if (error) return status_from_errno(error.value(), "walk through " + target);
+  return give_one(target, group);  // the last: it says that the others are done
+}
+
+Status show_files(const std::string& source, const std::string& target, bool read_only) {
+  if (mkdir(target.c_str(), 0750) != 0 && errno != EEXIST)
+    return status_from_errno(errno, "create " + target);
+  CVOL_TRY(bind_to(source, target));
+  if (!read_only) return Status::ok();
+  const unsigned long flags = MS_BIND | MS_REMOUNT | MS_RDONLY | flags_of(target);
+  if (::mount(nullptr, target.c_str(), nullptr, flags, nullptr) == 0) return Status::ok();
+  Status failed = status_from_errno(errno, "make " + target + " read-only");
+  umount2(target.c_str(), MNT_DETACH);  // not writable by mistake
+  return failed;
+}
+
+Status show_device(const std::string& device, const std::string& target) {
+  const int file = open(target.c_str(), O_CREAT | O_CLOEXEC | O_RDONLY | O_NONBLOCK, 0640);
+  if (file < 0) return status_from_errno(errno, "create " + target);
+  close(file);
+  return bind_to(device, target);
+}
+
+Status hide(const std::string& target, const std::string& device) {
+  for (MountEntry entry; find_mount(target, entry);) {
+    const bool ours = device.empty() ? is_volume_device(entry, target)
+                                     : entry.source == device || is_same_file(target, device);
+    if (!ours)
+      return Status(Code::kFailedPrecondition,
+                    "what is mounted at " + target + " is not this volume; it stays");
+    CVOL_TRY(unmount(target));
+  }
+  struct stat left;
+  if (lstat(target.c_str(), &left) != 0) return Status::ok();
+  const bool empty_file = S_ISREG(left.st_mode) && left.st_size == 0;
+  const int gone = S_ISDIR(left.st_mode) ? rmdir(target.c_str())
+                   : empty_file          ? ::unlink(target.c_str())
+                                         : -1;
+  if (gone == 0 || errno == ENOENT) return Status::ok();
+  return Status(Code::kFailedPrecondition,
+                target + " is left: it holds files that are not of the volume");
+}
+
+Status set_read_only(const std::string& device, bool read_only) {
+  const int file = open(device.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return status_from_errno(errno, "open " + device);
+  int wanted = read_only ? 1 : 0;
+  const bool set = ioctl(file, BLKROSET, &wanted) == 0;
+  const int error = errno;
+  close(file);
+  return set ? Status::ok() : status_from_errno(error, "make " + device + " read-only");
+}
+
+Result<Usage> usage_of(const std::string& path) {
+  if (MountEntry entry; !find_mount(path, entry))
+    return Status(Code::kNotFound, "nothing is mounted at " + path);
+  struct statvfs found;
+  if (statvfs(path.c_str(), &found) != 0) return status_from_errno(errno, "usage of " + path);
+  Usage usage;
+  usage.total_bytes = found.f_blocks * found.f_frsize;
+  usage.available_bytes = found.f_bavail * found.f_frsize;
+  usage.used_bytes = (found.f_blocks - found.f_bfree) * found.f_frsize;
+  usage.total_inodes = found.f_files;
+  usage.free_inodes = found.f_ffree;
+  usage.used_inodes = found.f_files - found.f_ffree;
+  return usage;
+}
+
+std::string encode_usage(const Usage& usage) {
+  std::ostringstream text;
+  text << usage.total_bytes << ' ' << usage.available_bytes << ' ' << usage.used_bytes << ' '
+       << usage.total_inodes << ' ' << usage.free_inodes << ' ' << usage.used_inodes;
+  return text.str();
+}
+
+Result<Usage> decode_usage(const std::string& text) {
+  std::istringstream words(text);
+  Usage usage;
+  words >> usage.total_bytes >> usage.available_bytes >> usage.used_bytes >> usage.total_inodes >>
+      usage.free_inodes >> usage.used_inodes;
+  if (!words) return Status(Code::kInternal, "no usage: " + text);
+  return usage;
+}
+
+}  // namespace cvol::mount
