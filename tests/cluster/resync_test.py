@@ -120,8 +120,8 @@ class Returns(ClusterTest):
 
     def test_writes_go_on_during_resync(self):
         self.cluster.create_volume(self.name, f"{SIZE_MIB}MiB")
-        self.fill()
-        history = stamps.History(self.name, 4096)
+        self.fill(mib=SIZE_MIB - 64)
+        history = stamps.History(self.name, 4096, first=(SIZE_MIB - 64) * 256)
         with self.cluster.writer(self.name, 1, history=history, zero_share=0.1) as writer:
             for node in (2, 3):
                 self.cluster.kill(node)

@@ -524,6 +524,7 @@ Result<std::vector<std::string>> VolumeManager::explain(const std::string& name)
     return lines;
   }
   std::string lost;
+  int in_sync_there = 0;
   for (const v1::MemberRecord& member : record.members()) {
     const std::string node = node_name(member.node_id());
     const bool alive = cluster_->is_alive(member.node_id());
@@ -541,6 +542,8 @@ Result<std::vector<std::string>> VolumeManager::explain(const std::string& name)
     if (!alive) {
       text += "; its node is not there";
       if (synced) lost += (lost.empty() ? "" : " and ") + node;
+    } else if (synced) {
+      ++in_sync_there;
     }
     lines.push_back(text + ".");
   }
@@ -559,11 +562,14 @@ Result<std::vector<std::string>> VolumeManager::explain(const std::string& name)
   }
   if (!record.session().id().empty())
     lines.push_back("It is attached on node " + node_name(record.session().node_id()) + ".");
-  if (!lost.empty() && record.in_sync_size() == 1) {
-    lines.push_back("The only in-sync replica is on node " + lost +
-                    ", which is away. The others wait for it, since they lack acknowledged writes. "
-                    "Bring that node back: nothing is lost. There is no other way that loses "
-                    "nothing.");
+  if (!lost.empty() && in_sync_there == 0) {
+    const bool only = record.in_sync_size() == 1;
+    lines.push_back(fmt::format(
+        "{} on node {}, which {} away. The others wait for {}, since they lack acknowledged "
+        "writes. Bring {} back: nothing is lost. There is no other way that loses nothing.",
+        only ? "The only in-sync replica is" : "All in-sync replicas are", lost,
+        only ? "is" : "are", only ? "it" : "one of them",
+        only ? "that node" : "one of these nodes"));
   } else if (!lost.empty()) {
     lines.push_back("Node " + lost +
                     " is away: the others go on without it, and it is brought up to date when it "
