@@ -64,7 +64,7 @@ class CsiServerImpl final : public CsiServer {
 Result<std::string> parse_endpoint(const std::string& endpoint) {
   std::string path;
   if (endpoint.starts_with("unix:///")) path = endpoint.substr(7);
-  if (path.empty() && endpoint.starts_with("unix:/")) path = endpoint.substr(5);
+  if (endpoint.starts_with("unix:/") && !endpoint.starts_with("unix://")) path = endpoint.substr(5);
   if (path.size() > 1 && path.size() < 100) return path;
   return Status(Code::kInvalidArgument, "'" + endpoint +
                                             "' is no CSI endpoint; write it like "

@@ -297,6 +297,8 @@ std::vector<VolumeView> VolumeManager::volumes() {
 Result<VolumeView> VolumeManager::get(const std::string& name) {
   auto hosted = require(name);
   if (!hosted) return hosted.status();
+  // Another node that has just made it may have been told so already.
+  if (record_of(**hosted).state() == "creating") (void)refresh(**hosted).is_ok();
   if (record_of(**hosted).state() != "ready") return not_found(name);
   return view_after(**hosted);
 }

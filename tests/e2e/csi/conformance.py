@@ -14,14 +14,6 @@ from conformance_node import *  # noqa: F401,F403
 from csi_harness import CsiCluster, require_root
 
 
-def setUpModule():
-    cluster.begin(CsiCluster())
-
-
-def tearDownModule():
-    cluster.end()
-
-
 class Zz_NothingStays(Case):
     def test_nothing_stays(self):
         """All: no mount, device, folder, record or attachment is left."""
@@ -33,6 +25,10 @@ del Case  # has no cases of its own
 
 if __name__ == "__main__":
     require_root()
-    program = unittest.main(exit=False)
+    cluster.begin(CsiCluster())
+    try:
+        program = unittest.main(exit=False)
+    finally:
+        cluster.end()
     print_table()
     sys.exit(0 if program.result.wasSuccessful() else 1)
