@@ -36,6 +36,12 @@ void Copier::stop() {
   piece_done_.wake_all();
 }
 
+// Pieces that wait for their range will not get it any more.
+void Copier::abandon() {
+  under_way_.clear();
+  stop();
+}
+
 void Copier::tell() {
   for (ResyncProgress& progress : host_.resyncs_) {
     if (progress.target != target_) continue;

@@ -28,6 +28,8 @@ class Copier {
 
   Task<void> run();
   void stop();
+  // The host ends: what was begun has ended, and what was not never will.
+  void abandon();
   bool over() const { return over_ && running_ == 0; }
   bool has_piece(OpId op) const { return under_way_.contains(op); }
 

@@ -83,7 +83,7 @@ Task<void> ReplicaHost::close() {
   for (const auto& [op, work] : works_) open.push_back(op);
   std::sort(open.begin(), open.end());
   for (const OpId op : open) finish(op, Outcome::kNotPrimary);
-  for (auto& [join, copier] : copiers_) copier->stop();
+  for (auto& [join, copier] : copiers_) copier->abandon();
   std::vector<uint64_t> numbers;
   for (const auto& [number, call] : calls_) numbers.push_back(number);
   for (const uint64_t number : numbers) {
