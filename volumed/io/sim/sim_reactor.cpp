@@ -77,7 +77,8 @@ bool SimReactor::run(Task<void> task) {
 void SimReactor::die(Death death) {
   resume();  // what has ended already is told, so that all unwinds
   dead_ = true;
-  for (auto& [number, handle] : handles_) {
+  for (auto& open : handles_) {
+    Handle& handle = open.second;
     if (handle.holds_lock) handle.file->locked = false;
     handle.holds_lock = false;
     if (handle.in != nullptr) handle.in->receiver = nullptr;
@@ -89,7 +90,7 @@ void SimReactor::die(Death death) {
     }
     if (handle.in == nullptr) continue;
     if (death == Death::kProcess) {
-      shutdown_handle(number);
+      shutdown_handle(open.first);
     } else {
       handle.in = handle.out = nullptr;  // nobody is told
     }
