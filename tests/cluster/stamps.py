@@ -143,7 +143,7 @@ class Report:
 class _Loop:
     """The writer's process: keeps `depth` requests under way until told to stop."""
 
-    SMALLEST_GAP = 0.03
+    SMALLEST_GAP = 0.005
 
     def __init__(self, sockets, history, depth, rate, read_share, zero_share, patience, shared):
         self.sockets = sockets
