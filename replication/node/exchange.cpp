@@ -13,6 +13,7 @@ namespace {
 
 constexpr io::Nanoseconds kBusyTurn = 20 * io::kMillisecond;
 constexpr io::Nanoseconds kIdleTurn = 100 * io::kMillisecond;
+constexpr io::Nanoseconds kPingTurn = 20 * io::kMillisecond;
 
 }  // namespace
 
@@ -21,7 +22,8 @@ Exchange::Exchange(io::Reactor& reactor, Register& reg, Mesh::Options mesh, Opti
       register_(reg),
       options_(options),
       self_(mesh.self),
-      mesh_(reactor, *this, std::move(mesh)) {
+      mesh_(reactor, *this, std::move(mesh)),
+      next_ping_(reactor.random().next() >> 1) {
   CVOL_ASSERT(check(options).empty());
 }
 
@@ -34,7 +36,7 @@ void Exchange::set_node(const NodeId& node, NodeEntry entry) {
     mesh_.set_address({node, shard}, entry.addresses[shard]);
   nodes_[node] = std::move(entry);
   for (ReplicaHost* host : hosts_) host->wake_links();
-  for (auto& [tag, gateway] : gateways_) gateway->wake();
+  for (Gateway* gateway : all_gateways()) gateway->wake();
 }
 
 std::optional<Endpoint> Exchange::endpoint_of(const Member& member) const {
@@ -59,12 +61,21 @@ void Exchange::remove(ReplicaHost* host) {
 }
 
 void Exchange::add(Gateway* gateway) {
-  gateways_[wire::tag_of(gateway->volume())] = gateway;
+  gateways_[wire::tag_of(gateway->volume())].push_back(gateway);
 }
 
 void Exchange::remove(Gateway* gateway) {
   const auto at = gateways_.find(wire::tag_of(gateway->volume()));
-  if (at != gateways_.end() && at->second == gateway) gateways_.erase(at);
+  if (at == gateways_.end()) return;
+  std::erase(at->second, gateway);
+  if (at->second.empty()) gateways_.erase(at);
+}
+
+std::vector<Gateway*> Exchange::all_gateways() const {
+  std::vector<Gateway*> all;
+  for (const auto& [tag, gateways] : gateways_)
+    all.insert(all.end(), gateways.begin(), gateways.end());
+  return all;
 }
 
 ReplicaHost* Exchange::host_of(const Uuid& volume) const {
@@ -74,8 +85,10 @@ ReplicaHost* Exchange::host_of(const Uuid& volume) const {
 
 void Exchange::set_record(const Uuid& volume, const Record& record) {
   if (ReplicaHost* host = host_of(volume)) host->set_record(record);
-  const auto gateway = gateways_.find(wire::tag_of(volume));
-  if (gateway != gateways_.end()) gateway->second->set_record(record);
+  const auto at = gateways_.find(wire::tag_of(volume));
+  if (at == gateways_.end()) return;
+  const std::vector<Gateway*> here = at->second;
+  for (Gateway* gateway : here) gateway->set_record(record);
 }
 
 // --- time ---
@@ -114,9 +127,23 @@ void Exchange::on_frame(const Endpoint& from, Frame frame) {
     if (death) process_died(death->node, death->process);
     return;
   }
+  if (type == wire::FrameType::kPing) {
+    wire::FrameHeader header;
+    header.type = static_cast<uint8_t>(wire::FrameType::kPong);
+    header.seq = frame.header.seq;
+    return send(from, header, {});
+  }
+  if (type == wire::FrameType::kPong) {
+    const auto ping = pings_.find(frame.header.seq);
+    if (ping != pings_.end()) ping->second = true;
+    return;
+  }
   if (type == wire::FrameType::kAnswer) {
-    const auto gateway = gateways_.find(frame.header.volume);
-    if (gateway != gateways_.end()) gateway->second->on_answer(from, std::move(frame));
+    const auto at = gateways_.find(frame.header.volume);
+    if (at == gateways_.end()) return;
+    for (Gateway* gateway : at->second) {
+      if (gateway->asked(frame.header.seq)) return gateway->on_answer(from, std::move(frame));
+    }
     return;
   }
   const auto host = hosts_by_tag_.find(frame.header.volume);
@@ -124,30 +151,61 @@ void Exchange::on_frame(const Endpoint& from, Frame frame) {
     host->second->on_frame(from, std::move(frame));
     return;
   }
-  // A gateway that looks for the primary in the wrong place must not wait.
-  if (type == wire::FrameType::kOpen || type == wire::FrameType::kRead ||
-      type == wire::FrameType::kWrite || type == wire::FrameType::kStatus ||
-      type == wire::FrameType::kConfirm || type == wire::FrameType::kMove ||
-      type == wire::FrameType::kVerify) {
+  say_nobody_is_here(from, frame.header);
+}
+
+// Whoever looks for a replica in the wrong place, or too early, must not wait.
+void Exchange::say_nobody_is_here(const Endpoint& to, const wire::FrameHeader& question) {
+  wire::FrameHeader header;
+  header.volume = question.volume;
+  header.to = question.from;
+  header.seq = question.seq;
+  const auto type = static_cast<wire::FrameType>(question.type);
+  if (wire::is_request(type)) {
     wire::Answer answer;
     answer.outcome = static_cast<uint8_t>(Outcome::kNotPrimary);
-    wire::FrameHeader header;
     header.type = static_cast<uint8_t>(wire::FrameType::kAnswer);
-    header.volume = frame.header.volume;
-    header.seq = frame.header.seq;
-    send(from, header, wire::encode_answer(answer));
+    send(to, header, wire::encode_answer(answer));
+  } else if (const auto answer = wire::answer_of(type)) {
+    header.type = static_cast<uint8_t>(*answer);
+    send(to, header, {});  // says nothing: the question has failed
   }
+}
+
+Task<bool> Exchange::ping(Endpoint endpoint, io::Nanoseconds patience) {
+  if (endpoint == self_) co_return true;
+  const io::Nanoseconds until = reactor_.now() + patience;
+  const uint64_t number = next_ping_++;
+  pings_[number] = false;
+  bool sent = false;
+  while (!closing_ && !pings_[number] && reactor_.now() < until) {
+    mesh_.want(endpoint);
+    if (!is_up(endpoint)) {
+      sent = false;
+    } else if (!sent) {
+      wire::FrameHeader header;
+      header.type = static_cast<uint8_t>(wire::FrameType::kPing);
+      header.seq = number;
+      send(endpoint, header, {});
+      sent = true;
+    }
+    const int64_t slept = co_await reactor_.sleep(kPingTurn, &cancel_);
+    if (slept < 0) break;
+  }
+  const bool answered = pings_[number];
+  pings_.erase(number);
+  co_return answered;
 }
 
 void Exchange::on_up(const Endpoint& peer, const Uuid& process) {
   processes_[peer] = process;
   for (ReplicaHost* host : hosts_) host->on_link(peer, true);
-  for (auto& [tag, gateway] : gateways_) gateway->wake();
+  for (Gateway* gateway : all_gateways()) gateway->wake();
 }
 
 void Exchange::on_down(const Endpoint& peer) {
   for (ReplicaHost* host : hosts_) host->on_link(peer, false);
-  for (auto& [tag, gateway] : gateways_) gateway->on_down(peer);
+  for (Gateway* gateway : all_gateways()) gateway->on_down(peer);
 }
 
 void Exchange::process_died(const NodeId& node, const Uuid& process) {

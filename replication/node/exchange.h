@@ -65,6 +65,9 @@ class Exchange final : public MeshHandler {
   std::function<void(const NodeId& node, const Uuid& process)> on_death;
   // The connection to a peer that does not answer is made anew.
   void reset(const Member& member);
+  // Whether the process at `endpoint` answers within `patience`: a stopped one, or one that is cut
+  // off from here, does not.
+  Task<bool> ping(Endpoint endpoint, io::Nanoseconds patience);
 
   Task<void> close();
 
@@ -77,6 +80,8 @@ class Exchange final : public MeshHandler {
   Task<void> clock();
   void start_clock();
   void turn(io::Nanoseconds now);
+  void say_nobody_is_here(const Endpoint& to, const wire::FrameHeader& question);
+  std::vector<Gateway*> all_gateways() const;
 
   io::Reactor& reactor_;
   Register& register_;
@@ -87,7 +92,10 @@ class Exchange final : public MeshHandler {
   std::map<Endpoint, Uuid> processes_;  // at the other end of connections, now or last
   std::unordered_map<uint64_t, ReplicaHost*> hosts_by_tag_;
   std::vector<ReplicaHost*> hosts_;  // in the order of their coming
-  std::unordered_map<uint64_t, Gateway*> gateways_;
+  // Of one volume there may be several: that of its attachment, and those that only ask.
+  std::unordered_map<uint64_t, std::vector<Gateway*>> gateways_;
+  std::unordered_map<uint64_t, bool> pings_;  // number -> answered
+  uint64_t next_ping_;
   io::Nanoseconds last_beacons_ = 0;
   bool clock_runs_ = false;
   bool closing_ = false;

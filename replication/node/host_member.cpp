@@ -21,8 +21,14 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
   const wire::FrameHeader& header = frame.header;
   if (header.type < static_cast<uint8_t>(wire::FrameType::kHello))
     return on_core_frame(from, std::move(frame));
-  const auto drop = [](const Status& why) {
+  // Whoever asked must not wait for an answer.
+  const auto drop = [&](const Status& why) {
     log::warning("replication", "a frame is dropped", {{"why", why.message()}});
+    const auto type = static_cast<wire::FrameType>(header.type);
+    if (wire::is_request(type))
+      answer(from, header.seq, {Outcome::kNotPrimary, {}, 0, 0}, {}, {});
+    else if (const auto failed = wire::answer_of(type))
+      reply(from, header, *failed, {});
   };
   switch (static_cast<wire::FrameType>(header.type)) {
     case wire::FrameType::kOpen:

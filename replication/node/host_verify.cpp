@@ -67,8 +67,9 @@ void ReplicaHost::let_go(OpId op) {
   if (!closing_) core_->on_copied(now(), op, true);
 }
 
-// What differs in the range, for people; empty if nothing does.
-Task<std::string> ReplicaHost::compare(BlockRange range) {
+// What differs in the range, for people; empty if nothing does. kUnavailable: a replica that counts
+// did not answer.
+Task<Result<std::string>> ReplicaHost::compare(BlockRange range) {
   const uint64_t bytes = range.blocks() * kBlockBytes;
   Buffer buffer = co_await take(bytes);
   const Status read = co_await read_blocks(range, buffer.first(bytes));
@@ -83,9 +84,11 @@ Task<std::string> ReplicaHost::compare(BlockRange range) {
     if (peer.replica == parts_.self) continue;
     Call question;
     const bool got = co_await call(question, peer.replica, wire::FrameType::kDigest, body);
-    if (!got || core_->record().find_in_sync(peer.replica) == nullptr) continue;  // it has left
+    if (core_->record().find_in_sync(peer.replica) == nullptr) continue;  // it has left
     auto theirs = wire::decode_digested(question.body);
-    if (!theirs || theirs->checksums.size() != range.blocks()) continue;
+    if (!got || !theirs || theirs->checksums.size() != range.blocks())
+      co_return Status(Code::kUnavailable,
+                       "replica " + peer.replica.to_string() + " does not answer");
     for (uint64_t i = 0; i < range.blocks(); ++i) {
       if (theirs->state[i] == 0 && theirs->checksums[i] == ours.checksums[i]) continue;
       text += fmt::format("block {} {} at replica {}\n", range.begin + i,
@@ -115,7 +118,11 @@ Task<ClientResult> ReplicaHost::verify(uint64_t offset) {
     const std::vector<InSync> in_sync = core_->record().in_sync;
     for (const InSync& peer : in_sync) {
       if (peer.replica == parts_.self) continue;
-      (void)co_await list_replica(peer.replica, next_call_, verified_chunks_);
+      const bool listed = co_await list_replica(peer.replica, next_call_, verified_chunks_);
+      if (!listed && core_->record().find_in_sync(peer.replica) != nullptr) {
+        result.outcome = Outcome::kNotPrimary;  // it is asked again soon
+        co_return result;
+      }
     }
   }
   uint64_t looked = 0;
@@ -129,16 +136,24 @@ Task<ClientResult> ReplicaHost::verify(uint64_t offset) {
       piece.end += kBlocksPerChunk;
       ++at;
     }
-    piece.end = std::min(piece.end, end);
-    if (piece.empty()) break;
     const uint64_t next_chunk = piece.end / kBlocksPerChunk;
+    piece.end = std::min(piece.end, end);
+    if (piece.begin >= piece.end) {  // chunks beyond the end of the volume
+      at = verified_chunks_.end();
+      break;
+    }
     const OpId held = co_await hold_range(piece);
     if (held == 0) {
       result.outcome = Outcome::kNotPrimary;
       co_return result;
     }
-    text += co_await compare(piece);
+    auto differs = co_await compare(piece);
     let_go(held);
+    if (!differs) {
+      result.outcome = Outcome::kNotPrimary;
+      co_return result;
+    }
+    text += *differs;
     looked += piece.blocks() * kBlockBytes;
     at = verified_chunks_.lower_bound(next_chunk);  // it may have been listed anew meanwhile
   }

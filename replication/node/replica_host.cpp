@@ -374,7 +374,7 @@ void ReplicaHost::finish(OpId op, Outcome outcome) {
   work->finished = true;
   work->outcome = outcome;
   if (work->copier != nullptr) work->copier->piece_ended(op, false);
-  if (work->kind == OpKind::kRepair) changed_.wake_all();
+  if (work->kind == OpKind::kRepair || work->kind == OpKind::kCopy) changed_.wake_all();
   if (work->pending > 0) return;
   if (work->on_heap) {
     delete work;

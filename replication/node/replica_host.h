@@ -209,7 +209,7 @@ class ReplicaHost final : public Driver {
   Task<OpId> hold_range(BlockRange range);
   void let_go(OpId op);
   Task<bool> list_replica(ReplicaId replica, uint64_t list, std::map<uint64_t, uint64_t>& chunks);
-  Task<std::string> compare(BlockRange range);
+  Task<Result<std::string>> compare(BlockRange range);
   Task<void> mend_task(uint64_t block);
   Task<bool> call(Call& call, const ReplicaId& to, wire::FrameType type,
                   std::span<const std::byte> body, std::span<const std::byte> payload = {});

@@ -409,6 +409,7 @@ Result<Listed> decode_listed(std::span<const std::byte> body) {
     chunk.chunk = in.u64();
     chunk.version = in.u64();
   }
+  if (!in.ok() || !in.at_end()) return damaged("a list has the wrong length");
   return listed;
 }
 

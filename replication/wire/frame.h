@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,6 +35,8 @@ enum class FrameType : uint8_t {
   kHello = 64,     // first on a connection, from the one that dials: Hello
   kWelcome = 65,   // answer: Hello; `refusal` not empty: why the connection is closed
   kDead = 66,      // a process is known to be dead: Death
+  kPing = 67,      // is anybody there? No body
+  kPong = 68,      // yes; header.seq is the ping's
   kOpen = 80,      // gateway to primary: Request (open a connection, R12)
   kRead = 81,      // Request
   kWrite = 82,     // Request and payload
@@ -52,6 +55,26 @@ enum class FrameType : uint8_t {
   kFetched = 103,  // Digested with payload
   kMend = 104,     // Copy request: these blocks are damaged at the sender; write them again
 };
+
+// Of a gateway, answered by kAnswer.
+constexpr bool is_request(FrameType type) {
+  return type >= FrameType::kOpen && type <= FrameType::kVerify && type != FrameType::kAnswer;
+}
+// What answers a question of a replica to another; an empty body says that it could not be answered.
+constexpr std::optional<FrameType> answer_of(FrameType type) {
+  switch (type) {
+    case FrameType::kList:
+      return FrameType::kListed;
+    case FrameType::kDigest:
+      return FrameType::kDigested;
+    case FrameType::kCopy:
+      return FrameType::kCopied;
+    case FrameType::kFetch:
+      return FrameType::kFetched;
+    default:
+      return std::nullopt;
+  }
+}
 
 struct FrameHeader {
   uint8_t type = 0;

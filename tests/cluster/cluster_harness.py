@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import urllib.request
 
@@ -187,6 +188,15 @@ class Cluster(LocalCluster):
     def wait_in_sync(self, name, count=3, within=120.0):
         wait_for(f"{count} copies of {name} in sync (now {self.copies(name)})",
                  lambda: len(self.in_sync(name)) >= count, within, every=0.1)
+
+    def wait_settled(self, name, count=3, seconds=2.0):
+        """In sync, and stays so: what was asked of the store while it was away has come true."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if len(self.in_sync(name)) < count:
+                self.wait_in_sync(name, count)
+                until = time.monotonic() + seconds
+            time.sleep(0.05)
 
     def wait_out_of_sync(self, name, node, within=30.0):
         wait_for(f"{name} without node {node}", lambda: node not in self.in_sync(name), within)

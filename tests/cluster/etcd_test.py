@@ -21,7 +21,7 @@ class Away(ClusterTest):
         self.assertLess(longest, STALL, f"requests waited while {what}")
 
     def settle(self, writer):
-        self.cluster.wait_in_sync(self.name)
+        self.cluster.wait_settled(self.name)
         if self.cluster.primary(self.name) != 2:
             self.cluster.move(self.name, 2)
         writer.wait_progress(100)
@@ -111,6 +111,7 @@ class Away(ClusterTest):
                 self.settle(writer)
                 self.kill_all()
                 self.cluster.pause(3)
+                self.assertEqual(self.cluster.in_sync(self.name), {1, 2, 3})
                 time.sleep(3)
                 before = writer.counter.value
                 time.sleep(3)
@@ -125,6 +126,26 @@ class Away(ClusterTest):
                 self.cluster.mend()
         self.assertEqual(writer.report.connections, 1)
         self.cluster.wait_in_sync(self.name)
+        self.cluster.check_copies(self.name, writer.history, 1)
+
+    def test_a_node_starts_while_the_store_is_away(self):
+        """It waits, and serves when the store is back."""
+        self.cluster.create_volume(self.name)
+        with self.cluster.writer(self.name, 1) as writer:
+            self.settle(writer)
+            self.cluster.kill(3)
+            self.cluster.wait_out_of_sync(self.name, 3)
+            self.kill_all()
+            self.cluster.start_node(3, wait=False)
+            log = self.cluster.nodes[3].log
+            wait_for("node 3 to say what it waits for", lambda: "trying again until it answers"
+                     in log.read_text(encoding="utf-8", errors="replace"))
+            writer.wait_progress(200)
+            self.assertEqual(self.cluster.nodes[3].state(), "running")
+            self.start_all()
+            self.cluster.wait_node(3)
+            self.cluster.wait_in_sync(self.name)
+        self.assertEqual(writer.report.connections, 1)
         self.cluster.check_copies(self.name, writer.history, 1)
 
     def test_the_primary_fails_while_the_store_is_away(self):
@@ -175,8 +196,20 @@ class Restored(unittest.TestCase):
             def told():
                 return cluster.cvol(1, "status", check=False).stdout + cluster.explain("v", 1)
             text = wait_for("volumed to say it", lambda: told() if "backup" in told() else None, 30)
-            self.assertRegex(text, r"cvol ", "which command helps is not said")
+            self.assertRegex(text, r"cvol volume rebuild-record v", "the way out is not said")
             say("old backup", said=[line for line in text.splitlines() if "backup" in line][:2])
+            # Nothing is served by guess.
+            refused = cluster.cvol(1, "volume", "verify", "v", check=False, timeout=120)
+            self.assertNotEqual(refused.returncode, 0)
+
+            def rebuilt():
+                done = cluster.cvol(1, "volume", "rebuild-record", "v", check=False)
+                return done.returncode == 0
+            wait_for("the record to be made anew", rebuilt, 30, every=0.2)
+            cluster.wait_in_sync("v", within=60)
+            with cluster.writer("v", 1, history=writer.history) as writer:
+                writer.wait_progress(200)
+            cluster.check_copies("v", writer.history, 1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #include "volumed/daemon/host.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -105,10 +106,11 @@ Status catch_stop_signals() {
   return Status::ok();
 }
 
-int wait_for_stop() {
-  uint64_t count = 0;
+int wait_for_stop(int milliseconds) {
+  pollfd event{stop_event, POLLIN, 0};
   while (stop_signal == 0) {
-    if (::read(stop_event, &count, sizeof count) < 0 && errno != EINTR) break;
+    const int ready = ::poll(&event, 1, milliseconds);
+    if (ready == 0 || (ready < 0 && errno != EINTR)) break;
   }
   return stop_signal;
 }

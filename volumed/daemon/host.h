@@ -31,8 +31,8 @@ void lock_memory();
 
 // SIGTERM and SIGINT from now on wait in wait_for_stop(), and wake it.
 Status catch_stop_signals();
-// Returns the signal's number.
-int wait_for_stop();
+// Returns the signal's number, or 0 if none came within `milliseconds` (-1: for ever).
+int wait_for_stop(int milliseconds = -1);
 
 // Ends the process with code 0 after `milliseconds`, whatever hangs.
 void end_process_after(int milliseconds);

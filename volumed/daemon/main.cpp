@@ -8,10 +8,27 @@
 namespace {
 
 constexpr int kStopMilliseconds = 4000;  // then the process ends, whatever still hangs
+constexpr int kStoreMilliseconds = 1000;  // between two tries to reach the metadata store
 
 int fail(const cvol::Status& status) {
   std::cerr << "volumed: " << status.message() << "\n";
   return status.code() == cvol::Code::kInvalidArgument ? 2 : 1;
+}
+
+// After an outage of everything the metadata store may come back after this node: it is waited for.
+cvol::Result<std::unique_ptr<cvol::daemon::Daemon>> start(const cvol::daemon::Config& config) {
+  using namespace cvol;
+  while (true) {
+    auto running = daemon::Daemon::start(config);
+    const bool away =
+        running.code() == Code::kUnavailable && config.metadata.starts_with("etcd:");
+    if (!away) return running;
+    log::warning("daemon", "the metadata store is away; trying again until it answers",
+                 {{"metadata", config.metadata}, {"error", running.message()}});
+    daemon::notify_systemd("STATUS=waiting for the metadata store\nEXTEND_TIMEOUT_USEC=60000000");
+    if (daemon::wait_for_stop(kStoreMilliseconds) != 0)
+      return Status(Code::kCancelled, "stopped before the metadata store answered");
+  }
 }
 
 }  // namespace
@@ -25,7 +42,7 @@ int main(int argc, char** argv) {
   log::set_level(config.log_level);
   daemon::harden_process();
   if (Status status = daemon::catch_stop_signals(); !status) return fail(status);
-  auto running = daemon::Daemon::start(config);
+  auto running = start(config);
   if (!running) return fail(running.status());
   daemon::lock_memory();
   daemon::notify_systemd("READY=1\nSTATUS=serving");

@@ -84,6 +84,9 @@ class Cluster {
   const replication::Options& replication_options() const { return options_.replication; }
   std::vector<ClusterNode> nodes();
   bool is_alive(const std::string& node_id);
+  // The same for a decision that hurts if it is wrong: a node whose lease runs but that does not
+  // answer may be lost, so this waits until it answers or its lease has run out.
+  bool is_surely_alive(const std::string& node_id);
   std::string node_name(const std::string& node_id);
   const Uuid& process() const { return process_; }
   const Uuid& cluster_id() const { return cluster_id_; }

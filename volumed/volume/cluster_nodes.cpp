@@ -13,6 +13,13 @@ namespace cvol::volume {
 using google::protobuf::util::TimeUtil;
 using namespace std::chrono_literals;
 
+namespace {
+
+constexpr io::Nanoseconds kPingPatience = io::kSecond;
+constexpr auto kLeaseSlack = 3s;  // until etcd has ended a lease, and its watch has told
+
+}  // namespace
+
 v1::AliveRecord Cluster::describe_self() {
   v1::AliveRecord record;
   record.set_node_id(options_.node_id);
@@ -170,6 +177,21 @@ std::vector<ClusterNode> Cluster::nodes() {
 bool Cluster::is_alive(const std::string& node_id) {
   std::lock_guard lock(mutex_);
   return alive_.contains(node_id);
+}
+
+bool Cluster::is_surely_alive(const std::string& node_id) {
+  if (node_id == options_.node_id) return true;
+  auto node = Uuid::parse(node_id);
+  const std::vector<ShardPart*> all = parts();
+  if (!node || all.empty()) return is_alive(node_id);
+  ShardPart* part = all.front();
+  const auto until = std::chrono::steady_clock::now() + options_.alive_time + kLeaseSlack;
+  while (is_alive(node_id)) {
+    const bool answers = part->shard->run<bool>(
+        [&] { return part->exchange->ping({*node, 0}, kPingPatience); });
+    if (answers || std::chrono::steady_clock::now() > until) return true;
+  }
+  return false;
 }
 
 std::string Cluster::node_name(const std::string& node_id) {

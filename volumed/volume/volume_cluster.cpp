@@ -245,6 +245,7 @@ Result<VolumeView> VolumeManager::modify(const std::string& name, const ModifyRe
 Status VolumeManager::take_session(Hosted& hosted, bool force) {
   const v1::VolumeRecord record = record_of(hosted);
   if (record.session().node_id() == node_.id && !record.session().id().empty()) return Status::ok();
+  if (!force) settle_holder(record);
   std::string from;
   auto changed = cluster_->update(hosted.id, [&](v1::VolumeRecord& next) {
     from.clear();
@@ -278,6 +279,13 @@ Status VolumeManager::take_session(Hosted& hosted, bool force) {
   if (!from.empty())
     events_.add("volume_taken_over", hosted.name, "took the volume over from node " + from);
   return Status::ok();
+}
+
+// Whoever is about to take the volume from a node that is silent waits until it is clear whether
+// that node is lost: an answer that refuses would be wrong a moment later.
+void VolumeManager::settle_holder(const v1::VolumeRecord& record) {
+  if (cluster_ && attached_elsewhere(record))
+    (void)cluster_->is_surely_alive(record.session().node_id());
 }
 
 // The gateway of the open export, or one for a question only.

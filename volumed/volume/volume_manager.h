@@ -267,6 +267,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status remove_clustered(Hosted& hosted);
   Status resize_clustered(Hosted& hosted, uint64_t size_bytes);
   Status take_session(Hosted& hosted, bool force);
+  void settle_holder(const v1::VolumeRecord& record);
   Result<std::shared_ptr<nbd::Export>> make_gateway_export(Hosted& hosted);
   Result<Cluster::OpenGateway> gateway_of(Hosted& hosted);
   Status confirm_epoch(Hosted& hosted, std::chrono::milliseconds patience);

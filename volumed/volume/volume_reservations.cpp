@@ -105,6 +105,8 @@ bool VolumeManager::is_node_alive(const std::string& id) {
 // The caller holds hosted.operation.
 Status VolumeManager::reserve_for(Hosted& hosted, const std::string& node_id, bool read_only) {
   std::string from;
+  if (const v1::VolumeRecord record = record_of(hosted); record.session().node_id() != node_id)
+    settle_holder(record);
   CVOL_TRY(change_record(hosted, [&](v1::VolumeRecord& next) {
     from.clear();
     v1::SessionRecord& session = *next.mutable_session();
