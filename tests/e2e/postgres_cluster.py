@@ -132,7 +132,7 @@ def node_lost(cluster, first, database, second, image):
         after.start()
         took = time.monotonic() - begin
         # The log of what was seen committed lies on this host; pgbench of the old node is stopped.
-        committed, found = after.check(load)
+        committed, found = after.check(load, words_stuck=True)
         report("the container's node is lost", committed=committed, found=found,
                of_this_round=len(load.committed()), database_back_after=f"{took:.1f} s")
     finally:
