@@ -217,7 +217,11 @@ void Replica::adopt(const Record& record) {
     fence_waiting_ops();
     connection_ = 0;  // connections are numbered within their session
   }
-  if (role_ == Role::kHandedOver) begin_recovering();
+  if (role_ == Role::kHandedOver) {
+    // Taken back. It has asked nobody since it handed over: that they were silent says nothing.
+    for (Peer& peer : peers_) peer.heard = now_;
+    begin_recovering();
+  }
   Mask keep = set_;
   if (proposal_ && proposal_->joiner != 0) keep |= Mask{1} << proposal_->joiner;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {

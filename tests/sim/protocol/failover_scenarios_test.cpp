@@ -111,6 +111,43 @@ TEST_F(Scenario, primary_with_a_stuck_disk_hands_over) {
   wait_until_all_in_set();
 }
 
+// While it hands over it asks nobody, so nobody answers: that is no silence of theirs.
+TEST_F(Scenario, handover_taken_back_puts_nobody_out) {
+  begin(nodes(2));
+  load();
+  run(kSecond);
+  cluster().record().set_reachable(1, false);  // the other one cannot take over
+  cluster().hand_over(1);
+  run(1200 * kMillisecond);
+  ASSERT_EQ(node(0).replica()->role(), replication::Role::kHandedOver);
+  cluster().network().set_delay(0, 1, 200 * kMillisecond);  // its answer takes a few ticks
+  cluster().attach(0);
+  wait_until_serves(0);
+  run(kSecond);
+  EXPECT_TRUE(cluster().all_in_set()) << cluster().status();
+}
+
+TEST_F(Scenario, stuck_primary_that_hands_over_hears_of_a_new_session) {
+  begin(nodes(2));
+  load();
+  run(kSecond);
+  cluster().record().set_reachable(1, false);
+  node(0).disk().stick_until(cluster().world().now() + 1000 * kSecond);
+  wait_until("it hands over",
+             [&] { return node(0).replica()->role() == replication::Role::kHandedOver; });
+  run(1200 * kMillisecond);
+  ASSERT_EQ(node(0).replica()->role(), replication::Role::kHandedOver);
+  cluster().network().set_delay(0, 1, 200 * kMillisecond);
+  cluster().attach(0);
+  run(100 * kMillisecond);
+  cluster().record().set_reachable(1, true);
+  wait_until_serves(1);  // the only one that can
+  const uint64_t before = cluster().gateway().answered();
+  wait_until("requests go on", [&] { return cluster().gateway().answered() > before + 100; });
+  node(0).disk().stick_until(0);
+  wait_until_all_in_set();
+}
+
 TEST_F(Scenario, last_member_unclean_restart) {
   begin(nodes(2));
   cluster().kill(1);
