@@ -34,8 +34,6 @@ class Replica {
     Seq commit_point;  // as last noted, durably
     Seq last_seq;      // highest seq that is durable here
     Nanoseconds now = 0;
-    // A first life: nobody can hold a lease from this replica. Otherwise it waits a grace (R7).
-    bool fresh = false;
   };
 
   Replica(Driver& driver, const Options& options, Start start);

@@ -170,7 +170,7 @@ class ReplicaHost final : public Driver {
     std::vector<uint64_t> checksums;
   };
 
-  ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info, bool fresh);
+  ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info);
 
   io::Reactor& reactor() const { return parts_.exchange->reactor(); }
   Nanoseconds now() const { return reactor().now(); }

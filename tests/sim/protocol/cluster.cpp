@@ -78,7 +78,7 @@ Cluster::Cluster(const Shape& shape)
     register_.add_watcher([&added](const Record& now) { added.on_record(now); });
   }
   network_.start();
-  for (const auto& each : nodes_) each->start(each->index() == 0 || shape.all_fresh);
+  for (const auto& each : nodes_) each->start();
   for (const auto& each : gateways_) each->on_record(register_.record());
   gateways_.front()->open_session(1);
 }

@@ -56,7 +56,7 @@ class Node : public Network::End, private replication::Driver {
   Node(const Ground& on, int index, const Settings& settings);
 
   // --- the process ---
-  void start(bool fresh = false);
+  void start();
   void crash(bool kernel_lives);
   void stop();  // like SIGSTOP
   void go_on();
