@@ -286,9 +286,9 @@ uint64_t ReplicaHost::blocks_here() const {
   return std::min(local_size_, size_bytes()) / kBlockBytes;
 }
 
-Task<void> ReplicaHost::grown(uint64_t end_bytes) {
-  while (!closing_ && end_bytes > local_size_ && end_bytes <= size_bytes())
-    co_await changed_.wait();
+Task<void> ReplicaHost::grown(uint64_t end_bytes, const FrontEnd* front_end) {
+  const auto gone = [&] { return closing_ || (front_end != nullptr && front_end->gone); };
+  while (!gone() && end_bytes > local_size_ && end_bytes <= size_bytes()) co_await changed_.wait();
 }
 
 void ReplicaHost::grew() {
@@ -350,7 +350,11 @@ void ReplicaHost::begin_for_core(Task<void> task) {
 
 void ReplicaHost::release(Work* work) {
   CVOL_ASSERT(work->pending > 0);
-  if (--work->pending > 0 || !work->finished) return;
+  if (--work->pending > 0) return;
+  if (!work->finished) {
+    if (work->front_end != nullptr && work->front_end->gone) detach(*work);
+    return;
+  }
   if (work->on_heap) {
     delete work;
   } else if (work->waiter) {

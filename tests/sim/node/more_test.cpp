@@ -257,6 +257,42 @@ TEST_F(NodeScenario, another_session_fences_the_one_before) {
   converge();
 }
 
+// Nothing that this node's replica holds keeps a gateway from ending: neither writes that wait for
+// members, nor reads that wait for leases, nor what waits for those.
+TEST_F(NodeScenario, a_gateway_closes_while_its_requests_wait) {
+  ClusterShape shape;
+  shape.gateway_node = 1;
+  shape.work.unaligned = 50;
+  begin(shape);
+  operate(200);
+  wait_in_sync();
+  Node& node = cluster().node(1);
+  for (int round = 0; round < 3; ++round) {
+    wait([&] { return node.host()->core().is_primary(); }, 60 * io::kSecond, "it is the primary");
+    cluster().reg().set_available(false);
+    cluster().isolate(node);
+    work().start(node, 12, 400);
+    cluster().run_for(5 * io::kSecond);
+    EXPECT_EQ(work().running(), 12u);
+    EXPECT_GT(node.host()->core().in_flight(), 0u);
+    const io::Nanoseconds began = cluster().world().now();
+    ASSERT_TRUE(cluster().run_on(node, close(node.gateway()), 60 * io::kSecond));
+    EXPECT_LT(cluster().world().now() - began, 100 * io::kMillisecond);
+    wait([&] { return work().running() == 0; }, io::kSecond, "its requests have ended");
+    EXPECT_GT(node.host()->core().in_flight(), 0u);  // their outcome is open
+    if (round % 2 == 0) node.reopen_gateway();
+    cluster().run_for(io::kSecond);
+    cluster().heal();
+    if (round % 2 != 0) node.reopen_gateway();
+    work().go_on(node, 4);
+    wait([&] { return work().done(); }, 60 * io::kSecond, "the operations end");
+    wait_in_sync();
+    ASSERT_TRUE(cluster().run_on(node, move_to(node)));
+    wait_in_sync();
+  }
+  converge();
+}
+
 TEST_F(NodeScenario, a_front_end_that_starts_again_gets_no_answers_of_its_life_before) {
   ClusterShape shape;
   shape.nodes = 4;

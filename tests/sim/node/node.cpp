@@ -132,6 +132,12 @@ void Node::open_gateway(uint64_t session_generation) {
   gateway_ = std::make_unique<Gateway>(std::move(parts));
 }
 
+void Node::reopen_gateway() {
+  CVOL_ASSERT(up_ && gateway_ != nullptr);
+  old_gateways_.push_back(std::move(gateway_));
+  open_gateway(gateway_session_);
+}
+
 Task<void> Node::close_gateway(Gateway* gateway) {
   co_await gateway->close();
 }
