@@ -147,6 +147,7 @@ void Replica::advance_join(Slot slot) {
       Message complete = make(MessageType::kJoinComplete, slot);
       complete.join = peer.join;
       complete.commit_point = commit_point_;
+      complete.seq = peer.join_wait;
       send(slot, complete);
       return;
     }

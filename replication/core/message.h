@@ -45,7 +45,8 @@ struct Message {
   ReplicaId from;
   ReplicaId to;
   Epoch epoch;
-  Seq seq;            // kPrepare, kAck, kRefuse of a write; kReached: highest seq here
+  Seq seq;            // kPrepare, kAck, kRefuse of a write; kReached: highest seq here;
+                      // kJoinComplete: highest seq that the joiner has now
   Seq commit_point;   // kPrepare, kBeacon: of the primary (R13); kReached, kJoinHello: heard here
   uint64_t join = 0;  // join number; kPrepare to a joiner, kJoin*; 0: as a member
   uint64_t incarnation = 0;           // kReached, kGrant, kJoinHello, kJoinReady, kAck

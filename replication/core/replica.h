@@ -251,6 +251,8 @@ class Replica {
   void send_ack(uint64_t seq, Slot to, uint64_t join);
   void flush_gated();
   void hear_commit_point(Seq seq);
+  bool lacks(Seq committed) const;
+  void distrust_itself(Seq committed);
   void raise_commit_point(Seq seq);
   void say_hello();
   void begin_joining();

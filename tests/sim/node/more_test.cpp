@@ -61,6 +61,57 @@ TEST_F(NodeScenario, damage_on_all_gives_an_error) {
   converge();
 }
 
+// Nobody tells that a disk was replaced by an older copy of itself: what the others know does.
+TEST_F(NodeScenario, a_secondary_whose_disk_is_an_older_copy_is_resynced) {
+  begin();
+  operate(200);
+  wait_in_sync();
+  Node& old = cluster().secondary();
+  cluster().crash(old);
+  const DiskRemains image = old.image();
+  cluster().start(old);
+  wait_in_sync();
+  operate(200);
+  cluster().crash(old);
+  old.restore(image);
+  cluster().start(old);
+  const auto known_anew = [&] {
+    const auto* entry = cluster().reg().record().find_in_sync(old.parts().replica);
+    return entry != nullptr && entry->incarnation == 2;
+  };
+  wait(known_anew, 30 * io::kSecond, "it is taken in again, as another one");
+  wait_in_sync();
+  operate(100);
+  converge();
+}
+
+TEST_F(NodeScenario, a_primary_whose_disk_is_an_older_copy_does_not_serve) {
+  ClusterShape shape;
+  shape.nodes = 4;
+  shape.gateway_node = 4;
+  begin(shape);
+  operate(200);
+  wait_in_sync();
+  Node& old = cluster().primary();
+  cluster().crash(old);
+  const DiskRemains image = old.image();
+  cluster().start(old);
+  wait([&] { return old.up() && cluster().serving() && cluster().all_in_sync(); }, 30 * io::kSecond,
+       "all are in sync");
+  ASSERT_TRUE(cluster().run_on(cluster().gateway_node(), move_to(old)));
+  wait([&] { return &cluster().primary() == &old && cluster().serving(); }, 10 * io::kSecond,
+       "it is the primary");
+  operate(300);
+  for (uint32_t number = 1; number <= 3; ++number) cluster().crash(cluster().node(number));
+  old.restore(image);
+  for (uint32_t number = 1; number <= 3; ++number) cluster().start(cluster().node(number));
+  wait([&] { return &cluster().primary() != &old && cluster().serving(); }, 30 * io::kSecond,
+       "another one serves");
+  operate(100);
+  wait_in_sync();
+  converge();
+}
+
 TEST_F(NodeScenario, a_sync_error_fails_the_disk_of_the_primary) {
   ClusterShape shape;
   shape.nodes = 4;

@@ -73,6 +73,9 @@ class Node {
   store::ReplicaNumber replica_number() const { return number_; }
   RegisterClient& register_client() { return *register_; }
   store::MemoryTableState& table() { return *tables_[0]; }
+  // The disk as it is, while the node is down; and an older image of it in its place.
+  DiskRemains image() const;
+  void restore(const DiskRemains& image);
   // Of this machine only.
   void set_faults(std::shared_ptr<const io::SimFaults> faults);
   // Bit rot in every copy of this block that the disk's files hold. How many.

@@ -175,6 +175,12 @@ void Cluster::roll_back(int index) {
   lose_trust(index);
 }
 
+void Cluster::take_back(int index) {
+  CVOL_ASSERT(!node(index).alive());
+  node(index).disk().roll_back();
+  node(index).disk().set_behind();
+}
+
 void Cluster::lose_trust(int index) {
   CVOL_ASSERT(!node(index).alive());
   node(index).disk().set_incarnation(next_incarnation_++);

@@ -75,6 +75,8 @@ class Cluster : public Directory {
   void roll_back(int node);
   // The data is as it was, but nobody can vouch for it.
   void lose_trust(int node);
+  // Its disk holds its older image, and nobody is told.
+  void take_back(int node);
   // Another disk in the same node: a new replica takes the place of the old in the record.
   void replace_disk(int node);
 

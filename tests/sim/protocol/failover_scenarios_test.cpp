@@ -178,6 +178,49 @@ TEST_F(Scenario, disk_rolled_back) {
   wait_until_all_in_set();
 }
 
+// Nobody tells; but others know what the replica had acknowledged.
+TEST_F(Scenario, member_whose_disk_was_taken_back_notices) {
+  begin(nodes(2));
+  load(2, 8);
+  run(2 * kSecond);
+  cluster().lose_power(1);
+  node(1).disk().take_image();
+  cluster().restart(1);
+  run(2 * kSecond);
+  ASSERT_TRUE(cluster().all_in_set());
+  cluster().lose_power(1);
+  cluster().take_back(1);
+  cluster().restart(1);
+  wait_until("it distrusts itself", [&] { return node(1).disk().durable().incarnation == 2; });
+  wait_until_all_in_set();
+  cluster().kill(0);
+  wait_until_serves(1);
+  run(2 * kSecond);
+}
+
+TEST_F(Scenario, primary_whose_disk_was_taken_back_does_not_serve) {
+  begin(nodes(3));
+  load(2, 8);
+  run(2 * kSecond);
+  cluster().lose_power(0);
+  node(0).disk().take_image();
+  cluster().restart(0);
+  wait_until_all_in_set();
+  if (cluster().primary() != 0) cluster().hand_over(0);
+  wait_until_serves(0);
+  run(2 * kSecond);
+  for (int i = 0; i < 3; ++i) cluster().lose_power(i);
+  cluster().take_back(0);
+  for (int i = 0; i < 3; ++i) cluster().restart(i);
+  bool served = false;
+  wait_until("another serves", [&] {
+    served = served || cluster().serves(0);
+    return cluster().serves(1) || cluster().serves(2);
+  });
+  EXPECT_FALSE(served);
+  wait_until_all_in_set();
+}
+
 TEST_F(Scenario, disk_replaced_same_node) {
   begin(nodes(3));
   const uint64_t written = write(4);

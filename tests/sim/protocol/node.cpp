@@ -42,6 +42,7 @@ void Node::start() {
   Replica::Start start;
   start.self = id_;
   start.durable = disk_->durable();
+  incarnation_ = start.durable.incarnation;
   start.commit_point = disk_->commit_point();
   start.last_seq = disk_->highest_seq();
   start.now = clock();
