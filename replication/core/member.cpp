@@ -235,6 +235,7 @@ void Replica::say_hello() {
   hello.commit_point = commit_point_;
   hello.seq = last_seq_;
   hello.rebuilding = durable_.rebuilding;
+  hello.given_up = durable_.given_up;
   send(primary, hello);
 }
 
@@ -280,6 +281,7 @@ void Replica::on_join_complete(const Message& message) {
   raise_commit_point(message.commit_point);
   last_seq_ = std::max(last_seq_, message.seq);  // copied or acknowledged
   durable_.rebuilding = false;
+  durable_.given_up = false;
   member_join_completing_ = true;
   persist();
 }

@@ -56,6 +56,7 @@ struct Message {
   Refusal refusal = Refusal::kNone;
   Epoch about;              // kRefuse: the epoch of what is refused
   bool rebuilding = false;  // kJoinHello
+  bool given_up = false;    // kJoinHello: compare everything
   bool wants_tail = false;  // kReach: of a primary that is recovering (R9)
   uint64_t op = 0;          // kPrepare: names the payload at the sender; not on the wire
   uint64_t ticket = 0;      // kPrepare at the receiver: names the payload there; not on the wire

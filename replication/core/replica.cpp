@@ -180,6 +180,9 @@ void Replica::adopt(const Record& record) {
   const bool same_session = record.session == durable_.record.session;
   const bool same_size = record.size_bytes == durable_.record.size_bytes;
   const bool was_primary = role_ != Role::kFollower;
+  if (record.lineage != durable_.record.lineage && durable_.record.epoch.value != 0 &&
+      record.find_in_sync(self_) == nullptr)
+    durable_.given_up = true;
   durable_.record = record;
   rebuild_masks();
   reach_ = Reach{};

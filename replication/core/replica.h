@@ -299,6 +299,7 @@ class Replica {
   void abort_join(Slot peer, uint64_t join);
   void advance_join(Slot peer);
   void enter(Slot peer);
+  void begin_above(Seq seq);
 
   // client.cpp
   Op& make_op(OpId id, OpKind kind, BlockRange range);

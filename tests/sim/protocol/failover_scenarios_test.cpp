@@ -164,6 +164,63 @@ TEST_F(Scenario, last_member_unclean_restart) {
   expect_reads(2, written);
 }
 
+// An operator has accepted that the writes of node 0 are lost. It comes back all the same: of what
+// it wrote alone nothing may stay.
+TEST_F(Scenario, a_copy_whose_writes_were_given_up_comes_back) {
+  begin(nodes(2));
+  expect_answered(write(5));
+  run(3 * kSecond);
+  cluster().kill(1);
+  wait_until_set_is({0});
+  expect_answered(write(5));
+  run(3 * kSecond);
+  cluster().kill(0);
+  cluster().restart(1);
+  cluster().accept_data_loss(1);
+  wait_until_serves(1);
+  cluster().restart(0);
+  wait_until_all_in_set();
+  EXPECT_EQ(cluster().invariants().compare_members(), "");
+  leave_as_it_is();  // its history has a gap
+}
+
+// The same with so many writes that their seqs are given once more: later resyncs and recoveries
+// of that replica must not take them for what it has.
+TEST_F(Scenario, seqs_of_writes_that_were_given_up_are_not_given_again) {
+  Shape shape = nodes(2);
+  shape.blocks = 64;
+  begin(shape);
+  cluster().kill(1);
+  wait_until_set_is({0});
+  Gateway::Work writes;
+  writes.workers = 1;  // no two at one time: one of them would read what was given up
+  writes.reads = 0;
+  writes.think = kMillisecond;
+  cluster().gateway().work(writes);
+  wait_until(
+      "there are many", [&] { return node(0).disk().commit_point().value > 10000; }, 200 * kSecond);
+  cluster().kill(0);
+  cluster().restart(1);
+  cluster().accept_data_loss(1);
+  wait_until_serves(1);
+  run(kSecond / 10);
+  cluster().restart(0);
+  wait_until_all_in_set();
+  for (int round = 0; round < 5; ++round) {
+    run(kSecond / 2);
+    cluster().kill(0);
+    wait_until_set_is({1});
+    run(kSecond / 2);
+    cluster().restart(0);
+    wait_until_all_in_set();
+  }
+  EXPECT_GT(node(1).disk().highest_seq().value, 10000u);
+  cluster().gateway().work({.workers = 0});
+  run(3 * kSecond);
+  EXPECT_EQ(cluster().invariants().compare_members(), "");
+  leave_as_it_is();
+}
+
 TEST_F(Scenario, disk_rolled_back) {
   begin(nodes(2));
   expect_answered(write(4));
