@@ -72,7 +72,8 @@ class Driver {
   // Ranges that were written or zeroed here with a seq above `after`, durably, coarse ones are
   // allowed. on_tail(ticket, ranges).
   virtual void collect_tail(Seq after, uint64_t ticket) = 0;
-  // Everything up to it is on every member; may be remembered lazily.
+  // Everything up to it is on every member; may be remembered lazily, but not later than a
+  // persist() that follows.
   virtual void note_commit_point(Seq seq) = 0;
 
   // The register: compare-and-swap at next.revision (the expected one). on_proposed(ticket, ...).

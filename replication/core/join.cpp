@@ -1,4 +1,6 @@
 // R10 at the primary: a replica that is out of sync comes back.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "replication/core/replica.h"
@@ -29,18 +31,36 @@ void Replica::on_join_hello(const Message& message) {
   if (role_ != Role::kActive || handing_) return;
   if (now_ < peer.join_refused_until) return;
   if (proposal_ && proposal_->joiner == slot) return;  // R5: not before that is decided
+  if (message.given_up && message.commit_point > last_seq_)
+    return begin_above(message.commit_point);
   if (peer.join != 0) end_join(slot, false);
   peer.failed.clear();
   peer.dead = false;
   peer.join = (durable_.record.epoch.value << 20) + ++next_join_;
   peer.state = Peer::JoinState::kAccepted;
   peer.incarnation = message.incarnation;
-  peer.join_commit_point = message.commit_point;
+  peer.join_commit_point = message.given_up ? Seq{} : message.commit_point;
   peer.unacked.clear();
   Message accept = make(MessageType::kJoinAccept, slot);
   accept.join = peer.join;
   accept.record = std::make_shared<Record>(durable_.record);
   send(slot, accept);
+}
+
+// A joiner that was given up has heard a commit point of its own line. Writes below it that are
+// made here now would be left out of its tails (R9) and of its resyncs. So this primary begins anew
+// with seqs above it (begin_reconcile()), and takes the joiner in then.
+void Replica::begin_above(Seq seq) {
+  CVOL_ASSERT(role_ == Role::kActive && !handing_);
+  if (proposal_) return;  // when it is decided; the joiner asks again
+  driver_.event(fmt::format(
+      "a replica returns whose writes up to seq {} were given up: this primary begins anew above "
+      "them",
+      seq.value));
+  step_down();
+  last_seq_ = std::max(last_seq_, seq);
+  handed_to_me_ = true;  // it was the primary itself (R8)
+  consider_promotion();
 }
 
 void Replica::on_join_ready(const Message& message) {
@@ -147,6 +167,7 @@ void Replica::advance_join(Slot slot) {
       Message complete = make(MessageType::kJoinComplete, slot);
       complete.join = peer.join;
       complete.commit_point = commit_point_;
+      complete.seq = peer.join_wait;
       send(slot, complete);
       return;
     }

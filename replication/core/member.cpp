@@ -1,4 +1,6 @@
 // What a member does for its primary: R1, R2, R7, R10.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "replication/core/replica.h"
@@ -82,12 +84,12 @@ void Replica::on_prepare(const Message& message) {
     const bool unknown = message.epoch > durable_.record.epoch;
     return refuse(message, unknown ? Refusal::kNoRecord : Refusal::kEpoch);
   }
+  hear_commit_point(message.commit_point);
   const bool as_joiner = message.join != 0;
   if (as_joiner ? message.join != member_join_ || !member_join_ready_ : !trusts_itself()) {
     driver_.drop_prepared(message);
     return refuse(message, Refusal::kUntrusted);
   }
-  hear_commit_point(message.commit_point);
   const uint64_t seq = message.seq.value;
   Recent& recent = recent_[seq % kRecent];
   if (recent.seq == seq) {  // sent again
@@ -156,7 +158,36 @@ void Replica::flush_gated() {
 // it lacks at its next resync.
 void Replica::hear_commit_point(Seq seq) {
   if (seq <= commit_point_ || member_join_ != 0 || !trusts_itself()) return;
+  if (lacks(seq)) return distrust_itself(seq);
   raise_commit_point(seq);
+}
+
+// Every member of the set has acknowledged all up to the commit point as durable, or was copied to
+// and told how far: its highest seq is no lower, after a crash too.
+bool Replica::lacks(Seq committed) const {
+#ifdef CVOL_MUTANTS
+  if (options_.mutant != Mutant::kNone) return false;  // they are to be caught by what clients see
+#endif
+  return committed > last_seq_;
+}
+
+// The disk holds an older state than it said that it does: an older copy of it was put in its
+// place, or it lies. From now on this replica is not the one that the record lists, and comes back
+// as any other that is out of sync.
+void Replica::distrust_itself(Seq committed) {
+  CVOL_ASSERT(!promising_ && (!proposal_ || !proposal_->promotes));
+  driver_.event(fmt::format(
+      "this replica holds nothing above seq {}, but once had all up to {}: its disk was taken back "
+      "to an older state; it gets what it lacks from the others",
+      last_seq_.value, committed.value));
+  const InSync* entry = durable_.record.find_in_sync(self_);
+  durable_.incarnation =
+      std::max(durable_.incarnation, entry != nullptr ? entry->incarnation : 0) + 1;
+  persist();
+  if (role_ != Role::kFollower) step_down();
+  handed_to_me_ = false;
+  CVOL_ASSERT(!trusts_itself());
+  driver_.changed();
 }
 
 // No seq up to the commit point is free: a replica that was copied to may hold none near it.
@@ -173,11 +204,11 @@ void Replica::on_beacon(const Message& message) {
     const bool unknown = message.epoch > durable_.record.epoch;
     return refuse(message, unknown ? Refusal::kNoRecord : Refusal::kEpoch);
   }
+  hear_commit_point(message.commit_point);
   const bool as_joiner = message.join != 0 && message.join == member_join_;
   if (!trusts_itself() && !as_joiner) return refuse(message, Refusal::kUntrusted);
   if (as_joiner) join_heard_ = now_;
   primary_dead_ = false;
-  hear_commit_point(message.commit_point);
   grace_until_ = std::max(grace_until_, now_ + options_.grace);
   candidate_since_ = 0;
   const Slot to = slot_of(message.from);
@@ -204,6 +235,7 @@ void Replica::say_hello() {
   hello.commit_point = commit_point_;
   hello.seq = last_seq_;
   hello.rebuilding = durable_.rebuilding;
+  hello.given_up = durable_.given_up;
   send(primary, hello);
 }
 
@@ -247,7 +279,9 @@ void Replica::on_join_complete(const Message& message) {
   if (!accepts(message) || message.join != member_join_ || !member_join_ready_) return;
   if (appending_ > 0) return;  // the primary has all acknowledgements; it asks again
   raise_commit_point(message.commit_point);
+  last_seq_ = std::max(last_seq_, message.seq);  // copied or acknowledged
   durable_.rebuilding = false;
+  durable_.given_up = false;
   member_join_completing_ = true;
   persist();
 }

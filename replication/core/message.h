@@ -45,7 +45,8 @@ struct Message {
   ReplicaId from;
   ReplicaId to;
   Epoch epoch;
-  Seq seq;            // kPrepare, kAck, kRefuse of a write; kReached: highest seq here
+  Seq seq;            // kPrepare, kAck, kRefuse of a write; kReached: highest seq here;
+                      // kJoinComplete: highest seq that the joiner has now
   Seq commit_point;   // kPrepare, kBeacon: of the primary (R13); kReached, kJoinHello: heard here
   uint64_t join = 0;  // join number; kPrepare to a joiner, kJoin*; 0: as a member
   uint64_t incarnation = 0;           // kReached, kGrant, kJoinHello, kJoinReady, kAck
@@ -55,6 +56,7 @@ struct Message {
   Refusal refusal = Refusal::kNone;
   Epoch about;              // kRefuse: the epoch of what is refused
   bool rebuilding = false;  // kJoinHello
+  bool given_up = false;    // kJoinHello: compare everything
   bool wants_tail = false;  // kReach: of a primary that is recovering (R9)
   uint64_t op = 0;          // kPrepare: names the payload at the sender; not on the wire
   uint64_t ticket = 0;      // kPrepare at the receiver: names the payload there; not on the wire

@@ -40,6 +40,9 @@ void Replica::on_reached(const Message& message) {
     peer.failed = "it came back without its data";
     return check_members();
   }
+  // A member of the set knows that this replica, one of them too, once had more.
+  if (role_ == Role::kRecovering && entry != nullptr && lacks(message.commit_point))
+    return distrust_itself(message.commit_point);
   peer.reached = message.epoch;
   if (role_ == Role::kRecovering) {
     last_seq_ = std::max(last_seq_, message.seq);

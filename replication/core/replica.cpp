@@ -180,6 +180,9 @@ void Replica::adopt(const Record& record) {
   const bool same_session = record.session == durable_.record.session;
   const bool same_size = record.size_bytes == durable_.record.size_bytes;
   const bool was_primary = role_ != Role::kFollower;
+  if (record.lineage != durable_.record.lineage && durable_.record.epoch.value != 0 &&
+      record.find_in_sync(self_) == nullptr)
+    durable_.given_up = true;
   durable_.record = record;
   rebuild_masks();
   reach_ = Reach{};
@@ -217,7 +220,11 @@ void Replica::adopt(const Record& record) {
     fence_waiting_ops();
     connection_ = 0;  // connections are numbered within their session
   }
-  if (role_ == Role::kHandedOver) begin_recovering();
+  if (role_ == Role::kHandedOver) {
+    // Taken back. It has asked nobody since it handed over: that they were silent says nothing.
+    for (Peer& peer : peers_) peer.heard = now_;
+    begin_recovering();
+  }
   Mask keep = set_;
   if (proposal_ && proposal_->joiner != 0) keep |= Mask{1} << proposal_->joiner;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {

@@ -34,8 +34,6 @@ class Replica {
     Seq commit_point;  // as last noted, durably
     Seq last_seq;      // highest seq that is durable here
     Nanoseconds now = 0;
-    // A first life: nobody can hold a lease from this replica. Otherwise it waits a grace (R7).
-    bool fresh = false;
   };
 
   Replica(Driver& driver, const Options& options, Start start);
@@ -253,6 +251,8 @@ class Replica {
   void send_ack(uint64_t seq, Slot to, uint64_t join);
   void flush_gated();
   void hear_commit_point(Seq seq);
+  bool lacks(Seq committed) const;
+  void distrust_itself(Seq committed);
   void raise_commit_point(Seq seq);
   void say_hello();
   void begin_joining();
@@ -299,6 +299,7 @@ class Replica {
   void abort_join(Slot peer, uint64_t join);
   void advance_join(Slot peer);
   void enter(Slot peer);
+  void begin_above(Seq seq);
 
   // client.cpp
   Op& make_op(OpId id, OpKind kind, BlockRange range);

@@ -86,6 +86,9 @@ struct Durable {
   Epoch promised;           // the highest epoch whose primary it may no longer serve (R8)
   Record record;            // the last one it knew
   bool rebuilding = false;  // from the first to the last byte of a resync
+  // An operator went on without this replica, and gave up what it alone had: below its commit
+  // point, too, it may hold what is not to be. Until the end of a resync.
+  bool given_up = false;
   uint64_t incarnation = 0;
 };
 

@@ -35,6 +35,7 @@ Task<void> Gateway::close() {
   std::vector<Call*> all;
   for (const auto& [number, call] : calls_) all.push_back(call);
   for (Call* call : all) end_call(*call, {Outcome::kNotPrimary, {}, 0, 0});
+  if (ReplicaHost* host = parts_.exchange->host_of(parts_.volume)) host->abandon(front_end_);
   opened_.wake_all();
   woken_.wake_all();
   while (under_way_ > 0) co_await ended_.wait();
@@ -187,14 +188,14 @@ Task<ClientResult> Gateway::ask_local(Request& request, ReplicaHost& host) {
   const wire::Request& body = request.body;
   switch (request.type) {
     case wire::FrameType::kOpen:
-      co_return co_await host.open_connection(caller);
+      co_return co_await host.open_connection(caller, &front_end_);
     case wire::FrameType::kRead:
-      co_return co_await host.read(caller, body.offset, request.into);
+      co_return co_await host.read(caller, body.offset, request.into, &front_end_);
     case wire::FrameType::kWrite:
       if (body.kind == WriteKind::kData)
-        co_return co_await host.write(caller, body.offset, request.data);
+        co_return co_await host.write(caller, body.offset, request.data, &front_end_);
       co_return co_await host.zero(caller, body.offset, body.length,
-                                   body.kind == WriteKind::kZeroKeep);
+                                   body.kind == WriteKind::kZeroKeep, &front_end_);
     case wire::FrameType::kStatus: {
       ClientResult result;
       if (host.core().role() != Role::kActive) {

@@ -30,7 +30,8 @@ class Gateway final : public BlockDevice {
 
   explicit Gateway(Parts parts);
   ~Gateway() override;
-  // Requests under way end with kCancelled.
+  // Requests under way end with kCancelled, at the latest when a disk here has let go of their
+  // memory.
   Task<void> close();
 
   const Uuid& volume() const { return parts_.volume; }
@@ -112,6 +113,7 @@ class Gateway final : public BlockDevice {
   io::WaitList opened_;
   io::WaitList woken_;
   io::WaitList ended_;
+  FrontEnd front_end_;  // at the replica that lives here
   io::CancelToken cancel_;
   io::Scope scope_;
 };

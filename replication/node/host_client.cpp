@@ -1,5 +1,6 @@
 // Operations of front ends, of this node and of others: ranges of bytes become ranges of blocks.
 #include <algorithm>
+#include <cstring>
 
 #include "replication/node/replica_host.h"
 #include "volumed/base/assert.h"
@@ -21,19 +22,28 @@ Status beyond_end() {
   return Status(Code::kInvalidArgument, "the request reaches beyond the end of the volume");
 }
 
+bool is_gone(const FrontEnd* front_end) {
+  return front_end != nullptr && front_end->gone;
+}
+
 }  // namespace
 
-Task<ClientResult> ReplicaHost::open_connection(Replica::Caller caller) {
+OpId ReplicaHost::begin(Work& work) {
+  work.op = next_op_++;
+  works_[work.op] = &work;
+  return work.op;
+}
+
+Task<ClientResult> ReplicaHost::open_connection(Replica::Caller caller, FrontEnd* front_end) {
   ClientResult result;
-  if (closing_) {
+  if (closing_ || is_gone(front_end)) {
     result.outcome = Outcome::kNotPrimary;
     co_return result;
   }
   Work work;
   work.kind = OpKind::kBarrier;
-  const OpId op = next_op_++;
-  works_[op] = &work;
-  core_->open_connection(now(), op, caller);
+  work.front_end = front_end;
+  core_->open_connection(now(), begin(work), caller);
   co_await Done{work};
   result.outcome = work.outcome;
   if (work.outcome == Outcome::kFenced) result.connection = core_->connection();
@@ -41,7 +51,7 @@ Task<ClientResult> ReplicaHost::open_connection(Replica::Caller caller) {
 }
 
 Task<ClientResult> ReplicaHost::read(Replica::Caller caller, uint64_t offset,
-                                     std::span<std::byte> into) {
+                                     std::span<std::byte> into, FrontEnd* front_end) {
   ClientResult result;
   if (closing_) {
     result.outcome = Outcome::kNotPrimary;
@@ -52,8 +62,8 @@ Task<ClientResult> ReplicaHost::read(Replica::Caller caller, uint64_t offset,
     result.status = beyond_end();
     co_return result;
   }
-  co_await grown(offset + into.size());
-  if (closing_) {
+  co_await grown(offset + into.size(), front_end);
+  if (closing_ || is_gone(front_end)) {
     result.outcome = Outcome::kNotPrimary;
     co_return result;
   }
@@ -62,9 +72,8 @@ Task<ClientResult> ReplicaHost::read(Replica::Caller caller, uint64_t offset,
   work.offset = offset;
   work.length = into.size();
   work.into = into;
-  const OpId op = next_op_++;
-  works_[op] = &work;
-  core_->read(now(), op, caller, blocks_around(offset, into.size()));
+  work.front_end = front_end;
+  core_->read(now(), begin(work), caller, blocks_around(offset, into.size()));
   co_await Done{work};
   result.outcome = work.outcome;
   result.status = work.status;
@@ -74,14 +83,12 @@ Task<ClientResult> ReplicaHost::read(Replica::Caller caller, uint64_t offset,
 Task<ClientResult> ReplicaHost::run_write(Replica::Caller caller, Work& work, WriteKind kind,
                                           BlockRange range, bool needs_payload) {
   ClientResult result;
-  if (closing_) {
+  if (closing_ || is_gone(work.front_end)) {
     result.outcome = Outcome::kNotPrimary;
     co_return result;
   }
   work.kind = OpKind::kWrite;
-  const OpId op = next_op_++;
-  works_[op] = &work;
-  core_->write(now(), op, caller, kind, range, needs_payload);
+  core_->write(now(), begin(work), caller, kind, range, needs_payload);
   co_await Done{work};
   result.outcome = work.outcome;
   result.status = work.status;
@@ -89,7 +96,7 @@ Task<ClientResult> ReplicaHost::run_write(Replica::Caller caller, Work& work, Wr
 }
 
 Task<ClientResult> ReplicaHost::write(Replica::Caller caller, uint64_t offset,
-                                      std::span<const std::byte> data) {
+                                      std::span<const std::byte> data, FrontEnd* front_end) {
   ClientResult result;
   if (closing_) {
     result.outcome = Outcome::kNotPrimary;
@@ -101,13 +108,14 @@ Task<ClientResult> ReplicaHost::write(Replica::Caller caller, uint64_t offset,
     co_return result;
   }
   if (data.empty()) co_return result;
-  co_await grown(offset + data.size());
+  co_await grown(offset + data.size(), front_end);
   const uint64_t address = reinterpret_cast<uintptr_t>(data.data());
   if ((offset | data.size() | address) % kBlockBytes == 0) {
     Work work;
     work.offset = offset;
     work.length = data.size();
     work.data = data;
+    work.front_end = front_end;
     co_return co_await run_write(caller, work, WriteKind::kData, blocks_around(offset, data.size()),
                                  /*needs_payload=*/false);
   }
@@ -118,6 +126,7 @@ Task<ClientResult> ReplicaHost::write(Replica::Caller caller, uint64_t offset,
     work.offset = offset;
     work.data = data.first(std::min<uint64_t>(most, data.size()));
     work.length = work.data.size();
+    work.front_end = front_end;
     result = co_await run_write(caller, work, WriteKind::kData, blocks_around(offset, work.length),
                                 /*needs_payload=*/true);
     if (result.outcome != Outcome::kDone) co_return result;
@@ -128,7 +137,7 @@ Task<ClientResult> ReplicaHost::write(Replica::Caller caller, uint64_t offset,
 }
 
 Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, uint64_t length,
-                                     bool keep) {
+                                     bool keep, FrontEnd* front_end) {
   ClientResult result;
   if (closing_) {
     result.outcome = Outcome::kNotPrimary;
@@ -140,12 +149,13 @@ Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, ui
     co_return result;
   }
   const uint64_t end = offset + length;
-  co_await grown(end);
+  co_await grown(end, front_end);
   while (offset < end) {
     const uint64_t begin = offset / kBlockBytes * kBlockBytes;
     const bool partial = offset != begin || end - offset < kBlockBytes;
     Work work;
     work.offset = offset;
+    work.front_end = front_end;
     if (partial) {
       work.length = std::min(end, begin + kBlockBytes) - offset;
       work.zero_edge = true;
@@ -162,6 +172,53 @@ Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, ui
     offset += work.length;
   }
   co_return result;
+}
+
+void ReplicaHost::abandon(FrontEnd& front_end) {
+  front_end.gone = true;
+  std::vector<Work*> its;
+  for (const auto& [op, work] : works_) {
+    if (work->front_end == &front_end && work->pending == 0) its.push_back(work);
+  }
+  std::sort(its.begin(), its.end(), [](const Work* a, const Work* b) { return a->op < b->op; });
+  for (Work* work : its) detach(*work);
+  changed_.wake_all();  // grown()
+}
+
+// Nothing uses its memory now, but core may ask for it again: a write that waits, or that has to go
+// to a member once more.
+void ReplicaHost::detach(Work& work) {
+  CVOL_ASSERT(work.pending == 0 && !work.finished && !work.on_heap);
+  CVOL_ASSERT(find_work(work.op) == &work);
+  auto* own = new Work;
+  own->on_heap = true;
+  own->op = work.op;
+  own->kind = work.kind;
+  own->offset = work.offset;
+  own->length = work.length;
+  own->zero_edge = work.zero_edge;
+  own->checksums = std::move(work.checksums);
+  const auto keep = [&](std::size_t bytes) {
+    own->kept = store::aligned_zeroes((bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes);
+    return std::span<std::byte>(own->kept.get(), bytes);
+  };
+  if (!work.into.empty()) own->into = keep(work.into.size());
+  if (!work.whole.empty() && work.payload.data() == work.whole.data()) {
+    own->whole = std::move(work.whole);
+    own->payload = work.payload;
+  } else if (!work.data.empty()) {
+    const std::span<std::byte> data = keep(work.data.size());
+    std::memcpy(data.data(), work.data.data(), data.size());
+    own->data = data;
+    if (!work.payload.empty()) {
+      CVOL_ASSERT(work.payload.data() == work.data.data());
+      own->payload = own->data;
+    }
+  }
+  works_[work.op] = own;
+  work.finished = true;
+  work.outcome = Outcome::kNotPrimary;
+  if (work.waiter) reactor().schedule(std::exchange(work.waiter, {}));
 }
 
 Result<std::vector<Extent>> ReplicaHost::block_status(uint64_t offset, uint64_t length) const {

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::size_t kInputBytes = 256 * kKiB;
 constexpr io::Nanoseconds kDialTimeout = io::kSecond;
+constexpr io::Nanoseconds kGreetingTimeout = 3 * io::kSecond;  // of the other end's hello
 constexpr io::Nanoseconds kFirstWait = 20 * io::kMillisecond;
 constexpr io::Nanoseconds kLongestWait = io::kSecond;
 
@@ -34,6 +35,7 @@ struct Mesh::Link {
   std::vector<std::byte> queue;  // to be sent
   std::vector<std::byte> sending;
   bool sender_runs = false;
+  io::CancelToken greeted;  // it has said who it is, or is given up
   io::Scope scope;
 };
 
@@ -186,6 +188,8 @@ Task<bool> Mesh::receive_frame(Link& link, Frame& frame) {
                  {{"peer", name_of(link.peer)}, {"why", header.message()}});
     co_return false;
   }
+  // Nothing is kept for somebody who has not said who he is.
+  if (header->payload_bytes > 0 && !link.greeted.cancelled()) co_return false;
   const std::size_t bytes = wire::kHeaderBytes + header->body_bytes;
   more = co_await fill(link, bytes);
   if (!more) co_return false;
@@ -218,6 +222,19 @@ Task<bool> Mesh::receive_frame(Link& link, Frame& frame) {
 }
 
 // --- greetings ---
+
+// A process that is stopped, or a stranger, may never greet. The connection would stay for ever;
+// and while one that was dialed waits, those that the other end dials are refused.
+Task<void> Mesh::limit_greeting(std::shared_ptr<Link> link) {
+  const int64_t slept = co_await reactor_.sleep(kGreetingTimeout, &link->greeted);
+  if (slept == 0 && !link->greeted.cancelled()) link->stream.shutdown();
+}
+
+// The stream is open until then: its handle may be another connection's afterwards.
+Task<void> Mesh::end_greeting(std::shared_ptr<Link> link) {
+  link->greeted.cancel();
+  co_await link->scope.join();
+}
 
 void Mesh::send_hello(Link& link, wire::FrameType type, const std::string& refusal) {
   wire::Hello hello;
@@ -271,6 +288,7 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
   auto link = std::make_shared<Link>();
   link->stream = std::move(stream);
   links_[link.get()] = link;
+  link->scope.spawn(limit_greeting(link));
   Frame first;
   const bool got = co_await receive_frame(*link, first);
   Result<wire::Hello> hello = Status(Code::kDamaged, "it does not begin with a greeting");
@@ -300,10 +318,12 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
     const iovec iov{link->queue.data(), link->queue.size()};
     const int64_t sent = co_await link->stream.sendv(&iov, 1);
     link->queue.clear();
+    co_await end_greeting(link);
     if (refusal.empty() && sent > 0 && !closing_) {
       co_await run_link(link);
     }
   }
+  co_await end_greeting(link);
   link->stream.close();
   links_.erase(link.get());
 }
@@ -325,6 +345,7 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
         link->peer = endpoint;
         link->dialed = true;
         links_[link.get()] = link;
+        link->scope.spawn(limit_greeting(link));
         send_hello(*link, wire::FrameType::kHello, "");
         const iovec iov{link->queue.data(), link->queue.size()};
         const int64_t sent = co_await link->stream.sendv(&iov, 1);
@@ -344,6 +365,7 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
         } else {
           why = "the connection ended in the greeting";
         }
+        co_await end_greeting(link);
       }
       peer.connecting = false;
       if (link != nullptr && why.empty() && !closing_) {

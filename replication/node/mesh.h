@@ -4,7 +4,8 @@
 // connections that others dial. Of two that are dialed at the same moment the one of the smaller
 // endpoint stays. Frames leave in the order of send(); what was on its way when a connection ends
 // is lost, which both ends are told (down). A connection that begins fences the one before it:
-// frames of that one are not delivered any more.
+// frames of that one are not delivered any more. One whose other end does not say within 3 s who it
+// is ends.
 //
 // Threading: the reactor's thread. send() copies and never blocks; queued_bytes() is for those who
 // can slow down. Handler calls come from the loop, never from within send().
@@ -92,6 +93,8 @@ class Mesh {
   Task<Result<wire::Hello>> receive_hello(Link& link, wire::FrameType type);
   Task<bool> fill(Link& link, std::size_t bytes);
   Task<Buffer> take(std::size_t bytes);
+  Task<void> limit_greeting(std::shared_ptr<Link> link);
+  Task<void> end_greeting(std::shared_ptr<Link> link);
   void send_hello(Link& link, wire::FrameType type, const std::string& refusal);
   std::string why_refused(const wire::Hello& hello) const;
   void enqueue(const std::shared_ptr<Link>& link, const wire::FrameHeader& header,

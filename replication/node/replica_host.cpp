@@ -32,8 +32,7 @@ Result<std::unique_ptr<ReplicaHost>> ReplicaHost::open(Parts parts, const Record
   auto bytes = parts.engine->replica_state(parts.number);
   if (!bytes) return bytes.status();
   Durable durable;
-  const bool fresh = bytes->empty();
-  if (!fresh) {
+  if (!bytes->empty()) {
     auto state = decode_state(*bytes);
     if (!state) return state.status();
     durable = std::move(*state);
@@ -42,18 +41,17 @@ Result<std::unique_ptr<ReplicaHost>> ReplicaHost::open(Parts parts, const Record
                   "the metadata store is away, and this replica was never used: nothing says what "
                   "it belongs to");
   }
-  // A fresh one adopts the record below, as news: it says nothing to anybody before that is on
-  // stable storage, and leaves the primary that is recorded the time to begin.
+  // One that was never used adopts the record below, as news: it says nothing to anybody before
+  // that is on stable storage, and leaves the primary that is recorded the time to begin.
   durable.incarnation = std::max(durable.incarnation, parts.incarnation);
-  std::unique_ptr<ReplicaHost> host(
-      new ReplicaHost(std::move(parts), std::move(durable), *info, fresh));
+  std::unique_ptr<ReplicaHost> host(new ReplicaHost(std::move(parts), std::move(durable), *info));
   host->parts_.exchange->add(host.get());
   host->wake_links();
   if (record != nullptr) host->set_record(*record);
   return host;
 }
 
-ReplicaHost::ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info, bool fresh)
+ReplicaHost::ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info)
     : parts_(std::move(parts)),
       salt_(checksum_salt(parts_.volume)),
       local_size_(info.size_bytes),
@@ -67,7 +65,6 @@ ReplicaHost::ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo&
   start.commit_point = Seq{info.commit_point};
   start.last_seq = Seq{info.last_seq};
   start.now = now();
-  start.fresh = fresh;
   core_ = std::make_unique<Replica>(*this, parts_.exchange->options(), std::move(start));
 }
 
@@ -289,9 +286,9 @@ uint64_t ReplicaHost::blocks_here() const {
   return std::min(local_size_, size_bytes()) / kBlockBytes;
 }
 
-Task<void> ReplicaHost::grown(uint64_t end_bytes) {
-  while (!closing_ && end_bytes > local_size_ && end_bytes <= size_bytes())
-    co_await changed_.wait();
+Task<void> ReplicaHost::grown(uint64_t end_bytes, const FrontEnd* front_end) {
+  const auto gone = [&] { return closing_ || (front_end != nullptr && front_end->gone); };
+  while (!gone() && end_bytes > local_size_ && end_bytes <= size_bytes()) co_await changed_.wait();
 }
 
 void ReplicaHost::grew() {
@@ -353,7 +350,11 @@ void ReplicaHost::begin_for_core(Task<void> task) {
 
 void ReplicaHost::release(Work* work) {
   CVOL_ASSERT(work->pending > 0);
-  if (--work->pending > 0 || !work->finished) return;
+  if (--work->pending > 0) return;
+  if (!work->finished) {
+    if (work->front_end != nullptr && work->front_end->gone) detach(*work);
+    return;
+  }
   if (work->on_heap) {
     delete work;
   } else if (work->waiter) {

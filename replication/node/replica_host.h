@@ -19,6 +19,7 @@
 #include "replication/node/exchange.h"
 #include "volumed/base/block_device.h"
 #include "volumed/io/range_lock.h"
+#include "volumed/store/aligned.h"
 #include "volumed/store/disk_engine.h"
 
 namespace cvol::replication {
@@ -31,6 +32,11 @@ struct ClientResult {
   Status status;            // of kFailed and kNoSpace
   uint64_t connection = 0;  // of a fenced open(): the highest that was opened
   uint64_t next = 0;        // of verify(): where to go on; UINT64_MAX: that was all
+};
+
+// Somebody on this shard whose operations have to end when it goes: ReplicaHost::abandon().
+struct FrontEnd {
+  bool gone = false;
 };
 
 // A resync that this replica is the source of.
@@ -74,11 +80,17 @@ class ReplicaHost final : public Driver {
   void set_record(const Record& record);
 
   // --- front ends (host_client.cpp); bytes, any alignment ---
-  Task<ClientResult> open_connection(Replica::Caller caller);
-  Task<ClientResult> read(Replica::Caller caller, uint64_t offset, std::span<std::byte> into);
-  Task<ClientResult> write(Replica::Caller caller, uint64_t offset,
-                           std::span<const std::byte> data);
-  Task<ClientResult> zero(Replica::Caller caller, uint64_t offset, uint64_t length, bool keep);
+  Task<ClientResult> open_connection(Replica::Caller caller, FrontEnd* front_end = nullptr);
+  Task<ClientResult> read(Replica::Caller caller, uint64_t offset, std::span<std::byte> into,
+                          FrontEnd* front_end = nullptr);
+  Task<ClientResult> write(Replica::Caller caller, uint64_t offset, std::span<const std::byte> data,
+                           FrontEnd* front_end = nullptr);
+  Task<ClientResult> zero(Replica::Caller caller, uint64_t offset, uint64_t length, bool keep,
+                          FrontEnd* front_end = nullptr);
+  // What this front end has under way ends with kNotPrimary, now, or when the disk has let go of
+  // its memory. Its outcome is not known: as if it came from another node that has gone, it goes on
+  // with memory of this host's.
+  void abandon(FrontEnd& front_end);
   // Of this replica, which must be the primary to be sure.
   Result<std::vector<Extent>> block_status(uint64_t offset, uint64_t length) const;
   bool hand_over(const ReplicaId& to);
@@ -126,13 +138,16 @@ class ReplicaHost final : public Driver {
   // An operation between its begin and its end. Lives in the caller's frame, or (internal ones) on
   // the heap; memory that it names outlives what is `pending`.
   struct Work {
+    OpId op = 0;
     OpKind kind = OpKind::kRead;
+    FrontEnd* front_end = nullptr;
     uint64_t offset = 0;                 // bytes, of the front end
     std::span<const std::byte> data;     // a write's
     uint64_t length = 0;                 // of the operation
     std::span<std::byte> into;           // a read's
     bool zero_edge = false;              // a write of zeroes that are no whole blocks
     Buffer whole;                        // whole blocks, where the front end's memory cannot serve
+    store::AlignedBytes kept;            // instead of the memory of a front end that is gone
     std::span<const std::byte> payload;  // what is written
     std::vector<uint64_t> checksums;     // of its blocks
     uint32_t pending = 0;                // tasks that use this
@@ -170,7 +185,7 @@ class ReplicaHost final : public Driver {
     std::vector<uint64_t> checksums;
   };
 
-  ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info, bool fresh);
+  ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info);
 
   io::Reactor& reactor() const { return parts_.exchange->reactor(); }
   Nanoseconds now() const { return reactor().now(); }
@@ -178,7 +193,7 @@ class ReplicaHost final : public Driver {
   // Blocks that there are here, and are to be: the replica grows before its record is persisted.
   uint64_t blocks_here() const;
   // Until the replica has grown to what the record says, if the range needs it.
-  Task<void> grown(uint64_t end_bytes);
+  Task<void> grown(uint64_t end_bytes, const FrontEnd* front_end = nullptr);
   void grew();
   const Member* member(const ReplicaId& id) const { return core_->record().find_member(id); }
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
@@ -190,6 +205,8 @@ class ReplicaHost final : public Driver {
   void release(Work* work);
   void sum_payload(Work& work, BlockRange range) const;
   Work* find_work(OpId op) const;
+  OpId begin(Work& work);
+  void detach(Work& work);
   Task<ClientResult> run_write(Replica::Caller caller, Work& work, WriteKind kind, BlockRange range,
                                bool needs_payload);
 

@@ -10,7 +10,7 @@ std::string encode_state(const Durable& state) {
   std::vector<std::byte> bytes;
   wire::Writer out(bytes);
   out.u16(kStateVersion);
-  out.u16(state.rebuilding ? 1 : 0);
+  out.u16(static_cast<uint16_t>((state.rebuilding ? 1 : 0) | (state.given_up ? 2 : 0)));
   out.u64(state.promised.value);
   out.u64(state.incarnation);
   out.u64(state.record.revision);
@@ -37,8 +37,9 @@ Result<Durable> decode_state(std::string_view text) {
   if (plain_checksum(content) != tail.u64()) return damaged();
   Durable state;
   const uint16_t flags = in.u16();
-  if (flags > 1) return damaged();
+  if (flags > 3) return damaged();
   state.rebuilding = (flags & 1) != 0;
+  state.given_up = (flags & 2) != 0;
   state.promised = Epoch{in.u64()};
   state.incarnation = in.u64();
   const uint64_t revision = in.u64();

@@ -1,7 +1,8 @@
 // What replication keeps with a replica on its disk (DiskEngine::put_replica_state), as bytes.
 //
-// version (2), flags (2: bit 0 rebuilding), promised (8), incarnation (8), revision (8), then the
-// record as frames carry it, then XXH3-64 of all before. A newer version is refused.
+// version (2), flags (2: bit 0 rebuilding, bit 1 given up), promised (8), incarnation (8),
+// revision (8), then the record as frames carry it, then XXH3-64 of all before. A newer version is
+// refused.
 #pragma once
 
 #include <string>

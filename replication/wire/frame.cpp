@@ -146,7 +146,8 @@ std::vector<std::byte> encode_message(const Message& message, std::span<const ui
   out.u64(message.about.value);
   out.u8(static_cast<uint8_t>(message.kind));
   out.u8(static_cast<uint8_t>(message.refusal));
-  out.u8(static_cast<uint8_t>((message.rebuilding ? 1 : 0) | (message.wants_tail ? 2 : 0)));
+  out.u8(static_cast<uint8_t>((message.rebuilding ? 1 : 0) | (message.wants_tail ? 2 : 0) |
+                              (message.given_up ? 4 : 0)));
   out.u8(message.record != nullptr ? 1 : 0);
   out.u32(message.tail != nullptr ? static_cast<uint32_t>(message.tail->size()) : 0);
   out.u32(static_cast<uint32_t>(checksums.size()));
@@ -192,6 +193,7 @@ Result<DecodedMessage> decode_message(const FrameHeader& header, std::span<const
   message.refusal = static_cast<Refusal>(refusal);
   message.rebuilding = (flags & 1) != 0;
   message.wants_tail = (flags & 2) != 0;
+  message.given_up = (flags & 4) != 0;
   if (!in.has(uint64_t{checksums} * 8)) return damaged("a message is cut short");
   decoded.checksums.resize(checksums);
   for (uint64_t& checksum : decoded.checksums) checksum = in.u64();

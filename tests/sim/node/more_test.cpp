@@ -61,6 +61,57 @@ TEST_F(NodeScenario, damage_on_all_gives_an_error) {
   converge();
 }
 
+// Nobody tells that a disk was replaced by an older copy of itself: what the others know does.
+TEST_F(NodeScenario, a_secondary_whose_disk_is_an_older_copy_is_resynced) {
+  begin();
+  operate(200);
+  wait_in_sync();
+  Node& old = cluster().secondary();
+  cluster().crash(old);
+  const DiskRemains image = old.image();
+  cluster().start(old);
+  wait_in_sync();
+  operate(200);
+  cluster().crash(old);
+  old.restore(image);
+  cluster().start(old);
+  const auto known_anew = [&] {
+    const auto* entry = cluster().reg().record().find_in_sync(old.parts().replica);
+    return entry != nullptr && entry->incarnation == 2;
+  };
+  wait(known_anew, 30 * io::kSecond, "it is taken in again, as another one");
+  wait_in_sync();
+  operate(100);
+  converge();
+}
+
+TEST_F(NodeScenario, a_primary_whose_disk_is_an_older_copy_does_not_serve) {
+  ClusterShape shape;
+  shape.nodes = 4;
+  shape.gateway_node = 4;
+  begin(shape);
+  operate(200);
+  wait_in_sync();
+  Node& old = cluster().primary();
+  cluster().crash(old);
+  const DiskRemains image = old.image();
+  cluster().start(old);
+  wait([&] { return old.up() && cluster().serving() && cluster().all_in_sync(); }, 30 * io::kSecond,
+       "all are in sync");
+  ASSERT_TRUE(cluster().run_on(cluster().gateway_node(), move_to(old)));
+  wait([&] { return &cluster().primary() == &old && cluster().serving(); }, 10 * io::kSecond,
+       "it is the primary");
+  operate(300);
+  for (uint32_t number = 1; number <= 3; ++number) cluster().crash(cluster().node(number));
+  old.restore(image);
+  for (uint32_t number = 1; number <= 3; ++number) cluster().start(cluster().node(number));
+  wait([&] { return &cluster().primary() != &old && cluster().serving(); }, 30 * io::kSecond,
+       "another one serves");
+  operate(100);
+  wait_in_sync();
+  converge();
+}
+
 TEST_F(NodeScenario, a_sync_error_fails_the_disk_of_the_primary) {
   ClusterShape shape;
   shape.nodes = 4;
@@ -254,6 +305,42 @@ TEST_F(NodeScenario, another_session_fences_the_one_before) {
   cluster().run_for(io::kSecond);
   EXPECT_EQ(work().running(), 0u);
   operate(200);
+  converge();
+}
+
+// Nothing that this node's replica holds keeps a gateway from ending: neither writes that wait for
+// members, nor reads that wait for leases, nor what waits for those.
+TEST_F(NodeScenario, a_gateway_closes_while_its_requests_wait) {
+  ClusterShape shape;
+  shape.gateway_node = 1;
+  shape.work.unaligned = 50;
+  begin(shape);
+  operate(200);
+  wait_in_sync();
+  Node& node = cluster().node(1);
+  for (int round = 0; round < 3; ++round) {
+    wait([&] { return node.host()->core().is_primary(); }, 60 * io::kSecond, "it is the primary");
+    cluster().reg().set_available(false);
+    cluster().isolate(node);
+    work().start(node, 12, 400);
+    cluster().run_for(5 * io::kSecond);
+    EXPECT_EQ(work().running(), 12u);
+    EXPECT_GT(node.host()->core().in_flight(), 0u);
+    const io::Nanoseconds began = cluster().world().now();
+    ASSERT_TRUE(cluster().run_on(node, close(node.gateway()), 60 * io::kSecond));
+    EXPECT_LT(cluster().world().now() - began, 100 * io::kMillisecond);
+    wait([&] { return work().running() == 0; }, io::kSecond, "its requests have ended");
+    EXPECT_GT(node.host()->core().in_flight(), 0u);  // their outcome is open
+    if (round % 2 == 0) node.reopen_gateway();
+    cluster().run_for(io::kSecond);
+    cluster().heal();
+    if (round % 2 != 0) node.reopen_gateway();
+    work().go_on(node, 4);
+    wait([&] { return work().done(); }, 60 * io::kSecond, "the operations end");
+    wait_in_sync();
+    ASSERT_TRUE(cluster().run_on(node, move_to(node)));
+    wait_in_sync();
+  }
   converge();
 }
 

@@ -132,6 +132,12 @@ void Node::open_gateway(uint64_t session_generation) {
   gateway_ = std::make_unique<Gateway>(std::move(parts));
 }
 
+void Node::reopen_gateway() {
+  CVOL_ASSERT(up_ && gateway_ != nullptr);
+  old_gateways_.push_back(std::move(gateway_));
+  open_gateway(gateway_session_);
+}
+
 Task<void> Node::close_gateway(Gateway* gateway) {
   co_await gateway->close();
 }
@@ -179,6 +185,25 @@ void Node::stop() {
 }
 
 // --- for tests ---
+
+DiskRemains Node::image() const {
+  CVOL_ASSERT(reactor_ == nullptr);
+  DiskRemains image;
+  for (const auto& [name, file] : parts_.world->files) {
+    if (name.starts_with(path() + "/")) image.files[name] = file->durable();
+  }
+  image.tables = new_tables();
+  for (std::size_t i = 0; i < tables_.size(); ++i) {
+    image.tables[i]->content = tables_[i]->content;
+    image.tables[i]->exists = tables_[i]->exists;
+  }
+  return image;
+}
+
+void Node::restore(const DiskRemains& image) {
+  CVOL_ASSERT(down());
+  put_back(*parts_.world, image, tables_);
+}
 
 uint64_t Node::damage_block(uint64_t block) {
   uint64_t found = 0;

@@ -60,6 +60,8 @@ class Node {
 
   // A front end's; the newest one.
   void open_gateway(uint64_t session_generation);
+  // Of the same session, anew; the one before is closed.
+  void reopen_gateway();
   // Not opened again when the node comes up.
   void forget_gateway() { gateway_session_ = 0; }
   replication::Gateway* gateway() { return gateway_.get(); }
@@ -71,6 +73,9 @@ class Node {
   store::ReplicaNumber replica_number() const { return number_; }
   RegisterClient& register_client() { return *register_; }
   store::MemoryTableState& table() { return *tables_[0]; }
+  // The disk as it is, while the node is down; and an older image of it in its place.
+  DiskRemains image() const;
+  void restore(const DiskRemains& image);
   // Of this machine only.
   void set_faults(std::shared_ptr<const io::SimFaults> faults);
   // Bit rot in every copy of this block that the disk's files hold. How many.

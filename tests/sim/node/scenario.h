@@ -42,6 +42,7 @@ class NodeScenario : public ::testing::Test {
                             Status* status) {
     *status = co_await gateway->confirm(epoch, 20 * io::kSecond);
   }
+  static Task<void> close(replication::Gateway* gateway) { co_await gateway->close(); }
   // One block of zeroes' opposite.
   static Task<void> write_at(replication::Gateway* gateway, uint64_t offset, Status* status) {
     const std::vector<std::byte> data(kBlockBytes, std::byte{0x5a});

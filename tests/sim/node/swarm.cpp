@@ -117,9 +117,19 @@ class Run {
   bool fine() {
     if (result_.complaint.empty()) result_.complaint = cluster_.work().complaint();
     if (result_.complaint.empty()) result_.complaint = cluster_.reg().complaint();
+    if (result_.complaint.empty() && any_distrusts_itself())
+      result_.complaint = "a replica takes its disk for an older copy, and it is none";
     return result_.complaint.empty();
   }
   Node& any() { return cluster_.node(1 + static_cast<uint32_t>(random().below(cluster_.size()))); }
+  bool any_distrusts_itself() {
+    for (uint32_t number = 1; number <= cluster_.size(); ++number) {
+      Node& node = cluster_.node(number);
+      if (node.up() && node.host() != nullptr && node.host()->core().durable().incarnation != 1)
+        return true;
+    }
+    return false;
+  }
   // The fault ends after a while.
   void later(io::Nanoseconds most, std::function<void()> end) {
     cluster_.world().at(cluster_.world().now() + cluster_.world().draw(0, most), std::move(end));

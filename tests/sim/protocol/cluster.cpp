@@ -78,7 +78,7 @@ Cluster::Cluster(const Shape& shape)
     register_.add_watcher([&added](const Record& now) { added.on_record(now); });
   }
   network_.start();
-  for (const auto& each : nodes_) each->start(each->index() == 0 || shape.all_fresh);
+  for (const auto& each : nodes_) each->start();
   for (const auto& each : gateways_) each->on_record(register_.record());
   gateways_.front()->open_session(1);
 }
@@ -173,6 +173,12 @@ void Cluster::roll_back(int index) {
   CVOL_ASSERT(!node(index).alive());
   node(index).disk().roll_back();
   lose_trust(index);
+}
+
+void Cluster::take_back(int index) {
+  CVOL_ASSERT(!node(index).alive());
+  node(index).disk().roll_back();
+  node(index).disk().set_behind();
 }
 
 void Cluster::lose_trust(int index) {

@@ -16,9 +16,8 @@ namespace cvol::sim {
 struct Shape {
   uint64_t seed = 1;
   bool tracing = true, loud = false;
-  int nodes = 3;           // each with a replica
-  int gateways = 2;        // the first one is attached at the start
-  bool all_fresh = false;  // at the start; else the first primary only
+  int nodes = 3;     // each with a replica
+  int gateways = 2;  // the first one is attached at the start
   uint64_t blocks = 16;
   uint32_t min_in_sync = 1;
   replication::Options options;
@@ -76,6 +75,8 @@ class Cluster : public Directory {
   void roll_back(int node);
   // The data is as it was, but nobody can vouch for it.
   void lose_trust(int node);
+  // Its disk holds its older image, and nobody is told.
+  void take_back(int node);
   // Another disk in the same node: a new replica takes the place of the old in the record.
   void replace_disk(int node);
 

@@ -82,7 +82,7 @@ void Disk::apply(const Append& append, uint64_t from, uint64_t to) {
 void Disk::persist(const Durable& state, std::function<void()> done) {
   Nanoseconds due = world_.now() + world_.around(times_.persist * slowness_);
   if (!persists_.empty()) due = std::max(due, persists_.back().due + 1);
-  persists_.push_back({state, std::move(done), due});
+  persists_.push_back({state, noted_, std::move(done), due});
   world_.at(due, [this, life = life_] { complete_persist(life); });
 }
 
@@ -95,11 +95,18 @@ void Disk::complete_persist(uint64_t life) {
   CVOL_ASSERT(!persists_.empty());
   const Persist persist = std::move(persists_.front());
   persists_.pop_front();
-  state_.durable = persist.state;
+  take(persist);
   persist.done();
 }
 
+void Disk::take(const Persist& persist) {
+  if (persist.state.incarnation != state_.durable.incarnation) behind_ = false;
+  state_.durable = persist.state;
+  state_.commit_point = std::max(state_.commit_point, persist.commit_point);
+}
+
 void Disk::note_commit_point(Seq seq) {
+  noted_ = std::max(noted_, seq);
   world_.after(world_.around(times_.commit_point), [this, seq, life = life_] {
     if (life == life_) state_.commit_point = std::max(state_.commit_point, seq);
   });
@@ -116,8 +123,9 @@ void Disk::crash() {
   }
   appends_.clear();
   const uint64_t kept = failed_ ? 0 : world_.random().below(persists_.size() + 1);
-  if (kept > 0) state_.durable = persists_[kept - 1].state;
+  if (kept > 0) take(persists_[kept - 1]);
   persists_.clear();
+  noted_ = state_.commit_point;
 }
 
 std::vector<BlockRange> Disk::tail(Seq after, bool pending) const {
@@ -150,6 +158,7 @@ bool Disk::under_way(BlockRange range) const {
 void Disk::roll_back() {
   CVOL_ASSERT(image_ && appends_.empty());
   state_ = *image_;
+  noted_ = state_.commit_point;
 }
 
 void Disk::roll_tail_back() {

@@ -4,7 +4,8 @@
 // each block of each client write has its own; those with kZeroBit read as zeroes. Appends take
 // time and take effect when they complete, overlapping ones in the order of their submission. A
 // crash keeps what was completed and a drawn subset of what was under way. Persisted blobs complete
-// in order; a crash keeps a prefix of those under way. The commit point is remembered lazily.
+// in order; a crash keeps a prefix of those under way. The commit point is remembered lazily, at
+// the latest with the next blob.
 #pragma once
 
 #include <functional>
@@ -82,6 +83,9 @@ class Disk {
   void take_image() { image_ = state_; }
   bool has_image() const { return image_.has_value(); }
   void roll_back();
+  // Nobody was told that it was rolled back; until its replica says so itself.
+  void set_behind() { behind_ = true; }
+  bool behind() const { return behind_; }
   void set_incarnation(uint64_t incarnation) { state_.durable.incarnation = incarnation; }
   void set_rebuilding(bool rebuilding) { state_.durable.rebuilding = rebuilding; }
   // Mutant 12: blocks above the durable commit point get back what they held before.
@@ -104,6 +108,7 @@ class Disk {
   };
   struct Persist {
     Durable state;
+    Seq commit_point;
     std::function<void()> done;
     Nanoseconds due = 0;
   };
@@ -113,10 +118,12 @@ class Disk {
   void complete(Appends::iterator at, uint64_t life);
   void wait_for(Appends::iterator at);
   void complete_persist(uint64_t life);
+  void take(const Persist& persist);
 
   World& world_;
   const Times times_;
   State state_;
+  Seq noted_;  // commit point
   std::optional<State> image_;
   Appends appends_;
   std::deque<Persist> persists_;
@@ -124,6 +131,7 @@ class Disk {
   Nanoseconds slowness_ = 1;
   Nanoseconds stuck_until_ = 0;
   bool failed_ = false;
+  bool behind_ = false;
   uint64_t capacity_;
   bool keep_older_ = false;
   std::vector<std::vector<Block>> older_;

@@ -88,7 +88,6 @@ Swarm draw_swarm(uint64_t seed, Mutant mutant) {
   shape.nodes = draw.one_of({2, 2, 2, 3, 3, 3, 3, 4, 5});
   shape.blocks = draw.one_of<uint64_t>({16, 16, 32, 64, 256});
   shape.min_in_sync = shape.nodes > 2 && draw.percent(15) ? 2 : 1;
-  shape.all_fresh = draw.percent(20);
   shape.compare_copies = draw.percent(50);
   shape.gateway.overlapping = draw.percent(15);
   shape.gateway.patience = draw.one_of<Nanoseconds>({kSecond, 5 * kSecond});
@@ -108,12 +107,11 @@ Swarm draw_swarm(uint64_t seed, Mutant mutant) {
 std::string describe(const Swarm& swarm) {
   std::string text = fmt::format(
       "{} nodes, {} blocks, min in sync {}, {} workers, delay {} us, append {} us, beacon {} "
-      "ms{}{}",
+      "ms{}",
       swarm.shape.nodes, swarm.shape.blocks, swarm.shape.min_in_sync, swarm.work.workers,
       swarm.shape.network.delay / 1000, swarm.shape.disk.append / 1000,
       swarm.shape.options.beacon / kMillisecond,
-      swarm.shape.gateway.overlapping ? ", overlapping" : "",
-      swarm.shape.all_fresh ? ", all fresh" : "");
+      swarm.shape.gateway.overlapping ? ", overlapping" : "");
   for (std::size_t i = 0; i < kFaults; ++i) {
     if (swarm.rates.every[i] > 0)
       text += fmt::format(", {} every {} s", name_of(static_cast<Fault>(i)),

@@ -111,6 +111,43 @@ TEST_F(Scenario, primary_with_a_stuck_disk_hands_over) {
   wait_until_all_in_set();
 }
 
+// While it hands over it asks nobody, so nobody answers: that is no silence of theirs.
+TEST_F(Scenario, handover_taken_back_puts_nobody_out) {
+  begin(nodes(2));
+  load();
+  run(kSecond);
+  cluster().record().set_reachable(1, false);  // the other one cannot take over
+  cluster().hand_over(1);
+  run(1200 * kMillisecond);
+  ASSERT_EQ(node(0).replica()->role(), replication::Role::kHandedOver);
+  cluster().network().set_delay(0, 1, 200 * kMillisecond);  // its answer takes a few ticks
+  cluster().attach(0);
+  wait_until_serves(0);
+  run(kSecond);
+  EXPECT_TRUE(cluster().all_in_set()) << cluster().status();
+}
+
+TEST_F(Scenario, stuck_primary_that_hands_over_hears_of_a_new_session) {
+  begin(nodes(2));
+  load();
+  run(kSecond);
+  cluster().record().set_reachable(1, false);
+  node(0).disk().stick_until(cluster().world().now() + 1000 * kSecond);
+  wait_until("it hands over",
+             [&] { return node(0).replica()->role() == replication::Role::kHandedOver; });
+  run(1200 * kMillisecond);
+  ASSERT_EQ(node(0).replica()->role(), replication::Role::kHandedOver);
+  cluster().network().set_delay(0, 1, 200 * kMillisecond);
+  cluster().attach(0);
+  run(100 * kMillisecond);
+  cluster().record().set_reachable(1, true);
+  wait_until_serves(1);  // the only one that can
+  const uint64_t before = cluster().gateway().answered();
+  wait_until("requests go on", [&] { return cluster().gateway().answered() > before + 100; });
+  node(0).disk().stick_until(0);
+  wait_until_all_in_set();
+}
+
 TEST_F(Scenario, last_member_unclean_restart) {
   begin(nodes(2));
   cluster().kill(1);
@@ -127,6 +164,63 @@ TEST_F(Scenario, last_member_unclean_restart) {
   expect_reads(2, written);
 }
 
+// An operator has accepted that the writes of node 0 are lost. It comes back all the same: of what
+// it wrote alone nothing may stay.
+TEST_F(Scenario, a_copy_whose_writes_were_given_up_comes_back) {
+  begin(nodes(2));
+  expect_answered(write(5));
+  run(3 * kSecond);
+  cluster().kill(1);
+  wait_until_set_is({0});
+  expect_answered(write(5));
+  run(3 * kSecond);
+  cluster().kill(0);
+  cluster().restart(1);
+  cluster().accept_data_loss(1);
+  wait_until_serves(1);
+  cluster().restart(0);
+  wait_until_all_in_set();
+  EXPECT_EQ(cluster().invariants().compare_members(), "");
+  leave_as_it_is();  // its history has a gap
+}
+
+// The same with so many writes that their seqs are given once more: later resyncs and recoveries
+// of that replica must not take them for what it has.
+TEST_F(Scenario, seqs_of_writes_that_were_given_up_are_not_given_again) {
+  Shape shape = nodes(2);
+  shape.blocks = 64;
+  begin(shape);
+  cluster().kill(1);
+  wait_until_set_is({0});
+  Gateway::Work writes;
+  writes.workers = 1;  // no two at one time: one of them would read what was given up
+  writes.reads = 0;
+  writes.think = kMillisecond;
+  cluster().gateway().work(writes);
+  wait_until(
+      "there are many", [&] { return node(0).disk().commit_point().value > 10000; }, 200 * kSecond);
+  cluster().kill(0);
+  cluster().restart(1);
+  cluster().accept_data_loss(1);
+  wait_until_serves(1);
+  run(kSecond / 10);
+  cluster().restart(0);
+  wait_until_all_in_set();
+  for (int round = 0; round < 5; ++round) {
+    run(kSecond / 2);
+    cluster().kill(0);
+    wait_until_set_is({1});
+    run(kSecond / 2);
+    cluster().restart(0);
+    wait_until_all_in_set();
+  }
+  EXPECT_GT(node(1).disk().highest_seq().value, 10000u);
+  cluster().gateway().work({.workers = 0});
+  run(3 * kSecond);
+  EXPECT_EQ(cluster().invariants().compare_members(), "");
+  leave_as_it_is();
+}
+
 TEST_F(Scenario, disk_rolled_back) {
   begin(nodes(2));
   expect_answered(write(4));
@@ -138,6 +232,49 @@ TEST_F(Scenario, disk_rolled_back) {
   cluster().restart(0);
   wait_until_serves(1);
   expect_reads(4, written);
+  wait_until_all_in_set();
+}
+
+// Nobody tells; but others know what the replica had acknowledged.
+TEST_F(Scenario, member_whose_disk_was_taken_back_notices) {
+  begin(nodes(2));
+  load(2, 8);
+  run(2 * kSecond);
+  cluster().lose_power(1);
+  node(1).disk().take_image();
+  cluster().restart(1);
+  run(2 * kSecond);
+  ASSERT_TRUE(cluster().all_in_set());
+  cluster().lose_power(1);
+  cluster().take_back(1);
+  cluster().restart(1);
+  wait_until("it distrusts itself", [&] { return node(1).disk().durable().incarnation == 2; });
+  wait_until_all_in_set();
+  cluster().kill(0);
+  wait_until_serves(1);
+  run(2 * kSecond);
+}
+
+TEST_F(Scenario, primary_whose_disk_was_taken_back_does_not_serve) {
+  begin(nodes(3));
+  load(2, 8);
+  run(2 * kSecond);
+  cluster().lose_power(0);
+  node(0).disk().take_image();
+  cluster().restart(0);
+  wait_until_all_in_set();
+  if (cluster().primary() != 0) cluster().hand_over(0);
+  wait_until_serves(0);
+  run(2 * kSecond);
+  for (int i = 0; i < 3; ++i) cluster().lose_power(i);
+  cluster().take_back(0);
+  for (int i = 0; i < 3; ++i) cluster().restart(i);
+  bool served = false;
+  wait_until("another serves", [&] {
+    served = served || cluster().serves(0);
+    return cluster().serves(1) || cluster().serves(2);
+  });
+  EXPECT_FALSE(served);
   wait_until_all_in_set();
 }
 

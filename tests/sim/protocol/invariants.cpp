@@ -20,7 +20,7 @@ std::vector<const Node*> Invariants::members() const {
   std::vector<const Node*> all;
   for (const InSync& entry : record_.in_sync) {
     for (const Node* node : nodes_) {
-      const bool same = node->id() == entry.replica;
+      const bool same = node->id() == entry.replica && !node->disk().behind();
       if (same && node->disk().durable().incarnation == entry.incarnation) all.push_back(node);
     }
   }

@@ -33,20 +33,19 @@ Nanoseconds Node::clock() const {
 
 // --- the process ---
 
-void Node::start(bool fresh) {
+void Node::start() {
   CVOL_ASSERT(replica_ == nullptr);
   ++process_;
   world_.note(2, static_cast<uint64_t>(index_), process_);
   if (world_.tracing()) world_.trace(fmt::format("node {}: starts", index_));
-  if (settings_.options.mutant == replication::Mutant::kTailRolledBack && !fresh)
-    disk_->roll_tail_back();
+  if (settings_.options.mutant == replication::Mutant::kTailRolledBack) disk_->roll_tail_back();
   Replica::Start start;
   start.self = id_;
   start.durable = disk_->durable();
+  incarnation_ = start.durable.incarnation;
   start.commit_point = disk_->commit_point();
   start.last_seq = disk_->highest_seq();
   start.now = clock();
-  start.fresh = fresh;
   stopped_ = false;
   replica_.reset(new Replica(*this, settings_.options, start));
   if (disk_->failed()) {

@@ -56,7 +56,7 @@ class Node : public Network::End, private replication::Driver {
   Node(const Ground& on, int index, const Settings& settings);
 
   // --- the process ---
-  void start(bool fresh = false);
+  void start();
   void crash(bool kernel_lives);
   void stop();  // like SIGSTOP
   void go_on();
@@ -149,6 +149,7 @@ class Node : public Network::End, private replication::Driver {
   std::vector<std::unique_ptr<Disk>> old_disks_;  // events of theirs may be on their way
 
   uint64_t process_ = 0;
+  uint64_t incarnation_ = 0;
   std::unique_ptr<Replica> replica_;
   bool stopped_ = false;
   std::deque<std::function<void()>> waiting_;  // for go_on()

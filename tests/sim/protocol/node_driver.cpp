@@ -39,6 +39,9 @@ void Node::transmit(const ReplicaId& to, Packet packet) {
 // --- the disk ---
 
 void Node::persist(const Durable& state, uint64_t ticket) {
+  if (state.incarnation != incarnation_ && !disk_->behind())
+    world_.fail(fmt::format("node {} distrusts its disk without cause", index_));
+  incarnation_ = state.incarnation;
   disk_->persist(state, of_this_life([ticket](Replica& replica, Nanoseconds now) {
                    replica.on_persisted(now, ticket);
                  }));

@@ -58,6 +58,23 @@ TEST(Frame, bodies_come_back_as_they_were) {
     EXPECT_EQ(sample.again(sample_header(sample), sample.body), sample.body) << sample.name;
 }
 
+TEST(Frame, each_flag_of_a_message_is_kept_by_itself) {
+  for (int flags = 0; flags < 8; ++flags) {
+    Message message;
+    message.type = MessageType::kJoinHello;
+    message.rebuilding = (flags & 1) != 0;
+    message.wants_tail = (flags & 2) != 0;
+    message.given_up = (flags & 4) != 0;
+    wire::FrameHeader header;
+    header.type = static_cast<uint8_t>(message.type);
+    auto decoded = wire::decode_message(header, wire::encode_message(message, {}));
+    ASSERT_TRUE(decoded) << decoded.message();
+    EXPECT_EQ(decoded->message.rebuilding, message.rebuilding);
+    EXPECT_EQ(decoded->message.wants_tail, message.wants_tail);
+    EXPECT_EQ(decoded->message.given_up, message.given_up);
+  }
+}
+
 TEST(Frame, golden_bytes_of_each_kind) {
   for (const BodySample& sample : body_samples())
     expect_golden("frame_" + sample.name + ".v1", frame_of(sample));

@@ -42,6 +42,20 @@ TEST(State, comes_back_as_it_was) {
   EXPECT_EQ(decoded->record.min_in_sync, state.record.min_in_sync);
 }
 
+TEST(State, each_flag_is_kept_by_itself) {
+  for (const bool rebuilding : {false, true}) {
+    for (const bool given_up : {false, true}) {
+      Durable state = sample_state();
+      state.rebuilding = rebuilding;
+      state.given_up = given_up;
+      auto decoded = decode_state(encode_state(state));
+      ASSERT_TRUE(decoded) << decoded.message();
+      EXPECT_EQ(decoded->rebuilding, rebuilding);
+      EXPECT_EQ(decoded->given_up, given_up);
+    }
+  }
+}
+
 TEST(State, golden_bytes) {
   const std::string bytes = encode_state(sample_state());
   const std::string path = std::string(CVOL_GOLDEN_DIR) + "/replication_state.v1";

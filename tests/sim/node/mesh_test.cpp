@@ -1,0 +1,157 @@
+// Connections whose other end does not do its part.
+#include "replication/node/mesh.h"
+
+#include <gtest/gtest.h>
+
+#include "volumed/base/log.h"
+#include "volumed/io/sim/sim_reactor.h"
+
+namespace cvol::sim {
+namespace {
+
+using replication::Endpoint;
+using replication::Mesh;
+
+class Handler final : public replication::MeshHandler {
+ public:
+  void on_frame(const Endpoint&, replication::Frame) override {}
+  void on_up(const Endpoint&, const Uuid&) override { ++ups; }
+  void on_down(const Endpoint&) override {}
+  int ups = 0;
+};
+
+class MeshScenario : public ::testing::Test {
+ protected:
+  // A process with a mesh, on the machine of that number.
+  struct Process {
+    Process(io::SimWorld& world, uint8_t number)
+        : reactor(world, number), mesh(reactor, handler, options(number)) {}
+    static Mesh::Options options(uint8_t number) {
+      Mesh::Options options;
+      options.self = endpoint(number);
+      options.cluster.bytes[0] = 0xcc;
+      options.process.bytes[0] = number;
+      return options;
+    }
+    static Endpoint endpoint(uint8_t number) {
+      Endpoint endpoint;
+      endpoint.node.bytes[0] = number;
+      return endpoint;
+    }
+    io::SimReactor reactor;
+    Handler handler;
+    Mesh mesh;
+  };
+
+  MeshScenario() { log::set_level(std::getenv("CVOL_SIM_LOG") != nullptr ? "debug" : "off"); }
+
+  bool run_until(const std::function<bool()>& done, io::Nanoseconds bound) {
+    const io::Nanoseconds until = world_.now() + bound;
+    world_.at(until, [] {});
+    while (!done() && world_.now() < until && world_.step()) {
+    }
+    return done();
+  }
+  void close(Process& process) {
+    process.reactor.start(process.mesh.close());
+    ASSERT_TRUE(run_until([&] { return process.reactor.done(); }, 10 * io::kSecond));
+  }
+
+  io::SimWorld world_{1};
+};
+
+// Waits for bytes that do not come, until the connection ends.
+Task<void> say(io::SimReactor* reactor, std::string address, std::vector<std::byte> what,
+               io::Nanoseconds* ended) {
+  auto stream = co_await reactor->dial(address, io::kSecond);
+  CVOL_ASSERT(stream);
+  if (!what.empty()) {
+    const iovec iov{what.data(), what.size()};
+    const int64_t sent = co_await stream->sendv(&iov, 1);
+    CVOL_ASSERT(sent > 0);
+  }
+  std::byte byte;
+  const int64_t got = co_await stream->recv(&byte, 1);
+  EXPECT_LE(got, 0);
+  *ended = reactor->now();
+}
+
+// Takes one connection, reads and says nothing: a stopped process.
+Task<void> take_one(io::Listener* listener, io::Stream* stream, io::SimReactor* reactor) {
+  const int64_t handle = co_await listener->accept();
+  CVOL_ASSERT(handle >= 0);
+  *stream = io::Stream(reactor, static_cast<int>(handle));
+}
+
+TEST_F(MeshScenario, a_connection_that_never_greets_is_ended) {
+  Process one(world_, 1);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  io::SimReactor stranger(world_, 3);
+  const io::Nanoseconds began = world_.now();
+  io::Nanoseconds ended = 0;
+  stranger.start(say(&stranger, "node1", {}, &ended));
+  ASSERT_TRUE(run_until([&] { return stranger.done(); }, 60 * io::kSecond));
+  EXPECT_GT(ended - began, io::kSecond);
+  EXPECT_LT(ended - began, 5 * io::kSecond);
+  EXPECT_EQ(one.handler.ups, 0);
+  close(one);
+}
+
+TEST_F(MeshScenario, half_a_greeting_is_none) {
+  Process one(world_, 1);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  io::SimReactor stranger(world_, 3);
+  const io::Nanoseconds began = world_.now();
+  io::Nanoseconds ended = 0;
+  stranger.start(say(&stranger, "node1", std::vector<std::byte>(7), &ended));
+  ASSERT_TRUE(run_until([&] { return stranger.done(); }, 60 * io::kSecond));
+  EXPECT_LT(ended - began, 5 * io::kSecond);
+  close(one);
+}
+
+// It is dialed by the one whose connections win; while that waits, those of the other one are
+// refused.
+TEST_F(MeshScenario, a_peer_that_did_not_greet_is_dialed_again) {
+  Process one(world_, 1);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  auto silent = std::make_unique<io::SimReactor>(world_, 2);
+  auto listener = silent->listen("node2");
+  ASSERT_TRUE(listener);
+  io::Stream stream;
+  silent->start(take_one(&*listener, &stream, silent.get()));
+  one.mesh.set_address(Process::endpoint(2), "node2");
+  one.mesh.want(Process::endpoint(2));
+  ASSERT_TRUE(run_until([&] { return stream.is_open(); }, io::kSecond));
+  listener->close();  // the next process listens there; the connection stays
+  Process two(world_, 2);
+  ASSERT_TRUE(two.mesh.listen("node2"));
+  two.mesh.set_address(Process::endpoint(1), "node1");
+  two.mesh.want(Process::endpoint(1));
+  EXPECT_TRUE(run_until(
+      [&] { return one.mesh.is_up(Process::endpoint(2)) && two.mesh.is_up(Process::endpoint(1)); },
+      10 * io::kSecond));
+  // It stays up after that: the time-out was the greeting's only.
+  const int ups = one.handler.ups;
+  run_until([] { return false; }, 10 * io::kSecond);
+  EXPECT_TRUE(one.mesh.is_up(Process::endpoint(2)));
+  EXPECT_EQ(one.handler.ups, ups);
+  stream.close();
+  close(one);
+  close(two);
+}
+
+TEST_F(MeshScenario, closing_does_not_wait_for_greetings) {
+  Process one(world_, 1);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  io::SimReactor stranger(world_, 3);
+  io::Nanoseconds ended = 0;
+  stranger.start(say(&stranger, "node1", {}, &ended));
+  run_until([] { return false; }, 100 * io::kMillisecond);
+  const io::Nanoseconds began = world_.now();
+  close(one);
+  EXPECT_LT(world_.now() - began, io::kSecond);
+  ASSERT_TRUE(run_until([&] { return stranger.done(); }, io::kSecond));
+}
+
+}  // namespace
+}  // namespace cvol::sim
