@@ -49,9 +49,11 @@ class Returns(ClusterTest):
         return int(resyncs[0]["sent_bytes"]) if resyncs else None
 
     def interrupt(self, source, blow, share=0.3):
-        """`blow` once that share of the volume has been sent from `source`; answers what was."""
+        """A third copy is made from `source`, and `blow` comes once that share of the volume has been
+        sent; answers what had been sent before."""
         least = share * SIZE_MIB * (1 << 20)
         begin = self.cluster.sent(self.name, source)
+        self.cluster.cvol(source, "volume", "modify", self.name, "--replicas", "3")
         wait_for("the resync half-way",
                  lambda: self.cluster.sent(self.name, source) - begin >= least, 120, every=0.01)
         blow()
@@ -83,7 +85,6 @@ class Returns(ClusterTest):
         holders = self.cluster.in_sync(self.name)
         target = ({1, 2, 3} - holders).pop()
         source = self.cluster.primary(self.name)
-        self.cluster.cvol(source, "volume", "modify", self.name, "--replicas", "3")
         begin = self.interrupt(source, lambda: self.cluster.kill(target))
         first = self.cluster.sent(self.name, source) - begin
         time.sleep(1)
@@ -108,7 +109,6 @@ class Returns(ClusterTest):
         holders = self.cluster.in_sync(self.name)
         target = ({1, 2, 3} - holders).pop()
         source = self.cluster.primary(self.name)
-        self.cluster.cvol(source, "volume", "modify", self.name, "--replicas", "3")
         self.interrupt(source, lambda: self.cluster.kill(source))
         other = (holders - {source}).pop()
         wait_for("another primary", lambda: self.cluster.primary(self.name) == other, 60)
@@ -141,7 +141,6 @@ class Returns(ClusterTest):
         holders = self.cluster.in_sync(self.name)
         target = ({1, 2, 3} - holders).pop()
         source = self.cluster.primary(self.name)
-        self.cluster.cvol(source, "volume", "modify", self.name, "--replicas", "3")
         self.interrupt(source, lambda: self.cluster.kill(*holders), share=0.2)
         end = time.monotonic() + 8
         while time.monotonic() < end:
