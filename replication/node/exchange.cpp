@@ -12,7 +12,6 @@ namespace cvol::replication {
 namespace {
 
 constexpr io::Nanoseconds kBusyTurn = 20 * io::kMillisecond;
-constexpr io::Nanoseconds kIdleTurn = 100 * io::kMillisecond;
 constexpr io::Nanoseconds kPingTurn = 20 * io::kMillisecond;
 
 }  // namespace
@@ -103,7 +102,8 @@ Task<void> Exchange::clock() {
   while (!closing_ && !hosts_.empty()) {
     bool busy = false;
     for (const ReplicaHost* host : hosts_) busy = busy || host->busy();
-    const int64_t slept = co_await reactor_.sleep(busy ? kBusyTurn : kIdleTurn, &cancel_);
+    // With nothing under way there is nothing to look at but beacons.
+    const int64_t slept = co_await reactor_.sleep(busy ? kBusyTurn : options_.beacon, &cancel_);
     if (slept < 0) break;
     turn(reactor_.now());
   }

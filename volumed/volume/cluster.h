@@ -173,6 +173,7 @@ class Cluster {
 
   // cluster_repair.cpp
   void repair_all();
+  bool is_whole(const v1::VolumeRecord& record) const;
   void repair(const VolumeEntry& entry);
   void give_up_unfinished(const VolumeEntry& entry);
 

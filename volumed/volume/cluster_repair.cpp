@@ -84,7 +84,9 @@ void Cluster::repair_all() {
   std::string first_alive;
   {
     std::lock_guard lock(mutex_);
-    for (const auto& [id, entry] : entries_) all.push_back(entry);
+    for (const auto& [id, entry] : entries_) {
+      if (!is_whole(entry.record)) all.push_back(entry);
+    }
     if (!alive_.empty()) first_alive = alive_.begin()->first;
   }
   for (const VolumeEntry& entry : all) {
@@ -97,6 +99,26 @@ void Cluster::repair_all() {
         repair(entry);
     }
   }
+}
+
+// Nothing is to be done for it. The caller holds mutex_.
+bool Cluster::is_whole(const v1::VolumeRecord& record) const {
+  const int wanted = static_cast<int>(record.replicas());
+  if (record.state() != "ready" || record.members_size() != wanted ||
+      record.in_sync_size() != wanted)
+    return false;
+  return std::all_of(
+      record.members().begin(), record.members().end(), [&](const v1::MemberRecord& member) {
+        const auto node = node_records_.find(member.node_id());
+        const auto alive = alive_.find(member.node_id());
+        if (member.wanted() == "removed" || node == node_records_.end() || alive == alive_.end() ||
+            node->second.draining())
+          return false;
+        const auto& disks = alive->second.disks();
+        return std::any_of(disks.begin(), disks.end(), [&](const v1::AliveDisk& disk) {
+          return disk.id() == member.disk_id() && !disk.failed();
+        });
+      });
 }
 
 // A creation whose node died in the middle.

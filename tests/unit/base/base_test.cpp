@@ -44,6 +44,21 @@ TEST(Units, names_are_validated_at_the_border) {
   }
 }
 
+TEST(Uuid, is_ordered_by_its_bytes) {
+  for (std::size_t at = 0; at < 16; ++at) {
+    Uuid low, high;
+    low.bytes.fill(0x80);
+    high.bytes.fill(0x80);
+    high.bytes[at] = 0x81;
+    // What follows does not count.
+    for (std::size_t i = at + 1; i < 16; ++i) low.bytes[i] = 0xff;
+    EXPECT_LT(low, high) << at;
+    EXPECT_NE(low, high) << at;
+    EXPECT_EQ(low.bytes < high.bytes, low < high);
+  }
+  EXPECT_EQ(Uuid{}, Uuid{});
+}
+
 TEST(Uuid, text_form_round_trips) {
   Random random(7);
   const Uuid uuid = Uuid::make(random);
