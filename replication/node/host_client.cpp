@@ -22,10 +22,6 @@ Status beyond_end() {
   return Status(Code::kInvalidArgument, "the request reaches beyond the end of the volume");
 }
 
-bool is_gone(const FrontEnd* front_end) {
-  return front_end != nullptr && front_end->gone;
-}
-
 }  // namespace
 
 OpId ReplicaHost::begin(Work& work) {
@@ -182,7 +178,12 @@ void ReplicaHost::abandon(FrontEnd& front_end) {
   }
   std::sort(its.begin(), its.end(), [](const Work* a, const Work* b) { return a->op < b->op; });
   for (Work* work : its) detach(*work);
-  changed_.wake_all();  // grown()
+  for (const auto& [number, call] : calls_) {
+    if (call->front_end != &front_end || call->answered || call->lost) continue;
+    call->lost = true;
+    if (call->waiter) reactor().schedule(std::exchange(call->waiter, {}));
+  }
+  changed_.wake_all();  // grown(), repair_damage()
 }
 
 // Nothing uses its memory now, but core may ask for it again: a write that waits, or that has to go

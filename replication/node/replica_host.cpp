@@ -16,6 +16,7 @@ namespace cvol::replication {
 namespace {
 
 constexpr uint64_t kBufferBytes = 64 * kMiB;
+constexpr io::Nanoseconds kFetchAgain = 20 * io::kMillisecond;
 constexpr int kRepairRounds = 4;  // of one read: a block may be damaged after it was looked at
 
 bool all_zero(std::span<const std::byte> data) {
@@ -287,7 +288,7 @@ uint64_t ReplicaHost::blocks_here() const {
 }
 
 Task<void> ReplicaHost::grown(uint64_t end_bytes, const FrontEnd* front_end) {
-  const auto gone = [&] { return closing_ || (front_end != nullptr && front_end->gone); };
+  const auto gone = [&] { return closing_ || is_gone(front_end); };
   while (!gone() && end_bytes > local_size_ && end_bytes <= size_bytes()) co_await changed_.wait();
 }
 
@@ -352,7 +353,7 @@ void ReplicaHost::release(Work* work) {
   CVOL_ASSERT(work->pending > 0);
   if (--work->pending > 0) return;
   if (!work->finished) {
-    if (work->front_end != nullptr && work->front_end->gone) detach(*work);
+    if (is_gone(work->front_end)) detach(*work);
     return;
   }
   if (work->on_heap) {
@@ -538,9 +539,11 @@ Task<Status> ReplicaHost::overlay_client_data(Work* work, BlockRange range) {
   const bool tail = skip + work->length < blocks.size();
   const uint64_t last = blocks.size() - kBlockBytes;
   if (head || (tail && last == 0))
-    CVOL_CO_TRY(co_await read_or_fetch({range.begin, range.begin + 1}, blocks.first(kBlockBytes)));
+    CVOL_CO_TRY(co_await read_or_fetch({range.begin, range.begin + 1}, blocks.first(kBlockBytes),
+                                       work->front_end));
   if (tail && last > 0)
-    CVOL_CO_TRY(co_await read_or_fetch({range.end - 1, range.end}, blocks.subspan(last)));
+    CVOL_CO_TRY(
+        co_await read_or_fetch({range.end - 1, range.end}, blocks.subspan(last), work->front_end));
   if (work->zero_edge) {
     std::memset(blocks.data() + skip, 0, work->length);
   } else {
@@ -553,13 +556,14 @@ Task<Status> ReplicaHost::read_blocks(BlockRange range, std::span<std::byte> int
   co_return co_await parts_.engine->read(parts_.number, range.begin * kBlockBytes, into);
 }
 
-Task<Status> ReplicaHost::read_or_fetch(BlockRange range, std::span<std::byte> into) {
+Task<Status> ReplicaHost::read_or_fetch(BlockRange range, std::span<std::byte> into,
+                                        const FrontEnd* front_end) {
   Status read = co_await read_blocks(range, into);
   if (read || core_->record().in_sync.size() < 2) co_return read;
   for (uint64_t at = range.begin; at < range.end; ++at) {
     const std::span<std::byte> block = into.subspan((at - range.begin) * kBlockBytes, kBlockBytes);
     read = co_await read_blocks({at, at + 1}, block);
-    if (!read) read = co_await fetch_from_peers({at, at + 1}, block);
+    if (!read) read = co_await fetch_from_peers({at, at + 1}, block, front_end);
     if (!read || closing_) co_return read;
   }
   co_return read;
@@ -586,7 +590,8 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
   }
   Status done = co_await read_blocks(range, into);
   for (int round = 0; !done && round < kRepairRounds && !closing_; ++round) {
-    const Status repaired = co_await repair_damage(range);
+    const Status repaired = co_await repair_damage(range, work->front_end);
+    if (repaired.code() == Code::kCancelled) done = repaired;
     if (!repaired) break;
     done = co_await read_blocks(range, into);
   }
@@ -598,7 +603,7 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
 }
 
 // R14: damage is not absence. Good blocks come from a peer and are written to all again.
-Task<Status> ReplicaHost::repair_damage(BlockRange range) {
+Task<Status> ReplicaHost::repair_damage(BlockRange range, const FrontEnd* front_end) {
   if (core_->record().in_sync.size() < 2)
     co_return Status(Code::kDamaged, "there is no other copy");
   if (inside_core_ > 0) co_await io::yield(reactor());
@@ -617,9 +622,11 @@ Task<Status> ReplicaHost::repair_damage(BlockRange range) {
       works_[op] = work;
     }
     ++work->pending;
-    while (!work->finished) co_await changed_.wait();
+    while (!work->finished && !is_gone(front_end)) co_await changed_.wait();
+    const bool given_up = !work->finished;
     const Outcome outcome = work->outcome;
     release(work);
+    if (given_up) co_return Status(Code::kCancelled, "nobody waits for the block any more");
     if (outcome != Outcome::kDone) co_return Status(Code::kDamaged, "no copy of a block is good");
     log::warning("replication", "a damaged block was repaired from another replica",
                  {{"volume", parts_.volume.to_string()}, {"block", at}});
@@ -629,28 +636,50 @@ Task<Status> ReplicaHost::repair_damage(BlockRange range) {
   co_return Status::ok();
 }
 
-Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte> into) {
-  const std::vector<InSync> in_sync = core_->record().in_sync;
-  wire::CopyRequest request;
-  request.range = range;
-  const std::vector<std::byte> body = wire::encode_copy_request(request);
-  for (const InSync& peer : in_sync) {
-    if (peer.replica == parts_.self) continue;
-    Call question;
-    const bool got = co_await call(question, peer.replica, wire::FrameType::kFetch, body);
-    if (!got || question.header.payload_bytes != range.blocks() * kBlockBytes) continue;
-    auto digested = wire::decode_digested(question.body);
-    if (!digested || !digested->ok || digested->checksums.size() != range.blocks()) continue;
-    bool good = true;
-    for (uint64_t i = 0; i < range.blocks() && good; ++i) {
-      good = block_checksum(salt_, range.begin + i, question.payload.data() + i * kBlockBytes) ==
-             digested->checksums[i];
+Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte> into,
+                                           const FrontEnd* front_end) {
+  bool all_answered = false;
+  while (!all_answered && !closing_ && core_->is_primary()) {
+    all_answered = true;
+    const std::vector<InSync> in_sync = core_->record().in_sync;
+    for (const InSync& peer : in_sync) {
+      if (peer.replica == parts_.self) continue;
+      const Fetched fetched = co_await fetch_from(peer.replica, range, into, front_end);
+      if (fetched == Fetched::kGood) co_return Status::ok();
+      if (fetched == Fetched::kNoAnswer) all_answered = false;
+      if (is_gone(front_end))
+        co_return Status(Code::kCancelled, "nobody waits for the block any more");
     }
-    if (!good) continue;
-    std::memcpy(into.data(), question.payload.data(), range.blocks() * kBlockBytes);
-    co_return Status::ok();
+    if (all_answered) break;
+    const int64_t slept = co_await reactor().sleep(kFetchAgain);
+    if (slept < 0) break;
   }
   co_return Status(Code::kDamaged, "no in-sync replica has a good copy of the blocks");
+}
+
+Task<ReplicaHost::Fetched> ReplicaHost::fetch_from(ReplicaId peer, BlockRange range,
+                                                   std::span<std::byte> into,
+                                                   const FrontEnd* front_end) {
+  wire::CopyRequest request;
+  request.range = range;
+  Call question;
+  question.front_end = front_end;
+  const bool got =
+      co_await call(question, peer, wire::FrameType::kFetch, wire::encode_copy_request(request));
+  if (!got) co_return Fetched::kNoAnswer;
+  auto digested = wire::decode_digested(question.body);
+  if (!digested) co_return Fetched::kNoAnswer;  // it could not be answered
+  if (!digested->ok) co_return Fetched::kDamaged;
+  if (question.header.payload_bytes != range.blocks() * kBlockBytes ||
+      digested->checksums.size() != range.blocks())
+    co_return Fetched::kNoAnswer;
+  for (uint64_t i = 0; i < range.blocks(); ++i) {
+    const std::byte* block = question.payload.data() + i * kBlockBytes;
+    if (block_checksum(salt_, range.begin + i, block) != digested->checksums[i])
+      co_return Fetched::kNoAnswer;  // changed on the way
+  }
+  std::memcpy(into.data(), question.payload.data(), range.blocks() * kBlockBytes);
+  co_return Fetched::kGood;
 }
 
 // --- questions to other replicas ---

@@ -38,6 +38,9 @@ struct ClientResult {
 struct FrontEnd {
   bool gone = false;
 };
+inline bool is_gone(const FrontEnd* front_end) {
+  return front_end != nullptr && front_end->gone;
+}
 
 // A resync that this replica is the source of.
 struct ResyncProgress {
@@ -168,6 +171,7 @@ class ReplicaHost final : public Driver {
   // A question to another replica.
   struct Call {
     Endpoint to;
+    const FrontEnd* front_end = nullptr;
     bool answered = false, lost = false;
     wire::FrameHeader header;
     std::vector<std::byte> body;
@@ -216,12 +220,19 @@ class ReplicaHost final : public Driver {
   Task<void> append_for_primary(Message prepare, Prepared prepared);
   Task<void> read_own(OpId op, Work* work, BlockRange range);
   Task<Status> read_blocks(BlockRange range, std::span<std::byte> into);
-  Task<Status> repair_damage(BlockRange range);
+  Task<Status> repair_damage(BlockRange range, const FrontEnd* front_end);
   Task<void> make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range);
   Task<Status> overlay_client_data(Work* work, BlockRange range);
-  // R14: what cannot be read here comes from another in-sync replica. The range is locked.
-  Task<Status> read_or_fetch(BlockRange range, std::span<std::byte> into);
-  Task<Status> fetch_from_peers(BlockRange range, std::span<std::byte> into);
+  // R14: what cannot be read here comes from another in-sync replica. The range is locked. One that
+  // does not answer is asked again until it does, or leaves the set. kCancelled: the front end
+  // goes.
+  Task<Status> read_or_fetch(BlockRange range, std::span<std::byte> into,
+                             const FrontEnd* front_end = nullptr);
+  Task<Status> fetch_from_peers(BlockRange range, std::span<std::byte> into,
+                                const FrontEnd* front_end);
+  enum class Fetched : uint8_t { kGood, kDamaged, kNoAnswer };
+  Task<Fetched> fetch_from(ReplicaId peer, BlockRange range, std::span<std::byte> into,
+                           const FrontEnd* front_end);
   Task<void> tail_task(Seq after, uint64_t ticket);
   Task<OpId> hold_range(BlockRange range);
   void let_go(OpId op);

@@ -41,6 +41,45 @@ TEST_F(NodeScenario, damage_on_a_secondary_is_repaired_when_it_takes_over) {
   converge();
 }
 
+// A copy that cannot be asked now is no damaged one: that is a pause, and no error (I13).
+TEST_F(NodeScenario, a_damaged_block_waits_for_a_copy_that_does_not_answer) {
+  ClusterShape shape;
+  shape.gateway_node = 1;
+  begin(shape);
+  Node& node = cluster().node(1);
+  ASSERT_TRUE(cluster().run_on(node, work().write_lanes(&cluster().gateway(), 8, 16)));
+  wait_in_sync();
+  const auto damage_and_ask = [&] {
+    EXPECT_GT(node.damage_block(1), 0u);
+    EXPECT_GT(node.damage_block(2), 0u);
+    node.reactor().start(work().read_lanes(&cluster().gateway(), 8, 8));
+    // Part of a block: the rest of it is needed.
+    node.reactor().start(work().write_lanes(&cluster().gateway(), 17, 3));
+  };
+  for (int round = 0; round < 5; ++round) {
+    const uint64_t reads = work().reads(), acknowledged = work().acknowledged();
+    cluster().world().reset_connections(1, 2);
+    cluster().world().reset_connections(1, 3);
+    cluster().run_for(round * io::kMillisecond);
+    damage_and_ask();
+    wait([&] { return work().reads() > reads && work().acknowledged() > acknowledged; },
+         io::kSecond, "both are answered");
+  }
+  // Nor does it keep a gateway that closes.
+  cluster().isolate(node);
+  damage_and_ask();
+  cluster().run_for(300 * io::kMillisecond);
+  const io::Nanoseconds began = cluster().world().now();
+  node.reactor().start(close(node.gateway()));
+  wait([&] { return node.reactor().done(); }, 100 * io::kMillisecond, "all has ended");
+  EXPECT_LT(cluster().world().now() - began, 100 * io::kMillisecond);
+  cluster().heal();
+  node.reopen_gateway();
+  wait_in_sync();
+  EXPECT_EQ(cluster().reg().record().epoch.value, 2u);  // it was too short to put anybody out
+  converge();
+}
+
 TEST_F(NodeScenario, damage_on_all_gives_an_error) {
   begin();
   work().shape().damage_allowed = true;
