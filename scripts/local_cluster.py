@@ -513,14 +513,14 @@ class LocalCluster:
     # --- devices of nodes, for those that attach ---
 
     def holders(self, node):
-        """Process ids of the node's cvol-holders."""
+        """Process ids of the node's cvol-holders, also of those that no record knows any more."""
         found = []
-        for record in (self.data_dir(node) / "attach").glob("*"):
-            with contextlib.suppress(OSError, ValueError):
-                pid = int(json.loads(record.read_text(encoding="utf-8")).get("holder_pid", 0))
-                command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"cvol-holder" in command and str(self.folder).encode() in command:
-                    found.append(pid)
+        below = f"{self.folder}/node{node}/".encode()
+        for entry in pathlib.Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"cvol-holder" in words[0] and any(word.startswith(below) for word in words):
+                    found.append(int(entry.name))
         return found
 
     def release_devices(self, node):

@@ -50,6 +50,10 @@ class Attacher {
   virtual Result<Device> attach(const std::string& volume, uint64_t size_bytes) = 0;
   // kBusy while the device is open (mounted). kNotFound if it is not attached.
   virtual Status detach(const std::string& volume) = 0;
+  // The attachment has ended elsewhere: I/O of the device ends with errors, what waits for it too.
+  // Waits for nothing, least of all for an operation on the volume, which may itself be waiting for
+  // I/O. discard() comes next.
+  virtual void cut(const std::string&) {}
   // The attachment has ended elsewhere: what is under way on the device fails, and the device goes,
   // whoever has it open or mounted. Idempotent.
   virtual Status discard(const std::string& volume) { return detach(volume); }

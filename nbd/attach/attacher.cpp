@@ -1,5 +1,3 @@
-#include <signal.h>
-
 #include <filesystem>
 #include <map>
 #include <mutex>
@@ -33,6 +31,7 @@ class AttacherImpl : public Attacher {
   Status load();
   Result<Device> attach(const std::string& volume, uint64_t size_bytes) override;
   Status detach(const std::string& volume) override;
+  void cut(const std::string& volume) override;
   Status discard(const std::string& volume) override;
   Status resize(const std::string& volume, uint64_t size_bytes) override;
   std::vector<Device> list() const override;
@@ -174,16 +173,23 @@ Status AttacherImpl::detach(const std::string& volume) {
   return Status::ok();
 }
 
-// The holder goes first: with it, I/O that would wait for ever ends with errors, and so do the
-// steps and processes that wait for it.
+// Without the volume's mutex: whoever has it may be waiting for this.
+void AttacherImpl::cut(const std::string& volume) {
+  DeviceRecord record;
+  if (!find(volume, record) || record.boot_id != boot_id()) return;
+  log::warning("attach", "the I/O of a device is ended",
+               {{"volume", volume}, {"device", record.device}});
+  backend_of(record).cut(record);
+}
+
+// I/O is cut first: what would wait for ever ends with errors, and so do the steps and processes
+// that wait for it, an unmount for one.
 Status AttacherImpl::discard(const std::string& volume) {
   auto mutex = volume_mutex(volume);
   std::lock_guard volume_lock(*mutex);
   DeviceRecord record;
   if (!find(volume, record)) return Status::ok();
-  const bool held = record.holder_pid > 0 && record.boot_id == boot_id() &&
-                    process_start_time(record.holder_pid) == record.holder_start;
-  if (held) ::kill(static_cast<pid_t>(record.holder_pid), SIGKILL);
+  if (record.boot_id == boot_id()) backend_of(record).cut(record);
   backend_of(record).clean_up(record);
   forget(volume);
   log::warning("attach", "discarded", {{"volume", volume}, {"device", record.device}});

@@ -25,6 +25,9 @@ class DeviceBackend {
   virtual Status attach(DeviceRecord& record) = 0;
   virtual Status detach(const DeviceRecord& record) = 0;
   virtual Status resize(const DeviceRecord& record, uint64_t size_bytes) = 0;
+  // I/O of the device ends with errors from now on. Waits for nothing; does nothing if there is no
+  // such device.
+  virtual void cut(const DeviceRecord& record) = 0;
   // Does the device of this record still exist, with all that keeps it going?
   virtual bool is_alive(const DeviceRecord& record) = 0;
   // At start: connects a living device again; `record` follows what was found.

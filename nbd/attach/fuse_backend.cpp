@@ -21,6 +21,7 @@ class FuseBackend : public DeviceBackend {
   Status attach(DeviceRecord& record) override;
   Status detach(const DeviceRecord& record) override { return step("detach", record).status(); }
   Status resize(const DeviceRecord& record, uint64_t size_bytes) override;
+  void cut(const DeviceRecord& record) override { local_->cut(record); }
   bool is_alive(const DeviceRecord& record) override { return local_->is_alive(record); }
   Status revive(DeviceRecord&) override { return Status::ok(); }  // the holder does it by itself
   void clean_up(const DeviceRecord& record) override;

@@ -5,6 +5,7 @@
 // All this waits for I/O of the volume, and so runs in cvol-device (fuse_backend.cpp starts it).
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
@@ -96,6 +97,7 @@ class LocalFuseBackend : public DeviceBackend {
   Status attach(DeviceRecord& record) override;
   Status detach(const DeviceRecord& record) override;
   Status resize(const DeviceRecord& record, uint64_t size_bytes) override;
+  void cut(const DeviceRecord& record) override;
   bool is_alive(const DeviceRecord& record) override;
   Status revive(DeviceRecord&) override { return Status::ok(); }  // the holder does it by itself
   void clean_up(const DeviceRecord& record) override;
@@ -192,6 +194,13 @@ Status LocalFuseBackend::resize(const DeviceRecord& record, uint64_t size_bytes)
     return status_from_errno(errno, "resize " + path);
   }
   return loop_update_size(record.device);
+}
+
+// With the holder goes its connection to the kernel, and all that waits there.
+void LocalFuseBackend::cut(const DeviceRecord& record) {
+  const bool held =
+      record.holder_pid > 0 && process_start_time(record.holder_pid) == record.holder_start;
+  if (held) kill(static_cast<pid_t>(record.holder_pid), SIGKILL);
 }
 
 // Asks the holder nothing: while volumed is away it may be waiting.

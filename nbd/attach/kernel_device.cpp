@@ -99,6 +99,7 @@ class KernelBackend : public DeviceBackend {
   Status attach(DeviceRecord& record) override;
   Status detach(const DeviceRecord& record) override;
   Status resize(const DeviceRecord& record, uint64_t size_bytes) override;
+  void cut(const DeviceRecord& record) override;
   bool is_alive(const DeviceRecord& record) override;
   Status revive(DeviceRecord& record) override;
   void clean_up(const DeviceRecord& record) override;
@@ -196,6 +197,16 @@ Status KernelBackend::resize(const DeviceRecord& record, uint64_t size_bytes) {
   }
   return Status(Code::kUnsupported, record.device + " did not take its new size; this kernel " +
                                         "may be too old. Detach and attach the volume instead");
+}
+
+// A device that is open stays configured until its last user has gone, with errors for all.
+void KernelBackend::cut(const DeviceRecord& record) {
+  if (!is_alive(record)) return;
+  const uint32_t index = static_cast<uint32_t>(index_of(record.device));
+  unwatch(index);
+  Result<NbdNetlink> link = NbdNetlink::open();
+  Status status = link ? link->disconnect(index) : link.status();
+  if (!status) log::warning("attach", "a kernel device is not cut", {{"reason", status.message()}});
 }
 
 // The attribute "pid" exists while the device is configured; "backend" is what we called it.

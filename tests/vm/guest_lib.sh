@@ -27,5 +27,8 @@ wait_for() {
 }
 
 # The kernel reports lost I/O of a block device in these words.
-no_io_errors() { ! dmesg | grep -E 'I/O error|Buffer I/O|blk_update_request|Remounting filesystem read-only|metadata I/O|Shutting down filesystem|EXT4-fs error'; }
+io_errors() {
+  dmesg | grep -E 'I/O error|Buffer I/O|blk_update_request|Remounting filesystem read-only|metadata I/O|Shutting down filesystem|EXT4-fs error'
+}
+no_io_errors() { ! io_errors; }
 is_mounted() { grep -q " $1 .* rw" /proc/self/mountinfo; }

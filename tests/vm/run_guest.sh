@@ -13,6 +13,10 @@ for program in qemu-system-x86_64 cpio busybox fio mkfs.ext4 mkfs.xfs nbd-client
   PATH=$PATH:/usr/sbin:/sbin command -v $program > /dev/null ||
     { echo "SKIP: $program is not installed"; exit 77; }
 done
+for program in "$@"; do  # those of this test that the system is to have
+  [ "${program#*/}" != "$program" ] || PATH=$PATH:/usr/sbin:/sbin command -v "$program" > /dev/null ||
+    { echo "SKIP: $program is not installed"; exit 77; }
+done
 kernel=$("$here/fetch_kernel.sh")
 work=$(mktemp -d)
 qemu=

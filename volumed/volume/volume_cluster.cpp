@@ -64,51 +64,79 @@ Status VolumeManager::start_cluster() {
 
 // On the records' thread; it must not wait for an operation.
 void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> entry) {
-  bool taken_away = false;
-  std::string name;
+  bool taken = false;
+  HostedPtr hosted;
   {
     std::lock_guard lock(mutex_);
     auto at = std::find_if(volumes_.begin(), volumes_.end(),
                            [&](const auto& known) { return known.second->id == id; });
+    if (at != volumes_.end()) hosted = at->second;
     if (!entry || entry->record.state() == "removing") {
-      if (at != volumes_.end()) volumes_.erase(at);
-      return;
-    }
-    if (at == volumes_.end()) {
-      auto hosted = std::make_shared<Hosted>();
+      if (!hosted) return;
+      volumes_.erase(at);
+      hosted->lost_stage = hosted->entry.record.stage();
+    } else if (!hosted) {
+      hosted = std::make_shared<Hosted>();
       hosted->name = entry->record.name();
       hosted->id = id;
       hosted->entry = *entry;
-      volumes_[hosted->name] = std::move(hosted);
+      volumes_[hosted->name] = hosted;
       return;
+    } else if (entry->revision > hosted->entry.revision) {
+      const v1::VolumeRecord& before = hosted->entry.record;
+      taken = before.session().node_id() == node_.id &&
+              before.session().id() != entry->record.session().id();
+      if (taken && before.has_stage()) hosted->lost_stage = before.stage();
+      hosted->entry = std::move(*entry);
     }
-    Hosted& hosted = *at->second;
-    if (entry->revision <= hosted.entry.revision) return;
-    const bool ours = hosted.entry.record.session().node_id() == node_.id;
-    taken_away = ours && hosted.entry.record.session().id() != entry->record.session().id();
-    if (taken_away && hosted.entry.record.has_stage())
-      hosted.lost_stage = hosted.entry.record.stage();
-    hosted.entry = std::move(*entry);
-    name = hosted.name;
   }
-  if (taken_away) opener_->post([this, name] { evict(name); });
+  evictor_->post([this, hosted, taken] { evict(*hosted, taken); });
 }
 
 bool VolumeManager::attached_elsewhere(const v1::VolumeRecord& record) const {
   return !record.session().id().empty() && record.session().node_id() != node_.id;
 }
 
-// Another node has taken the volume: nothing of ours lands any more; what is left here goes.
-void VolumeManager::evict(const std::string& name) {
-  HostedPtr hosted = find(name);
-  if (!hosted) return;
-  std::lock_guard operation(hosted->operation);
-  if (!attached_elsewhere(record_of(*hosted)) && !is_device_over(*hosted)) return;
-  events_.add("volume_taken", name, "the attachment was ended elsewhere; it is detached here");
+// There is a device of the volume here, and no attachment that it belongs to any more: another node
+// has the volume or had it, or there is no such volume.
+bool VolumeManager::is_left_over(Hosted& hosted) {
+  const std::vector<attach::Device> all = devices();
+  const bool here = std::any_of(all.begin(), all.end(), [&](const attach::Device& device) {
+    return device.volume == hosted.name;
+  });
+  if (!here) return false;
+  HostedPtr now = find(hosted.name);
+  return !now || attached_elsewhere(record_of(*now)) || is_device_over(*now);
+}
+
+// After each change of a record. What the attachment's I/O waits for may never come, so it is ended
+// before anything is waited for here.
+void VolumeManager::evict(Hosted& hosted, bool taken) {
+  if (!attacher_is_there_) return;  // settle_attachments() looks at all
+  bool left_over = is_left_over(hosted);
+  if (!taken && !left_over) return;
+  if (left_over && attacher_) attacher_->cut(hosted.name);
+  std::lock_guard operation(hosted.operation);
+  left_over = is_left_over(hosted);
+  if (!left_over && !(taken && attached_elsewhere(record_of(hosted)))) return;
+  events_.add("volume_taken", hosted.name,
+              "the attachment was ended elsewhere; it is detached here");
   if (!attacher_) return;
-  if (Status cleared = clear_away(*hosted); !cleared.is_ok())
+  if (Status cleared = clear_away(hosted); !cleared.is_ok())
     log::warning("volume", "what is left of an ended attachment is still in use",
-                 {{"volume", name}, {"error", cleared.message()}});
+                 {{"volume", hosted.name}, {"error", cleared.message()}});
+}
+
+// At start, of a device whose volume is in no record that could be read.
+void VolumeManager::discard_of_removed(const std::string& name) {
+  auto known = store_->get(catalog_.keys().name(name));
+  if (!known || *known) return;  // perhaps only its record is damaged: its I/O waits
+  log::warning("volume", "a device of a volume that was removed meanwhile is discarded",
+               {{"volume", name}});
+  if (Status gone = attacher_->discard(name); !gone.is_ok())
+    log::warning("volume", "what is left of a removed volume stays",
+                 {{"volume", name}, {"error", gone.message()}});
+  forget_device_session(name);
 }
 
 // --- making and removing ---

@@ -106,6 +106,7 @@ VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::Metad
       file_systems_(options_.file_systems ? std::move(options_.file_systems)
                                           : FileSystems::real(options_.run_dir + "/attach/locks")),
       opener_(std::make_shared<Worker>()),
+      evictor_(std::make_shared<Worker>()),
       reporter_(std::make_shared<Worker>()) {
   node_.started = std::chrono::system_clock::now();
 }
@@ -128,6 +129,7 @@ Result<std::unique_ptr<VolumeManager>> VolumeManager::start(
   manager->open_reports();
   CVOL_TRY(manager->serve_nbd());
   CVOL_TRY(manager->open_attacher());
+  manager->attacher_is_there_ = true;
   manager->settle_attachments();
   manager->keeper_ = std::thread([raw = manager.get()] { raw->keep_scrubbing(); });
   return manager;

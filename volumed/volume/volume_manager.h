@@ -273,7 +273,9 @@ class VolumeManager final : public nbd::ExportDirectory {
   Result<Cluster::OpenGateway> gateway_of(Hosted& hosted);
   Status confirm_epoch(Hosted& hosted, std::chrono::milliseconds patience);
   bool attached_elsewhere(const v1::VolumeRecord& record) const;
-  void evict(const std::string& name);
+  void evict(Hosted& hosted, bool taken);
+  bool is_left_over(Hosted& hosted);
+  void discard_of_removed(const std::string& name);
   void add_cluster_problems(std::vector<std::string>& all);
   void fill_cluster_view(VolumeView& view);
 
@@ -346,6 +348,10 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::unique_ptr<attach::Attacher> attacher_;  // null: see no_attach_because
   std::unique_ptr<nbd::Server> server_;         // made, used and destroyed on the first shard
   std::shared_ptr<Worker> opener_;
+  // Takes away what attachments that are over have left. Not the opener: an operation that is
+  // waited for may itself be waiting for an export.
+  std::shared_ptr<Worker> evictor_;
+  std::atomic<bool> attacher_is_there_{false};  // and does not change any more
   std::atomic<bool> stopped_{false};
 
   // What shards report waits until the volumes are known, then for the worker.

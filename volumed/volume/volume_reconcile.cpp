@@ -238,6 +238,9 @@ void VolumeManager::settle_attachments() {
       for (const attach::Device& device : *found) living.insert(device.volume);
     }
   }
+  for (const std::string& name : living) {
+    if (cluster_ && !find(name)) discard_of_removed(name);
+  }
   std::vector<HostedPtr> all;
   {
     std::lock_guard lock(mutex_);
@@ -302,6 +305,7 @@ void VolumeManager::stop() {
   if (stopped_.exchange(true)) return;
   events_.close();
   stop_keeper();
+  evictor_->stop();
   if (server_) {
     io::Shard& shard = disk_set_.first_shard();
     shard.run<bool>([&] { return stop_server(server_.get()); });

@@ -7,6 +7,9 @@ crash point of csi/ the plugin (cvol-csi) dies there; for each of volumed/volume
 node. Then the same process is started without the point, and every call of the life is made again
 as an orchestrator would: the one that failed, and what follows.
 
+And attachments that end while their node is dead, or writes: I/O that is under way there ends with an
+error, and lands nowhere.
+
 A life that is broken off is cleaned up by the other half of the calls; that is tried at every
 second point.
 
@@ -14,15 +17,20 @@ usage: crash_test.py      with CVOL_LONG=1 each point for mount and for block
 """
 import os
 import sys
+import time
 import unittest
 
 import grpc
 
 from csi_harness import (GIB, MIB, CsiCluster, CsiProcess, Code, block, crash_points,
                          may_grow_ext4, mount, patiently, require_root, wait_for)
+from open_device import OpenDevice
 
 LONG = bool(os.environ.get("CVOL_LONG"))
 NODE = 2
+BLOCK = 4096
+PLACE = 8 * MIB
+OLD, LATE, NEW = (word * (BLOCK // 4) for word in (b"old-", b"late", b"new!"))
 FILES = mount(fs_type="ext4" if may_grow_ext4() else "xfs")
 BUILT = ["CreateVolume", "ControllerPublishVolume", "NodeStageVolume", "NodePublishVolume"]
 CHANGED = ["ControllerExpandVolume", "NodeExpandVolume", "ControllerModifyVolume"]
@@ -78,9 +86,15 @@ class Life:
 
 class Crash(unittest.TestCase):
     def setUp(self):
+        self.devices = []
+        self.addCleanup(self.abandon_devices)  # the last: when no holder is left to wait for
         self.cluster = CsiCluster()
         self.addCleanup(lambda: self.cluster.__exit__(*sys.exc_info()))
         self.cluster.__enter__()
+
+    def abandon_devices(self):
+        for device in self.devices:
+            device.abandon()
 
     def until_dead(self, life, plugin, calls, is_dead):
         """Answers the call that died, or None if the point was never passed."""
@@ -159,41 +173,125 @@ class Crash(unittest.TestCase):
                     capability = FILES
                 self.crash_volumed(point, 10 * number + which, capability)
 
-    def test_what_an_old_node_still_has_never_lands(self):
-        """Node 2 dies with a write in its kernel; node 3 has the volume, writes, and gives it back.
-        Node 2 comes again, and so does its write: nowhere."""
-        life = Life(self.cluster, "fenced", block(), replicas=3)
+    # --- a node that is fenced ---
+
+    def open_device(self, path):
+        self.devices.append(OpenDevice(path))
+        return self.devices[-1]
+
+    def built(self, name):
+        """A block volume with a copy on each node, at a pod's path of node 2."""
+        life = Life(self.cluster, name, block(), replicas=3)
         for call in BUILT:
             life.make(self.cluster.plugins[NODE], call)
-        self.write(life.target(), b"old" * 1000, sync=True)
-        dirty = os.open(life.target(), os.O_RDWR)
-        os.pwrite(dirty, b"late" * 1024, 8 * MIB)
-        self.cluster.kill(NODE)
-        other = Other(self.cluster, life)
-        other.take(3)
-        self.write(other.target, b"new!" * 1024, sync=True)
-        other.give_back()
-        self.cluster.restart(NODE)
-        wait_for("the old device to go", lambda: not self.cluster.devices(NODE), within=30)
-        with self.assertRaises(OSError):
-            os.pwrite(dirty, b"late" * 1024, 8 * MIB)
-            os.fsync(dirty)
-        os.close(dirty)
-        other.take(1)
-        with open(other.target, "rb", buffering=0) as file:
-            file.seek(8 * MIB)
-            self.assertEqual(file.read(4096), b"new!" * 1024)
-        other.give_back()
+        return life
+
+    def undo(self, life):
         for call in UNDONE:
             life.again(self.cluster.plugins[NODE], call)
-        self.check("the end of node 2")
+        self.check("the fencing of node 2")
 
-    def write(self, path, data, sync):
-        with open(path, "r+b", buffering=0) as file:
-            file.seek(8 * MIB)
-            file.write(data.ljust(4096, b"x")[:4096])
-            if sync:
-                os.fsync(file.fileno())
+    def write_at(self, path, data):
+        device = self.open_device(path)
+        self.assertEqual((device.write(PLACE, data), device.sync()), (0, 0))
+        device.close()
+
+    def read_at(self, path):
+        device = self.open_device(path)
+        answer = device.read(PLACE, BLOCK)
+        device.close()
+        return answer
+
+    def old_node_comes_back(self, life, old):
+        """Node 2 is dead; node 3 has the volume, writes, and gives it back. Node 2 comes again."""
+        other = Other(self.cluster, life)
+        other.take(3)
+        self.write_at(other.target, NEW)
+        other.give_back()
+        self.assertFalse(old.has_ended())
+        self.cluster.restart(NODE)
+        wait_for("the old device to go", lambda: not self.cluster.devices(NODE), within=30)
+
+    def never_landed(self, life):
+        other = Other(self.cluster, life)
+        other.take(1)
+        self.assertEqual(self.read_at(other.target), (0, NEW))
+        other.give_back()
+
+    def test_what_an_old_node_still_has_never_lands(self):
+        """Node 2 dies with a write in its kernel. When it comes again, so does its write: nowhere."""
+        life = self.built("fenced")
+        old = self.open_device(life.target())
+        self.assertEqual((old.write(PLACE, OLD), old.sync(), old.write(PLACE, LATE)), (0, 0, 0))
+        self.cluster.kill(NODE)
+        self.old_node_comes_back(life, old)
+        self.assertNotEqual((old.write(PLACE, LATE), old.sync()), (0, 0))
+        old.close()
+        self.never_landed(life)
+        self.undo(life)
+
+    def test_what_waited_on_an_old_node_ends_with_an_error(self):
+        """The same with a sync under way, which waits while node 2 is dead."""
+        life = self.built("waited")
+        old = self.open_device(life.target())
+        self.cluster.kill(NODE)
+        self.assertEqual(old.write(PLACE, LATE), 0)
+        old.begin("sync")
+        self.old_node_comes_back(life, old)
+        self.assertNotEqual(old.end()[0], 0)
+        old.close()
+        self.never_landed(life)
+        self.undo(life)
+
+    def test_what_waited_for_a_removed_volume_ends_with_an_error(self):
+        """The same, and the volume is deleted before node 2 comes again."""
+        life = self.built("removed")
+        old = self.open_device(life.target())
+        self.cluster.kill(NODE)
+        self.assertEqual(old.write(PLACE, LATE), 0)
+        old.begin("sync")
+        other = Other(self.cluster, life)
+        other.take(3)
+        other.give_back()
+        patiently(lambda: self.cluster.plugins[3].call("DeleteVolume", volume_id=life.id))
+        self.assertFalse(old.has_ended())
+        self.cluster.restart(NODE)
+        self.assertNotEqual(old.end()[0], 0)
+        old.close()
+        self.check_removed()
+
+    def test_writes_to_a_volume_that_is_removed_by_force_end(self):
+        """Node 2 lives and writes; on node 3 somebody insists."""
+        life = self.built("insisted")
+        old = self.open_device(life.target())
+        old.begin("stream", PLACE, LATE.hex())
+        self.cluster.cvol(3, "volume", "rm", "--force", "insisted")
+        self.assertNotEqual(old.end()[0], 0)
+        old.close()
+        self.check_removed()
+
+    def check_removed(self):
+        wait_for("the old device to go", lambda: not self.cluster.devices(NODE), within=30)
+        wait_for("its holder to end", lambda: not self.cluster.holders(NODE))
+        self.assertEqual(self.cluster.json(1, "volume", "ls"), [])
+
+    def test_a_node_that_lives_is_fenced_under_its_writes(self):
+        """Node 3 takes the volume by force, while node 2 writes to it."""
+        life = self.built("taken")
+        old = self.open_device(life.target())
+        self.assertEqual((old.write(PLACE, OLD), old.sync()), (0, 0))
+        old.begin("stream", PLACE, LATE.hex())
+        time.sleep(1)
+        self.assertFalse(old.has_ended())
+        self.cluster.cvol(3, "volume", "force-attach", "taken")
+        self.assertNotEqual(old.end()[0], 0)
+        wait_for("the old device to go", lambda: not self.cluster.devices(NODE), within=30)
+        self.write_at(self.cluster.json(3, "volume", "inspect", "taken")["device"], NEW)
+        self.assertNotEqual((old.write(PLACE, LATE), old.sync()), (0, 0))
+        old.close()
+        self.cluster.cvol(3, "volume", "detach", "taken")
+        self.never_landed(life)
+        self.undo(life)
 
 
 class Other:

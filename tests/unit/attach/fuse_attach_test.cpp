@@ -166,6 +166,43 @@ TEST_F(FuseAttachTest, AKilledHolderIsCleanedUpAndTheNextAttachWorks) {
   EXPECT_TRUE(mount::mount_device(again, target(), "ext4", false).is_ok());
 }
 
+// The server is gone, as for an attachment that is over: nothing else would ever end the write.
+TEST_F(FuseAttachTest, WhatWaitsEndsWithAnErrorWhenTheDeviceIsCut) {
+  std::string device = attach();
+  stop_server();
+  int file = ::open(device.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(file, 0);
+  std::string data(4096, 'd');
+  ASSERT_EQ(write(file, data.data(), data.size()), 4096);
+  std::atomic<int> result{1};
+  std::thread writer([&] { result = fsync(file); });
+  usleep(300'000);
+  EXPECT_EQ(result, 1);
+  attacher_->cut("v1");
+  EXPECT_TRUE(wait_until(std::chrono::seconds(20), [&] { return result != 1; }));
+  writer.join();
+  EXPECT_EQ(result, -1);
+  close(file);
+  start_server();
+}
+
+TEST_F(FuseAttachTest, ADeviceIsDiscardedUnderAFileSystemWithUnwrittenData) {
+  std::string device = attach();
+  ASSERT_TRUE(mount::make_file_system(device, "ext4").is_ok());
+  ASSERT_TRUE(mount::mount_device(device, target(), "ext4", false).is_ok());
+  stop_server();
+  int file = ::open((target() + "/f").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+  ASSERT_GE(file, 0);
+  std::string data(1 << 20, 'd');
+  EXPECT_EQ(write(file, data.data(), data.size()), static_cast<ssize_t>(data.size()));
+  close(file);
+  EXPECT_TRUE(attacher_->discard("v1").is_ok());
+  EXPECT_FALSE(mount::is_mounted(target(), nullptr));
+  EXPECT_TRUE(attacher_->list().empty());
+  EXPECT_EQ(backing_of(device), "");
+  start_server();
+}
+
 TEST_F(FuseAttachTest, AHolderInUseIgnoresSigterm) {
   std::string device = attach();
   kill(static_cast<pid_t>(holder_pid()), SIGTERM);
