@@ -230,14 +230,18 @@ Task<bool> Copier::copy_locked(BlockRange range, bool gone) {
   if (!asked || stopping_ || host_.closing_) co_return false;
   // R14: what is damaged here comes from another in-sync replica.
   Status read = co_await host_.read_or_fetch(range, buffer.first(bytes));
-  if (!read) {
-    log::warning("replication", "resync: a block cannot be read here", {{"why", read.message()}});
-    co_return false;
-  }
   auto theirs = wire::decode_digested(question.body);
   if (!theirs || theirs->checksums.size() != range.blocks()) co_return false;
+  std::vector<bool> unread(range.blocks(), false);
+  if (!read) {
+    const bool whole = co_await read_around_damage(range, buffer.first(bytes), *theirs, unread);
+    if (!whole) co_return false;
+  }
   const wire::Digested ours = host_.digest(range, buffer.first(bytes));
-  const std::vector<Action> actions = decide(range, gone, buffer.data(), ours, *theirs);
+  std::vector<Action> actions = decide(range, gone, buffer.data(), ours, *theirs);
+  for (uint64_t i = 0; i < range.blocks(); ++i) {
+    if (unread[i]) actions[i] = Action::kNone;
+  }
   bool differs = false;
   for (uint64_t i = 0; i < range.blocks();) {
     uint64_t end = i + 1;
@@ -252,6 +256,31 @@ Task<bool> Copier::copy_locked(BlockRange range, bool gone) {
     i = end;
   }
   if (differs) sent_.push_back({range, false});
+  co_return true;
+}
+
+// Block by block. A block that is damaged here, and that the target has as it should be, needs no
+// copy: when the target is in the set, the block here is mended from it (R14). A block that differs
+// there cannot be copied.
+Task<bool> Copier::read_around_damage(BlockRange range, std::span<std::byte> into,
+                                      wire::Digested& theirs, std::vector<bool>& unread) {
+  for (uint64_t i = 0; i < range.blocks(); ++i) {
+    const BlockRange block{range.begin + i, range.begin + i + 1};
+    const std::span<std::byte> memory = into.subspan(i * kBlockBytes, kBlockBytes);
+    const Status read = co_await host_.read_or_fetch(block, memory);
+    if (stopping_ || host_.closing_) co_return false;
+    if (read) continue;
+    const auto expected =
+        host_.parts_.engine->expected_checksum(host_.parts_.number, range.begin + i);
+    const bool whole_there = read.code() == Code::kDamaged && expected && theirs.state[i] == 0 &&
+                             short_checksum(theirs.checksums[i]) == *expected;
+    if (!whole_there) {
+      log::warning("replication", "resync: a block cannot be read here", {{"why", read.message()}});
+      co_return false;
+    }
+    std::memset(memory.data(), 1, memory.size());  // anything but zeroes: a chunk is not given up
+    unread[i] = true;
+  }
   co_return true;
 }
 

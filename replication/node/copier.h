@@ -50,6 +50,8 @@ class Copier {
   Task<bool> copy_locked(BlockRange range, bool gone);
   static std::vector<Action> decide(BlockRange range, bool gone, const std::byte* data,
                                     const wire::Digested& ours, const wire::Digested& theirs);
+  Task<bool> read_around_damage(BlockRange range, std::span<std::byte> into, wire::Digested& theirs,
+                                std::vector<bool>& unread);
   Task<bool> send_run(BlockRange run, Action action, const std::byte* data,
                       const uint64_t* checksums);
   void begin_piece(const Candidate& piece);

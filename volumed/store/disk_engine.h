@@ -25,6 +25,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -196,6 +197,9 @@ class DiskEngine {
   // Nothing if the disk has failed.
   virtual std::vector<Extent> block_status(ReplicaNumber number, uint64_t offset,
                                            uint64_t length) const = 0;
+  // The short checksum that the newest content of `block` has, also if what is stored is damaged;
+  // nothing if it reads as zeroes.
+  virtual std::optional<uint32_t> expected_checksum(ReplicaNumber number, uint64_t block) const = 0;
 
   // Begins a scrub, or goes on with one that was stopped; one that runs gets the new rate. `rate`:
   // bytes per second, 0: EngineOptions::scrub_rate.

@@ -63,6 +63,7 @@ class Engine final : public DiskEngine {
   Task<Status> read(ReplicaNumber number, uint64_t offset, std::span<std::byte> into) override;
   std::vector<Extent> block_status(ReplicaNumber number, uint64_t offset,
                                    uint64_t length) const override;
+  std::optional<uint32_t> expected_checksum(ReplicaNumber number, uint64_t block) const override;
   Status start_scrub(uint64_t rate) override;
   Task<Status> stop_scrub() override;
   Status start_verify(bool accept_damage) override;

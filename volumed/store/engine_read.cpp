@@ -174,6 +174,16 @@ bool Engine::still_current(ReplicaNumber number, const ReadPlan& plan, std::size
   return now == plan.places()[index];
 }
 
+std::optional<uint32_t> Engine::expected_checksum(ReplicaNumber number, uint64_t block) const {
+  const ChunkKey key(number, block / kBlocksPerChunk);
+  const uint32_t place = map_->find(key);
+  BlockPlace now;
+  locate(overlay_.find(key), place == kNoPlace ? nullptr : &map_->slot(place), place,
+         static_cast<uint32_t>(block % kBlocksPerChunk), 1, &now);
+  if (now.source == Source::kZero) return std::nullopt;
+  return now.checksum;
+}
+
 Task<Status> Engine::read(ReplicaNumber number, uint64_t offset, std::span<std::byte> into) {
   ReadPlan plan;
   for (int attempt = 0; attempt < kMostAttempts; ++attempt) {

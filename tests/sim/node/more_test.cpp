@@ -80,6 +80,36 @@ TEST_F(NodeScenario, a_damaged_block_waits_for_a_copy_that_does_not_answer) {
   converge();
 }
 
+// The only copy in the set has a damaged block that nobody has read; those that come back have it
+// whole. They are taken in again, and mend it.
+TEST_F(NodeScenario, copies_that_return_mend_what_the_only_one_has_damaged) {
+  ClusterShape shape;
+  shape.nodes = 4;
+  shape.gateway_node = 4;
+  begin(shape);
+  ASSERT_TRUE(
+      cluster().run_on(cluster().gateway_node(), work().write_lanes(&cluster().gateway(), 8, 8)));
+  wait_in_sync();
+  Node& primary = cluster().primary();
+  std::vector<Node*> others;
+  for (uint32_t number = 1; number <= 3; ++number) {
+    if (&cluster().node(number) != &primary) others.push_back(&cluster().node(number));
+  }
+  for (Node* other : others) cluster().crash(*other);
+  wait([&] { return cluster().reg().record().in_sync.size() == 1 && cluster().serving(); },
+       20 * io::kSecond, "the primary is alone");
+  // In the same chunk, so that the resync looks at it.
+  ASSERT_TRUE(
+      cluster().run_on(cluster().gateway_node(), work().write_lanes(&cluster().gateway(), 24, 8)));
+  EXPECT_GT(primary.damage_block(1), 0u);
+  for (Node* other : others) cluster().start(*other);
+  wait_in_sync();
+  ASSERT_TRUE(
+      cluster().run_on(cluster().gateway_node(), work().read_lanes(&cluster().gateway(), 8, 8)));
+  EXPECT_TRUE(work().last()) << work().last().message();
+  converge();
+}
+
 TEST_F(NodeScenario, damage_on_all_gives_an_error) {
   begin();
   work().shape().damage_allowed = true;

@@ -118,6 +118,9 @@ class FakeEngine final : public store::DiskEngine {
     }
     co_return Status::ok();
   }
+  std::optional<uint32_t> expected_checksum(store::ReplicaNumber, uint64_t) const override {
+    return std::nullopt;
+  }
   std::vector<Extent> block_status(store::ReplicaNumber, uint64_t, uint64_t length) const override {
     if (length == kBlockBytes) return {{length, true, true}};
     return {{kBlockBytes, false, false}, {length - kBlockBytes, true, true}};
