@@ -59,12 +59,13 @@ void Exchange::remove(ReplicaHost* host) {
 }
 
 void Exchange::add(Gateway* gateway) {
-  gateways_[wire::tag_of(gateway->volume())] = gateway;
+  gateways_.emplace(wire::tag_of(gateway->volume()), gateway);
 }
 
 void Exchange::remove(Gateway* gateway) {
-  const auto at = gateways_.find(wire::tag_of(gateway->volume()));
-  if (at != gateways_.end() && at->second == gateway) gateways_.erase(at);
+  auto [at, end] = gateways_.equal_range(wire::tag_of(gateway->volume()));
+  at = std::find_if(at, end, [&](const auto& entry) { return entry.second == gateway; });
+  if (at != end) gateways_.erase(at);
 }
 
 ReplicaHost* Exchange::host_of(const Uuid& volume) const {
@@ -74,8 +75,8 @@ ReplicaHost* Exchange::host_of(const Uuid& volume) const {
 
 void Exchange::set_record(const Uuid& volume, const Record& record) {
   if (ReplicaHost* host = host_of(volume)) host->set_record(record);
-  const auto gateway = gateways_.find(wire::tag_of(volume));
-  if (gateway != gateways_.end()) gateway->second->set_record(record);
+  const auto [first, end] = gateways_.equal_range(wire::tag_of(volume));
+  for (auto at = first; at != end; ++at) at->second->set_record(record);
 }
 
 // --- time ---
@@ -115,8 +116,11 @@ void Exchange::on_frame(const Endpoint& from, Frame frame) {
     return;
   }
   if (type == wire::FrameType::kAnswer) {
-    const auto gateway = gateways_.find(frame.header.volume);
-    if (gateway != gateways_.end()) gateway->second->on_answer(from, std::move(frame));
+    const auto [first, end] = gateways_.equal_range(frame.header.volume);
+    const auto asked = std::find_if(first, end, [&](const auto& entry) {
+      return entry.second->waits_for_answer(from, frame.header.seq);
+    });
+    if (asked != end) asked->second->on_answer(from, std::move(frame));
     return;
   }
   const auto host = hosts_by_tag_.find(frame.header.volume);

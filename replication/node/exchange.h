@@ -87,7 +87,8 @@ class Exchange final : public MeshHandler {
   std::map<Endpoint, Uuid> processes_;  // at the other end of connections, now or last
   std::unordered_map<uint64_t, ReplicaHost*> hosts_by_tag_;
   std::vector<ReplicaHost*> hosts_;  // in the order of their coming
-  std::unordered_map<uint64_t, Gateway*> gateways_;
+  // By volume: one of its export, and others that only ask the primary something.
+  std::multimap<uint64_t, Gateway*> gateways_;
   io::Nanoseconds last_beacons_ = 0;
   bool clock_runs_ = false;
   bool closing_ = false;

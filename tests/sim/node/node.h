@@ -60,6 +60,8 @@ class Node {
 
   // A front end's; the newest one.
   void open_gateway(uint64_t session_generation);
+  // One more, of the caller's, who closes it.
+  std::unique_ptr<replication::Gateway> make_gateway(uint64_t session_generation);
   // Not opened again when the node comes up.
   void forget_gateway() { gateway_session_ = 0; }
   replication::Gateway* gateway() { return gateway_.get(); }
