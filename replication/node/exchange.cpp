@@ -142,7 +142,8 @@ void Exchange::on_frame(const Endpoint& from, Frame frame) {
     const auto at = gateways_.find(frame.header.volume);
     if (at == gateways_.end()) return;
     for (Gateway* gateway : at->second) {
-      if (gateway->asked(frame.header.seq)) return gateway->on_answer(from, std::move(frame));
+      if (gateway->waits_for_answer(from, frame.header.seq))
+        return gateway->on_answer(from, std::move(frame));
     }
     return;
   }

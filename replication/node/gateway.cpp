@@ -244,6 +244,11 @@ Task<ClientResult> Gateway::ask_remote(Request& request, const Endpoint& to) {
   co_return call.result;
 }
 
+bool Gateway::waits_for_answer(const Endpoint& from, uint64_t number) const {
+  const auto at = calls_.find(number);
+  return at != calls_.end() && at->second->to == from;
+}
+
 void Gateway::on_answer(const Endpoint& from, Frame frame) {
   const auto at = calls_.find(frame.header.seq);
   if (at == calls_.end() || at->second->to != from) return;

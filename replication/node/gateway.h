@@ -58,7 +58,7 @@ class Gateway final : public BlockDevice {
   Task<ClientResult> verify(uint64_t offset);
 
   // --- of the Exchange ---
-  bool asked(uint64_t number) const { return calls_.contains(number); }
+  bool waits_for_answer(const Endpoint& from, uint64_t number) const;
   void on_answer(const Endpoint& from, Frame frame);
   void on_down(const Endpoint& peer);
   void wake();

@@ -107,6 +107,24 @@ TEST_F(NodeScenario, copies_that_return_mend_what_the_only_one_has_damaged) {
   ASSERT_TRUE(
       cluster().run_on(cluster().gateway_node(), work().read_lanes(&cluster().gateway(), 8, 8)));
   EXPECT_TRUE(work().last()) << work().last().message();
+// One is the attached device's; the other one only asks, as a resize or an attach does.
+TEST_F(NodeScenario, two_gateways_of_a_volume_both_hear_their_answers) {
+  ClusterShape shape;
+  shape.nodes = 4;
+  shape.gateway_node = 4;  // the primary is on another node
+  begin(shape);
+  operate(50);
+  Node& node = cluster().gateway_node();
+  auto asking = node.make_gateway(1);
+  ASSERT_TRUE(cluster().run_on(node, work().write_lanes(&cluster().gateway(), 8, 8)));
+  EXPECT_TRUE(work().last());
+  Status confirmed(Code::kInternal, "not answered");
+  ASSERT_TRUE(cluster().run_on(node, confirm(asking.get(), replication::Epoch{1}, &confirmed)));
+  EXPECT_TRUE(confirmed) << confirmed.message();
+  ASSERT_TRUE(cluster().run_on(node, asking->close()));
+  ASSERT_TRUE(cluster().run_on(node, work().write_lanes(&cluster().gateway(), 8, 8)));
+  EXPECT_TRUE(work().last());
+  operate(200);
   converge();
 }
 

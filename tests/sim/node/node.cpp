@@ -123,13 +123,17 @@ void Node::open_gateway(uint64_t session_generation) {
     old_gateways_.push_back(std::move(gateway_));
     reactor_->start(close_gateway(old));
   }
+  gateway_ = make_gateway(session_generation);
+}
+
+std::unique_ptr<Gateway> Node::make_gateway(uint64_t session_generation) {
   Gateway::Parts parts;
   parts.exchange = exchange_.get();
   parts.volume = reg_->volume();
   parts.record = reg_->record();
   parts.session_generation = session_generation;
   parts.metrics = std::make_shared<VolumeMetrics>();
-  gateway_ = std::make_unique<Gateway>(std::move(parts));
+  return std::make_unique<Gateway>(std::move(parts));
 }
 
 void Node::reopen_gateway() {

@@ -62,6 +62,8 @@ class Node {
   void open_gateway(uint64_t session_generation);
   // Of the same session, anew; the one before is closed.
   void reopen_gateway();
+  // One more, of the caller's, who closes it.
+  std::unique_ptr<replication::Gateway> make_gateway(uint64_t session_generation);
   // Not opened again when the node comes up.
   void forget_gateway() { gateway_session_ = 0; }
   replication::Gateway* gateway() { return gateway_.get(); }
