@@ -107,6 +107,9 @@ TEST_F(NodeScenario, copies_that_return_mend_what_the_only_one_has_damaged) {
   ASSERT_TRUE(
       cluster().run_on(cluster().gateway_node(), work().read_lanes(&cluster().gateway(), 8, 8)));
   EXPECT_TRUE(work().last()) << work().last().message();
+  converge();
+}
+
 // One is the attached device's; the other one only asks, as a resize or an attach does.
 TEST_F(NodeScenario, two_gateways_of_a_volume_both_hear_their_answers) {
   ClusterShape shape;
