@@ -106,9 +106,9 @@ class Replica {
   // The primary runs this epoch with all members of the set (R12: an attach or detach is complete).
   bool confirmed() const;
   // In the set of the record that is known, as it is now, with all it needs.
+  bool trusts_itself() const;
   // Waits for its turn to take over.
   bool is_candidate() const { return candidate_since_ != 0 || promising_ || primary_dead_; }
-  bool trusts_itself() const;
   Seq commit_point() const { return commit_point_; }
   Seq last_seq() const { return last_seq_; }
   const ReplicaId& self() const { return self_; }

@@ -102,7 +102,8 @@ void ReplicaHost::set_record(const Record& record) {
 bool ReplicaHost::busy() const {
   return core_->operations() > 0 || core_->role() == Role::kRecovering ||
          core_->role() == Role::kReconciling || core_->role() == Role::kHandedOver ||
-         core_->is_candidate() || !copiers_.empty() || (core_->role() == Role::kFollower && !core_->trusts_itself());
+         core_->is_candidate() || !copiers_.empty() ||
+         (core_->role() == Role::kFollower && !core_->trusts_itself());
 }
 
 void ReplicaHost::tick(io::Nanoseconds now) {

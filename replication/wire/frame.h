@@ -60,7 +60,8 @@ enum class FrameType : uint8_t {
 constexpr bool is_request(FrameType type) {
   return type >= FrameType::kOpen && type <= FrameType::kVerify && type != FrameType::kAnswer;
 }
-// What answers a question of a replica to another; an empty body says that it could not be answered.
+// What answers a question of a replica to another; an empty body says that it could not be
+// answered.
 constexpr std::optional<FrameType> answer_of(FrameType type) {
   switch (type) {
     case FrameType::kList:
