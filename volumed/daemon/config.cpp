@@ -229,9 +229,7 @@ const std::vector<ConfigKey>& config_keys() {
          return set_choice(c.read_cache, t, {"page", "none"});
        }},
       {"busy-poll", "TIME", "Look for requests so long before sleeping, like 50us (0)", false,
-       [](Config& c, const std::string& t) {
-         return set_microseconds(c.busy_poll_us, t, 1000);
-       }},
+       [](Config& c, const std::string& t) { return set_microseconds(c.busy_poll_us, t, 1000); }},
       {"log-level", "LEVEL", "trace, debug, info, warning or error (info)", false,
        [](Config& c, const std::string& t) {
          return set_choice(c.log_level, t, {"trace", "debug", "info", "warning", "error"});

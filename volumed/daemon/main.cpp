@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int kStopMilliseconds = 4000;  // then the process ends, whatever still hangs
+constexpr int kStopMilliseconds = 4000;   // then the process ends, whatever still hangs
 constexpr int kStoreMilliseconds = 1000;  // between two tries to reach the metadata store
 
 int fail(const cvol::Status& status) {
@@ -20,8 +20,7 @@ cvol::Result<std::unique_ptr<cvol::daemon::Daemon>> start(const cvol::daemon::Co
   using namespace cvol;
   while (true) {
     auto running = daemon::Daemon::start(config);
-    const bool away =
-        running.code() == Code::kUnavailable && config.metadata.starts_with("etcd:");
+    const bool away = running.code() == Code::kUnavailable && config.metadata.starts_with("etcd:");
     if (!away) return running;
     log::warning("daemon", "the metadata store is away; trying again until it answers",
                  {{"metadata", config.metadata}, {"error", running.message()}});

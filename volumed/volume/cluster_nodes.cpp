@@ -187,8 +187,9 @@ bool Cluster::is_surely_alive(const std::string& node_id) {
   ShardPart* part = all.front();
   const auto until = std::chrono::steady_clock::now() + options_.alive_time + kLeaseSlack;
   while (is_alive(node_id)) {
-    const bool answers = part->shard->run<bool>(
-        [&] { return part->exchange->ping({*node, 0}, kPingPatience); });
+    const bool answers = part->shard->run<bool>([&] {
+      return part->exchange->ping({*node, 0}, kPingPatience);
+    });
     if (answers || std::chrono::steady_clock::now() > until) return true;
   }
   return false;
