@@ -15,6 +15,8 @@ namespace {
 constexpr uint64_t kPieceBlocks = 256;  // 1 MiB, while nobody uses the volume
 constexpr std::size_t kIdleWindow = 6;
 constexpr io::Nanoseconds kBusyPause = 4 * io::kMillisecond;
+constexpr io::Nanoseconds kRefusedPause = 10 * io::kMillisecond;
+constexpr int kSendAttempts = 50;
 
 bool all_zero(const std::byte* data, std::size_t bytes) {
   return data[0] == std::byte{0} && std::memcmp(data, data + 1, bytes - 1) == 0;
@@ -295,17 +297,26 @@ Task<bool> Copier::send_run(BlockRange run, Action action, const std::byte* data
   const bool zero = action == Action::kZero;
   request.kind = zero ? WriteKind::kZero : WriteKind::kData;
   if (!zero) request.checksums.assign(checksums, checksums + run.blocks());
-  ReplicaHost::Call question;
   const std::span<const std::byte> payload{data, zero ? 0 : bytes};
   host_.resync_sent_ += payload.size();
   for (ResyncProgress& progress : host_.resyncs_) {
     if (progress.target == target_) progress.sent_bytes += payload.size();
   }
-  const bool got = co_await host_.call(question, target_, wire::FrameType::kCopy,
-                                       wire::encode_copy_request(request), payload);
-  if (!got) co_return false;
-  auto result = wire::decode_digested(question.body);
-  co_return result && result->ok;
+  // The target takes blocks of its own epoch only. An attach or a detach begins a new one, which one
+  // of the two knows a little before the other: that ends no resync.
+  for (int attempt = 0; attempt < kSendAttempts; ++attempt) {
+    if (attempt > 0) {
+      const int64_t slept = co_await host_.reactor().sleep(kRefusedPause);
+      if (slept < 0 || stopping_ || host_.closing_) co_return false;
+    }
+    ReplicaHost::Call question;
+    const bool got = co_await host_.call(question, target_, wire::FrameType::kCopy,
+                                         wire::encode_copy_request(request), payload);
+    if (!got) co_return false;
+    auto result = wire::decode_digested(question.body);
+    if (result && result->ok) co_return true;
+  }
+  co_return false;
 }
 
 // --- driver calls ---

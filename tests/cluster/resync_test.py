@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A copy comes back, or is made anew: what is sent, what survives interruption, who has to wait."""
 import random
+import re
 import time
 import unittest
 
@@ -131,6 +132,32 @@ class Returns(ClusterTest):
                 self.cluster.wait_in_sync(self.name)
         self.assertEqual(writer.report.connections, 1)
         self.cluster.check_copies(self.name, writer.history, 1)
+
+    def test_attachments_come_and_go_during_a_rebuild(self):
+        """Each begins a new epoch. The rebuild goes on: it does not begin anew each time."""
+        self.cluster.create_volume(self.name, f"{SIZE_MIB}MiB", 2)
+        self.fill()
+        source = self.cluster.primary(self.name)
+        target = ({1, 2, 3} - self.cluster.in_sync(self.name)).pop()
+        log = self.cluster.nodes[source].log
+        before = len(re.findall(r"replication: resync of replica \S+ begins",
+                                log.read_text(encoding="utf-8", errors="replace")))
+        self.cluster.cvol(source, "volume", "modify", self.name, "--replicas", "3")
+        sessions = 0
+        end = time.monotonic() + 120
+        while target not in self.cluster.in_sync(self.name):
+            self.assertLess(time.monotonic(), end, "the rebuild does not end")
+            handle = stamps.connect(self.cluster.nbd_socket(source), self.name)
+            for index in range(200):
+                handle.pwrite(b"x" * stamps.BLOCK, random.randrange(SIZE_MIB * 256) * stamps.BLOCK)
+            handle.shutdown()
+            sessions += 1
+        begun = len(re.findall(r"replication: resync of replica \S+ begins",
+                               log.read_text(encoding="utf-8", errors="replace"))) - before
+        say("attachments during a rebuild", sessions=sessions, resyncs_begun=begun)
+        self.assertGreater(sessions, 3)
+        self.assertLessEqual(begun, 3)
+        self.cluster.cvol(source, "volume", "verify", self.name, timeout=120)
 
     def test_a_target_that_survives_alone_waits(self):
         """It must never be promoted: it lacks acknowledged writes."""
