@@ -302,8 +302,8 @@ Task<bool> Copier::send_run(BlockRange run, Action action, const std::byte* data
   for (ResyncProgress& progress : host_.resyncs_) {
     if (progress.target == target_) progress.sent_bytes += payload.size();
   }
-  // The target takes blocks of its own epoch only. An attach or a detach begins a new one, which one
-  // of the two knows a little before the other: that ends no resync.
+  // The target takes blocks of its own epoch only. An attach or a detach begins a new one, which
+  // one of the two knows a little before the other: that ends no resync.
   for (int attempt = 0; attempt < kSendAttempts; ++attempt) {
     if (attempt > 0) {
       const int64_t slept = co_await host_.reactor().sleep(kRefusedPause);
