@@ -212,7 +212,7 @@ Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream
   if (!size) return size.status();
   if (*size == 0) return Status(Code::kInvalidArgument, "a volume cannot have size 0");
   request.set_size_bytes(*size);
-  request.set_replicas(settings.replicas);
+  request.set_replicas(settings.replicas == 0 ? 1 : settings.replicas);
   request.set_min_in_sync(settings.min_in_sync);
   request.set_zone_spread(settings.zone_spread);
   request.set_fs(settings.fs);

@@ -29,7 +29,7 @@ struct Settings {
   std::string name;
   std::vector<std::string> names;
   std::string size;
-  uint32_t replicas = 1;
+  uint32_t replicas = 0;  // not given
   std::string fs = "ext4";
   std::vector<std::string> labels;  // KEY=VALUE
   bool force = false;

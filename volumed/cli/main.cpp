@@ -42,8 +42,10 @@ void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
       ->default_val("10GiB");
   create->add_option("--fs", settings.fs, "File system made at the first mount: ext4 or xfs")
       ->default_val("ext4");
+  // Shown, not set: what is not given must not look as if it were, to `modify` above all.
   create->add_option("--replicas", settings.replicas, "Copies, each on another node")
-      ->default_val(1);
+      ->default_str("1")
+      ->check(CLI::Range(1, 8));
   create->add_option("--min-in-sync", settings.min_in_sync,
                      "Copies that must have a write before it is answered");
   create->add_flag("--zone-spread", settings.zone_spread, "Each copy in another zone");
@@ -61,7 +63,8 @@ void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
                 explain_volume));
   CLI::App* modify =
       with_name(add("modify", "Change the number of copies of a volume in use", modify_volume));
-  modify->add_option("--replicas", settings.replicas, "Copies, each on another node");
+  modify->add_option("--replicas", settings.replicas, "Copies, each on another node")
+      ->check(CLI::Range(1, 8));
   modify->add_option("--min-in-sync", settings.min_in_sync,
                      "Copies that must have a write before it is answered");
   CLI::App* move =
@@ -166,7 +169,6 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("cvol ") + CVOL_VERSION);
   Settings settings;
-  settings.replicas = 0;
   Chosen chosen;
   std::string output = "table";
   app.add_option("--api", settings.api, "Address of volumed: unix:/path or tcp:HOST:PORT");
