@@ -25,6 +25,9 @@ namespace {
 #define PR_SET_IO_FLUSHER 57
 #endif
 
+constexpr auto kLockTurn = std::chrono::milliseconds(50);
+constexpr int kLockTurns = 100;
+
 int stop_event = -1;
 volatile sig_atomic_t stop_signal = 0;
 
@@ -49,7 +52,14 @@ Result<FolderLock> FolderLock::take(const std::string& folder) {
   FolderLock lock;
   lock.file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (lock.file_ < 0) return status_from_errno(errno, "open " + path);
-  if (::flock(lock.file_, LOCK_EX | LOCK_NB) != 0) {
+  // A volumed that was killed is gone for whoever started it before the kernel has let go of its
+  // files: its next life waits a moment.
+  int locked = ::flock(lock.file_, LOCK_EX | LOCK_NB);
+  for (int turn = 0; locked != 0 && errno == EWOULDBLOCK && turn < kLockTurns; ++turn) {
+    std::this_thread::sleep_for(kLockTurn);
+    locked = ::flock(lock.file_, LOCK_EX | LOCK_NB);
+  }
+  if (locked != 0) {
     if (errno != EWOULDBLOCK) return status_from_errno(errno, "lock " + path);
     char pid[16] = {};
     const ssize_t got = ::pread(lock.file_, pid, sizeof pid - 1, 0);

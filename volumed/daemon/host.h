@@ -14,7 +14,7 @@ class FolderLock {
   FolderLock(FolderLock&& other) noexcept;
   FolderLock& operator=(FolderLock&&) = delete;
   ~FolderLock();
-  // kBusy, naming the pid, if another volumed holds it.
+  // kBusy, naming the pid, if another volumed holds it, and goes on doing so for 5 s.
   static Result<FolderLock> take(const std::string& folder);
 
  private:

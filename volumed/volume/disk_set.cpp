@@ -1,6 +1,7 @@
 #include "volumed/volume/disk_set.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <thread>
 
@@ -11,6 +12,9 @@ namespace {
 
 constexpr uint64_t kBounceBytes = 64 * kMiB;  // for unaligned requests, per shard
 constexpr std::size_t kMostShards = 256;
+// A process that was killed is gone for its parent before the kernel has let go of its files.
+constexpr auto kLastLifeTime = std::chrono::seconds(5);
+constexpr auto kLastLifeTurn = std::chrono::milliseconds(50);
 
 std::size_t wanted_shards() {
   return std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, kMostShards);
@@ -77,6 +81,11 @@ Disk& DiskSet::open_known(const std::string& id, const std::string& path,
     disk->shard_index = static_cast<uint16_t>(*home - homes_.data());
     disk->bounce = (*home)->bounce.get();
     auto engine = open_on(**home, path, failure);
+    const auto until = std::chrono::steady_clock::now() + kLastLifeTime;
+    while (engine.code() == Code::kBusy && std::chrono::steady_clock::now() < until) {
+      std::this_thread::sleep_for(kLastLifeTurn);
+      engine = open_on(**home, path, failure);
+    }
     if (!engine) {
       disk->problem = engine.message();
     } else {
