@@ -55,18 +55,6 @@ Status set_milliseconds(uint64_t& into, const std::string& text, uint64_t least,
   return Status::ok();
 }
 
-Status set_microseconds(uint64_t& into, const std::string& text, uint64_t most) {
-  const std::string digits = text.ends_with("us") ? text.substr(0, text.size() - 2) : text;
-  const bool number =
-      !digits.empty() && digits.size() <= 7 &&
-      std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; });
-  if (!number || std::stoull(digits) > most)
-    return Status(Code::kInvalidArgument, "'" + text + "' is no number of microseconds from 0 to " +
-                                              std::to_string(most) + "; write it like 50us");
-  into = std::stoull(digits);
-  return Status::ok();
-}
-
 Status set_path(std::string& into, const std::string& text) {
   if (text.empty() || text[0] != '/')
     return Status(Code::kInvalidArgument, "'" + text + "' is no absolute path");
@@ -228,8 +216,6 @@ const std::vector<ConfigKey>& config_keys() {
        [](Config& c, const std::string& t) {
          return set_choice(c.read_cache, t, {"page", "none"});
        }},
-      {"busy-poll", "TIME", "Look for requests so long before sleeping, like 50us (0)", false,
-       [](Config& c, const std::string& t) { return set_microseconds(c.busy_poll_us, t, 1000); }},
       {"log-level", "LEVEL", "trace, debug, info, warning or error (info)", false,
        [](Config& c, const std::string& t) {
          return set_choice(c.log_level, t, {"trace", "debug", "info", "warning", "error"});

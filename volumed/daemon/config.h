@@ -28,7 +28,6 @@ struct Config {
   uint64_t journal_size = 0;                    // of the first disk, bytes; 0: the engine's choice
   uint64_t disk_capacity = 0;                   // of the first disk, bytes; 0: what is free
   uint64_t buffer_size = 256 * kMiB;            // bound of data in memory, per shard
-  uint64_t busy_poll_us = 0;                    // 0: sleep at once
   std::string read_cache = "page";              // small reads: page (the kernel's page cache), none
   uint64_t scrub_rate = 32 * kMiB;              // bytes per second
   uint64_t scrub_interval = 14ull * 24 * 3600;  // seconds; 0: no scrub unless told

@@ -140,7 +140,6 @@ Status RealDaemon::start_manager() {
   options.scrub_interval = std::chrono::seconds(config_.scrub_interval);
   options.nbd.buffer_bytes = config_.buffer_size;
   options.engine.read_cache = config_.read_cache == "page";
-  options.shards.busy_poll = static_cast<io::Nanoseconds>(config_.busy_poll_us) * 1000;
   if (config_.metadata.starts_with("etcd:")) {
     volume::ManagerOptions::ClusterMode mode;
     mode.listen = config_.replication_listen;

@@ -5,7 +5,6 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <ctime>
 
@@ -23,15 +22,6 @@ constexpr uint64_t kWakeup = 1;
 constexpr int kMostRounds = 8;
 // Operations done at once in one turn of the loop; more go to the end of the queue.
 constexpr uint32_t kMostDoneNow = 64;
-constexpr int kSpinPays = 16;  // the most that is remembered of short waits
-
-void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 uint64_t bytes_of(const Op& op) {
   uint64_t bytes = 0;
@@ -53,15 +43,13 @@ void widen(int handle) {
 }  // namespace
 
 UringReactor::UringReactor(UringOptions options)
-    : random_(Random::from_system()),
-      busy_poll_(options.busy_poll),
-      helpers_(options.helper_threads) {}
+    : random_(Random::from_system()), helpers_(options.helper_threads) {}
 
 Result<std::unique_ptr<UringReactor>> UringReactor::make(UringOptions options) {
   std::unique_ptr<UringReactor> reactor(new UringReactor(options));
   io_uring_params params{};
   params.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE |
-                 IORING_SETUP_CLAMP | IORING_SETUP_TASKRUN_FLAG;
+                 IORING_SETUP_CLAMP;
   params.cq_entries = options.entries * 4;
   const int error = io_uring_queue_init_params(options.entries, &reactor->ring_, &params);
   if (error < 0) {
@@ -160,18 +148,6 @@ void UringReactor::turn() {
     reap();
     return;
   }
-  if (busy_poll_ == 0) {
-    wait();
-  } else if (spin_pays_ == 0 || !spin()) {
-    const Nanoseconds before = now();
-    wait();
-    const bool was_short = now() - before < busy_poll_;
-    spin_pays_ = was_short ? std::min(spin_pays_ + 1, kSpinPays) : std::max(spin_pays_ - 1, 0);
-  }
-  reap();
-}
-
-void UringReactor::wait() {
   sleeping_.store(true, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (has_posted_.load(std::memory_order_relaxed)) {
@@ -180,22 +156,7 @@ void UringReactor::wait() {
     io_uring_submit_and_wait(&ring_, 1);
   }
   sleeping_.store(false, std::memory_order_relaxed);
-}
-
-// True: there is something to do.
-bool UringReactor::spin() {
-  io_uring_submit_and_get_events(&ring_);
-  const Nanoseconds until = now() + busy_poll_;
-  do {
-    const bool waits = (IO_URING_READ_ONCE(*ring_.sq.kflags) & IORING_SQ_TASKRUN) != 0;
-    if (waits) io_uring_get_events(&ring_);
-    if (io_uring_cq_ready(&ring_) > 0 || has_posted_.load(std::memory_order_relaxed)) {
-      spin_pays_ = std::min(spin_pays_ + 1, kSpinPays);
-      return true;
-    }
-    relax();
-  } while (now() < until);
-  return false;
+  reap();
 }
 
 void UringReactor::run_posted() {

@@ -20,10 +20,6 @@ namespace cvol::io {
 struct UringOptions {
   uint32_t entries = 1024;  // submission queue, 64..32768; the completion queue is four times it
   uint32_t helper_threads = 2;  // for blocking(), 1..16
-  // How long the loop looks for completions before it sleeps, 0 (not at all) to 1 ms: to be woken
-  // takes longer than many waits when a client asks one thing after another. Only while that pays;
-  // a loop with nothing to do sleeps all the same.
-  Nanoseconds busy_poll = 0;
 };
 
 class UringReactor final : public Reactor {
@@ -67,8 +63,6 @@ class UringReactor final : public Reactor {
   io_uring_sqe* next_sqe();
   bool do_now(Op& op);
   void turn();
-  void wait();
-  bool spin();
   void run_posted();
   void run_ready();
   void reap();
@@ -85,8 +79,6 @@ class UringReactor final : public Reactor {
   uint32_t done_now_ = 0;  // operations done at once since the loop last turned
   std::deque<std::coroutine_handle<>> ready_;
   Random random_;
-  const Nanoseconds busy_poll_;
-  int spin_pays_ = 0;  // 0: not lately
 
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;  // guarded by mutex_

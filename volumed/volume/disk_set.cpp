@@ -31,12 +31,8 @@ DiskMaker DiskMaker::real() {
   return {store::format_disk, store::open_disk, store::is_disk};
 }
 
-DiskSet::DiskSet(DiskMaker maker, store::EngineOptions options, MakeHooks hooks,
-                 io::UringOptions shards)
-    : maker_(std::move(maker)),
-      options_(std::move(options)),
-      hooks_(std::move(hooks)),
-      shards_(shards) {
+DiskSet::DiskSet(DiskMaker maker, store::EngineOptions options, MakeHooks hooks)
+    : maker_(std::move(maker)), options_(std::move(options)), hooks_(std::move(hooks)) {
   homes_.reserve(kMostShards);
 }
 
@@ -52,7 +48,7 @@ Status DiskSet::start() {
 Result<DiskSet::Home*> DiskSet::home_for_next() {
   const std::size_t index = disks_.size() % wanted_shards();
   if (index < homes_.size()) return &homes_[index];
-  auto shard = io::Shard::start("cvol-shard-" + std::to_string(homes_.size()), shards_);
+  auto shard = io::Shard::start("cvol-shard-" + std::to_string(homes_.size()));
   if (!shard) return shard.status();
   homes_.push_back({std::move(*shard), std::make_unique<BouncePool>(kBounceBytes)});
   return &homes_.back();

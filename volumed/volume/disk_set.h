@@ -55,8 +55,7 @@ class DiskSet {
  public:
   // What the engine of the disk at `path` calls, on its shard.
   using MakeHooks = std::function<store::EngineHooks(const std::string& path)>;
-  DiskSet(DiskMaker maker, store::EngineOptions options, MakeHooks hooks = {},
-          io::UringOptions shards = {});
+  DiskSet(DiskMaker maker, store::EngineOptions options, MakeHooks hooks = {});
   ~DiskSet();
 
   // Starts the first shard, which also serves NBD.
@@ -88,7 +87,6 @@ class DiskSet {
   DiskMaker maker_;
   store::EngineOptions options_;
   MakeHooks hooks_;
-  const io::UringOptions shards_;
   std::mutex adding_;  // one at a time
   std::mutex mutex_;   // guards disks_
   std::vector<std::unique_ptr<Disk>> disks_;

@@ -101,9 +101,8 @@ VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::Metad
     : options_(std::move(options)),
       store_(std::move(store)),
       catalog_(*store_, options_.cluster),
-      disk_set_(
-          options_.disks, options_.engine,
-          [this](const std::string& path) { return hooks_for(path); }, options_.shards),
+      disk_set_(options_.disks, options_.engine,
+                [this](const std::string& path) { return hooks_for(path); }),
       file_systems_(options_.file_systems ? std::move(options_.file_systems)
                                           : FileSystems::real(options_.run_dir + "/attach/locks")),
       opener_(std::make_shared<Worker>()),

@@ -43,7 +43,6 @@ struct ManagerOptions {
   std::vector<std::string> nbd_addresses;  // besides RUN_DIR/nbd.sock
   store::FormatOptions first_disk;
   store::EngineOptions engine;
-  io::UringOptions shards;
   nbd::ServerOptions nbd;
   std::string attach_method = "auto";  // "auto", "kernel", "fuse", "none"
   std::string no_attach_because;       // not empty: why there is no attaching and mounting

@@ -14,7 +14,6 @@ TEST(Config, ReadsEveryKindOfKey) {
     journal-size = "1GiB"
     buffer-size = 67108864
     read-cache = "none"
-    busy-poll = "50us"
     insecure = true
     http = "off"
     scrub-rate = "64MiB/s"
@@ -28,7 +27,6 @@ TEST(Config, ReadsEveryKindOfKey) {
   EXPECT_EQ(config.journal_size, kGiB);
   EXPECT_EQ(config.buffer_size, 64 * kMiB);
   EXPECT_EQ(config.read_cache, "none");
-  EXPECT_EQ(config.busy_poll_us, 50u);
   EXPECT_TRUE(config.insecure);
   EXPECT_EQ(config.scrub_rate, 64 * kMiB);
   EXPECT_EQ(config.scrub_interval, 36u * 3600);
