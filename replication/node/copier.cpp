@@ -12,8 +12,10 @@
 namespace cvol::replication {
 namespace {
 
-constexpr uint64_t kPieceBlocks = 256;  // 1 MiB, while nobody uses the volume
-constexpr std::size_t kIdleWindow = 6;
+constexpr uint64_t kPieceBlocks = 256;   // 1 MiB, while nobody uses the volume
+constexpr uint64_t kCheckBlocks = 2048;  // compared at once
+constexpr std::size_t kIdleWindow = 8;
+constexpr int kMostRounds = 5;
 constexpr io::Nanoseconds kBusyPause = 4 * io::kMillisecond;
 constexpr io::Nanoseconds kRefusedPause = 10 * io::kMillisecond;
 constexpr int kSendAttempts = 50;
@@ -67,18 +69,22 @@ Task<void> Copier::run() {
               {{"volume", host_.volume().to_string()},
                {"target", target_.to_string()},
                {"bytes", total_bytes_}});
-    ok = co_await copy_all(std::move(candidates_));
+    ok = co_await copy_all(candidates_);
   }
   verifying_ = true;
-  for (int round = 0; ok && !sent_.empty() && round < 5; ++round) {
-    std::vector<Candidate> again;
-    again.swap(sent_);
-    ok = co_await copy_all(std::move(again));
-    if (ok && !sent_.empty() && round > 0)
-      log::warning("replication", "resync: copied blocks differ, they are copied again",
-                   {{"pieces", sent_.size()}});
+  tell();
+  std::vector<Candidate> pieces = wider(candidates_);
+  for (int round = 0; ok && !pieces.empty() && round < kMostRounds; ++round) {
+    ok = co_await copy_all(pieces);
+    pieces.clear();
+    pieces.swap(unequal_);
+    if (ok && !pieces.empty())
+      log::warning("replication",
+                   "resync: blocks differ after they were copied, they are copied "
+                   "again",
+                   {{"pieces", pieces.size()}});
   }
-  if (!sent_.empty()) ok = false;
+  if (!pieces.empty()) ok = false;
   std::erase_if(host_.resyncs_, [&](const ResyncProgress& p) { return p.target == target_; });
   over_ = true;
   if (!host_.closing_ && !stopping_) host_.core().on_copy_done(host_.now(), target_, join_, ok);
@@ -96,30 +102,31 @@ Task<bool> Copier::find_candidates() {
   if (stopping_ || host_.closing_) co_return false;
   const uint64_t end = host_.blocks_here();
   std::vector<Candidate> gone;
-  const auto add = [&](std::vector<Candidate>& list, uint64_t chunk) {
+  const auto add = [&](std::vector<Candidate>& list, uint64_t chunk, bool absent) {
     const uint64_t begin = chunk * kBlocksPerChunk;
     if (begin >= end) return;
     const uint64_t stop = std::min(end, begin + kBlocksPerChunk);
     total_bytes_ += (stop - begin) * kBlockBytes;
-    if (!list.empty() && list.back().range.end == begin &&
+    if (!list.empty() && list.back().range.end == begin && list.back().absent == absent &&
         list.back().range.blocks() + kBlocksPerChunk <= kPieceBlocks) {
       list.back().range.end = stop;
     } else {
-      list.push_back({{begin, stop}, &list == &gone});
+      list.push_back({{begin, stop}, &list == &gone, absent});
     }
   };
   auto their = theirs.begin();
   for (const store::ChunkVersion& our : *ours) {
     while (their != theirs.end() && their->first < our.chunk) {
-      add(gone, their->first);
+      add(gone, their->first, false);
       ++their;
     }
     const bool both = their != theirs.end() && their->first == our.chunk;
     const bool newer_there = both && their->second > commit_point_.value;
-    if (!both || our.version > commit_point_.value || newer_there) add(candidates_, our.chunk);
+    if (!both || our.version > commit_point_.value || newer_there)
+      add(candidates_, our.chunk, !both);
     if (both) ++their;
   }
-  for (; their != theirs.end(); ++their) add(gone, their->first);
+  for (; their != theirs.end(); ++their) add(gone, their->first, false);
   // First, so that there is room for the rest: the disk there may be nearly full.
   candidates_.insert(candidates_.begin(), gone.begin(), gone.end());
   co_return true;
@@ -137,8 +144,10 @@ std::size_t Copier::window() const {
 
 void Copier::begin_piece(const Candidate& piece) {
   host_.beginning_ = this;  // copy() may come from within
+  beginning_ = &piece;
   const OpId op = host_.core().copy_piece(host_.now(), target_, join_, piece.range);
   host_.beginning_ = nullptr;
+  beginning_ = nullptr;
   if (op == 0) {
     failed_ = true;
     return;
@@ -146,7 +155,8 @@ void Copier::begin_piece(const Candidate& piece) {
   under_way_[op] = piece;
 }
 
-Task<bool> Copier::copy_all(std::vector<Candidate> pieces) {
+// Looks at every piece: copies what differs, or (verifying_) compares.
+Task<bool> Copier::copy_all(const std::vector<Candidate>& pieces) {
   std::size_t next = 0;
   while (!failed_ && !stopping_ && !host_.closing_) {
     if (next >= pieces.size() && under_way_.empty()) break;
@@ -167,7 +177,10 @@ Task<bool> Copier::copy_all(std::vector<Candidate> pieces) {
 }
 
 void Copier::piece_locked(OpId op, BlockRange range) {
-  host_.scope_.spawn(copy_piece(op, range));
+  Candidate piece = beginning_ != nullptr ? *beginning_ : Candidate{range};
+  const auto at = under_way_.find(op);
+  if (at != under_way_.end()) piece = at->second;
+  host_.scope_.spawn(copy_piece(op, piece));
 }
 
 // The join was given up, or the piece never began.
@@ -177,13 +190,17 @@ void Copier::piece_ended(OpId op, bool ok) {
   piece_done_.wake_all();
 }
 
-Task<void> Copier::copy_piece(OpId op, BlockRange range) {
+Task<void> Copier::copy_piece(OpId op, Candidate piece) {
   ++running_;
   co_await io::yield(host_.reactor());
-  const auto piece = under_way_.find(op);
-  const bool ok = co_await copy_locked(range, piece != under_way_.end() && piece->second.gone);
+  bool ok = false;
+  if (verifying_) {
+    ok = co_await check_locked(piece);
+  } else {
+    ok = co_await copy_locked(piece);
+    looked_bytes_ += piece.range.blocks() * kBlockBytes;
+  }
   --running_;
-  looked_bytes_ += range.blocks() * kBlockBytes;
   tell();
   if (host_.closing_) {
     piece_ended(op, false);
@@ -199,16 +216,18 @@ Task<void> Copier::copy_piece(OpId op, BlockRange range) {
 }
 
 // What is all zeroes goes as such, whole chunks if it can, so that thin stays thin.
-std::vector<Copier::Action> Copier::decide(BlockRange range, bool gone, const std::byte* data,
+std::vector<Copier::Action> Copier::decide(const Candidate& piece, const std::byte* data,
                                            const wire::Digested& ours,
                                            const wire::Digested& theirs) {
+  const BlockRange range = piece.range;
   std::vector<Action> actions(range.blocks(), Action::kNone);
   for (uint64_t begin = range.begin; begin < range.end;) {
     const uint64_t end = std::min(range.end, (begin / kBlocksPerChunk + 1) * kBlocksPerChunk);
     const uint64_t first = begin - range.begin, stop = end - range.begin;
-    bool differs = gone;
+    bool differs = piece.gone || piece.absent;
     for (uint64_t i = first; i < stop; ++i) {
-      if (theirs.state[i] == 0 && theirs.checksums[i] == ours.checksums[i]) continue;
+      if (!piece.absent && theirs.state[i] == 0 && theirs.checksums[i] == ours.checksums[i])
+        continue;
       actions[i] = Action::kData;
       differs = true;
     }
@@ -220,36 +239,39 @@ std::vector<Copier::Action> Copier::decide(BlockRange range, bool gone, const st
   return actions;
 }
 
-Task<bool> Copier::copy_locked(BlockRange range, bool gone) {
+Task<bool> Copier::copy_locked(Candidate piece) {
+  const BlockRange range = piece.range;
   const uint64_t bytes = range.blocks() * kBlockBytes;
   wire::CopyRequest request;
   request.join = join_;
   request.range = range;
   Buffer buffer = co_await host_.take(bytes);
-  ReplicaHost::Call question;
-  const bool asked = co_await host_.call(question, target_, wire::FrameType::kDigest,
-                                         wire::encode_copy_request(request));
-  if (!asked || stopping_ || host_.closing_) co_return false;
+  wire::Digested theirs;
+  if (!piece.absent) {
+    ReplicaHost::Call question;
+    const bool asked = co_await host_.call(question, target_, wire::FrameType::kDigest,
+                                           wire::encode_copy_request(request));
+    if (!asked || stopping_ || host_.closing_) co_return false;
+    auto digested = wire::decode_digested(question.body);
+    if (!digested || digested->checksums.size() != range.blocks()) co_return false;
+    theirs = std::move(*digested);
+  }
   // R14: what is damaged here comes from another in-sync replica.
-  Status read = co_await host_.read_or_fetch(range, buffer.first(bytes));
-  auto theirs = wire::decode_digested(question.body);
-  if (!theirs || theirs->checksums.size() != range.blocks()) co_return false;
+  const Status read = co_await host_.read_or_fetch(range, buffer.first(bytes));
   std::vector<bool> unread(range.blocks(), false);
   if (!read) {
-    const bool whole = co_await read_around_damage(range, buffer.first(bytes), *theirs, unread);
+    const bool whole = co_await read_around_damage(range, buffer.first(bytes), theirs, unread);
     if (!whole) co_return false;
   }
   const wire::Digested ours = host_.digest(range, buffer.first(bytes));
-  std::vector<Action> actions = decide(range, gone, buffer.data(), ours, *theirs);
+  std::vector<Action> actions = decide(piece, buffer.data(), ours, theirs);
   for (uint64_t i = 0; i < range.blocks(); ++i) {
     if (unread[i]) actions[i] = Action::kNone;
   }
-  bool differs = false;
   for (uint64_t i = 0; i < range.blocks();) {
     uint64_t end = i + 1;
     while (end < range.blocks() && actions[end] == actions[i]) ++end;
     if (actions[i] != Action::kNone) {
-      differs = true;
       const bool sent =
           co_await send_run({range.begin + i, range.begin + end}, actions[i],
                             buffer.data() + i * kBlockBytes, ours.checksums.data() + i);
@@ -257,7 +279,57 @@ Task<bool> Copier::copy_locked(BlockRange range, bool gone) {
     }
     i = end;
   }
-  if (differs) sent_.push_back({range, false});
+  co_return true;
+}
+
+// --- comparing what was copied ---
+
+// Fewer, wider ranges: a comparison keeps nobody waiting for long.
+std::vector<Copier::Candidate> Copier::wider(const std::vector<Candidate>& pieces) {
+  std::vector<Candidate> wide;
+  for (const Candidate& piece : pieces) {
+    const bool adjacent = !wide.empty() && wide.back().range.end == piece.range.begin &&
+                          wide.back().range.blocks() + piece.range.blocks() <= kCheckBlocks;
+    if (adjacent) {
+      wide.back().range.end = piece.range.end;
+    } else {
+      wide.push_back({piece.range});
+    }
+  }
+  return wide;
+}
+
+// A block that was never written, and one of zeroes, are the same.
+bool Copier::is_same(uint64_t block, const wire::Digested& ours, const wire::Digested& theirs,
+                     std::size_t at) const {
+  alignas(kBlockBytes) static constexpr std::byte kZeroes[kBlockBytes]{};
+  if (ours.state[at] == theirs.state[at]) return ours.checksums[at] == theirs.checksums[at];
+  const uint64_t written = ours.state[at] == 0 ? ours.checksums[at] : theirs.checksums[at];
+  return written == short_checksum(block_checksum(host_.salt_, block, kZeroes));
+}
+
+Task<bool> Copier::check_locked(Candidate piece) {
+  const BlockRange range = piece.range;
+  wire::CopyRequest request;
+  request.join = join_;
+  request.range = range;
+  ReplicaHost::Call question;
+  const bool asked = co_await host_.call(question, target_, wire::FrameType::kSums,
+                                         wire::encode_copy_request(request));
+  if (!asked || stopping_ || host_.closing_) co_return false;
+  auto theirs = wire::decode_digested(question.body);
+  if (!theirs || theirs->checksums.size() != range.blocks()) co_return false;
+  const wire::Digested ours = host_.expected_content(range);
+  for (uint64_t begin = range.begin; begin < range.end; begin += kPieceBlocks) {
+    const BlockRange part{begin, std::min(range.end, begin + kPieceBlocks)};
+    bool same = true;
+    for (uint64_t block = part.begin; block < part.end && same; ++block)
+      same = is_same(block, ours, *theirs, block - range.begin);
+    if (same) continue;
+    const bool copied = co_await copy_locked({part});
+    if (!copied) co_return false;
+    unequal_.push_back({part});
+  }
   co_return true;
 }
 
@@ -274,7 +346,8 @@ Task<bool> Copier::read_around_damage(BlockRange range, std::span<std::byte> int
     if (read) continue;
     const auto expected =
         host_.parts_.engine->expected_checksum(host_.parts_.number, range.begin + i);
-    const bool whole_there = read.code() == Code::kDamaged && expected && theirs.state[i] == 0 &&
+    const bool whole_there = read.code() == Code::kDamaged && expected && !theirs.state.empty() &&
+                             theirs.state[i] == 0 &&
                              short_checksum(theirs.checksums[i]) == *expected;
     if (!whole_there) {
       log::warning("replication", "resync: a block cannot be read here", {{"why", read.message()}});

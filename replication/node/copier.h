@@ -2,9 +2,12 @@
 // range locks, and compared.
 //
 // Candidates are the chunks that are newer here than the target's commit point, newer there, or
-// there on one side only. Of those, blocks whose checksums agree are not sent. When everything was
-// looked at, all pieces that had to be sent are compared once more. It adapts: several pieces at
-// once while nobody uses the volume, one small one after a pause while somebody does, never none.
+// there on one side only. Of those that both have, blocks whose checksums agree are not sent: for
+// that, both sides read them. When everything was looked at, all candidates are compared once more
+// by the checksums that both engines keep for their blocks, which reads nothing: what a disk makes
+// of a block afterwards is found by reads and scrubs, as with any other write. It adapts: several
+// pieces at once while nobody uses the volume, one small one after a pause while somebody does,
+// never none.
 //
 // Threading: the shard's thread. Ends by itself; stop() makes it end soon.
 #pragma once
@@ -40,15 +43,20 @@ class Copier {
  private:
   struct Candidate {
     BlockRange range;
-    bool gone = false;  // there only; here it reads as zeroes
+    bool gone = false;    // there only; here it reads as zeroes
+    bool absent = false;  // here only: there is nothing to be compared
   };
   enum class Action : uint8_t { kNone, kData, kZero };
 
   Task<bool> find_candidates();
-  Task<bool> copy_all(std::vector<Candidate> pieces);
-  Task<void> copy_piece(OpId op, BlockRange range);
-  Task<bool> copy_locked(BlockRange range, bool gone);
-  static std::vector<Action> decide(BlockRange range, bool gone, const std::byte* data,
+  Task<bool> copy_all(const std::vector<Candidate>& pieces);
+  Task<void> copy_piece(OpId op, Candidate piece);
+  Task<bool> copy_locked(Candidate piece);
+  static std::vector<Candidate> wider(const std::vector<Candidate>& pieces);
+  Task<bool> check_locked(Candidate piece);
+  bool is_same(uint64_t block, const wire::Digested& ours, const wire::Digested& theirs,
+               std::size_t at) const;
+  static std::vector<Action> decide(const Candidate& piece, const std::byte* data,
                                     const wire::Digested& ours, const wire::Digested& theirs);
   Task<bool> read_around_damage(BlockRange range, std::span<std::byte> into, wire::Digested& theirs,
                                 std::vector<bool>& unread);
@@ -65,7 +73,8 @@ class Copier {
   const Seq commit_point_;
   std::vector<Candidate> candidates_;
   std::map<OpId, Candidate> under_way_;
-  std::vector<Candidate> sent_;  // pieces of which something differed
+  const Candidate* beginning_ = nullptr;
+  std::vector<Candidate> unequal_;  // found when all was compared; copied again
   io::WaitList piece_done_;
   uint64_t looked_bytes_ = 0;
   uint64_t total_bytes_ = 0;

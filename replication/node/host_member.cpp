@@ -46,7 +46,8 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
     case wire::FrameType::kListed:
     case wire::FrameType::kDigested:
     case wire::FrameType::kCopied:
-    case wire::FrameType::kFetched: {
+    case wire::FrameType::kFetched:
+    case wire::FrameType::kSummed: {
       const auto at = calls_.find(header.seq);
       if (at == calls_.end() || at->second->to != from || at->second->answered) return;
       Call& call = *at->second;
@@ -61,7 +62,8 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
     case wire::FrameType::kDigest:
     case wire::FrameType::kCopy:
     case wire::FrameType::kMend:
-    case wire::FrameType::kFetch: {
+    case wire::FrameType::kFetch:
+    case wire::FrameType::kSums: {
       auto request = wire::decode_copy_request(frame.body);
       if (!request) return drop(request.status());
       const bool list = header.type == static_cast<uint8_t>(wire::FrameType::kList);
@@ -74,6 +76,8 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
           mend(block);
         return;
       }
+      if (header.type == static_cast<uint8_t>(wire::FrameType::kSums))
+        return scope_.spawn(serve_sums(from, header, std::move(*request)));
       if (list)
         scope_.spawn(serve_list(from, header, std::move(*request)));
       else if (header.type == static_cast<uint8_t>(wire::FrameType::kDigest))
@@ -147,6 +151,31 @@ wire::Digested ReplicaHost::digest(BlockRange range, std::span<const std::byte> 
     digested.state.push_back(0);
   }
   return digested;
+}
+
+// What the blocks are to be according to the checksums that the engine keeps; nothing is read.
+wire::Digested ReplicaHost::expected_content(BlockRange range) const {
+  wire::Digested content;
+  content.checksums.reserve(range.blocks());
+  content.state.reserve(range.blocks());
+  for (uint64_t block = range.begin; block < range.end; ++block) {
+    const auto expected = parts_.engine->expected_checksum(parts_.number, block);
+    content.checksums.push_back(expected.value_or(0));
+    content.state.push_back(expected ? 0 : 1);
+  }
+  return content;
+}
+
+// After the writes that came before the question.
+Task<void> ReplicaHost::serve_sums(Endpoint from, wire::FrameHeader header,
+                                   wire::CopyRequest request) {
+  {
+    io::RangeLock::Write guard(member_lock_, request.range.begin, request.range.end);
+    co_await guard;
+  }
+  if (closing_) co_return;
+  reply(from, header, wire::FrameType::kSummed,
+        wire::encode_digested(expected_content(request.range)));
 }
 
 Task<void> ReplicaHost::serve_digest(Endpoint from, wire::FrameHeader header,

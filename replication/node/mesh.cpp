@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "replication/node/send_queue.h"
 #include "volumed/base/assert.h"
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
@@ -32,8 +33,8 @@ struct Mesh::Link {
   Uuid process;
   std::vector<std::byte> input = std::vector<std::byte>(kInputBytes);
   std::size_t begin = 0, end = 0;
-  std::vector<std::byte> queue;  // to be sent
-  std::vector<std::byte> sending;
+  SendQueue queue;
+  std::vector<std::byte> head;  // of the frame that is being queued
   bool sender_runs = false;
   io::CancelToken greeted;  // it has said who it is, or is given up
   io::Scope scope;
@@ -45,7 +46,7 @@ struct Mesh::Peer {
   bool dialing = false;     // the loop runs
   bool connecting = false;  // a connection of ours is on its way
   std::shared_ptr<Link> link;
-  io::Event changed;
+  io::Event changed;  // of address or link
 };
 
 Mesh::Mesh(io::Reactor& reactor, MeshHandler& handler, Options options)
@@ -99,7 +100,7 @@ bool Mesh::is_up(const Endpoint& endpoint) const {
 uint64_t Mesh::queued_bytes(const Endpoint& endpoint) const {
   const auto at = peers_.find(endpoint);
   if (at == peers_.end() || at->second->link == nullptr) return 0;
-  return at->second->link->queue.size() + at->second->link->sending.size();
+  return at->second->link->queue.bytes();
 }
 
 void Mesh::reset(const Endpoint& endpoint) {
@@ -125,28 +126,35 @@ void Mesh::enqueue(const std::shared_ptr<Link>& link, const wire::FrameHeader& h
                    std::span<const std::byte> body, std::span<const std::byte> payload) {
   if (link->over) return;
   CVOL_ASSERT(payload.size() == header.payload_bytes);
-  wire::encode_frame(header, body, link->queue);
-  link->queue.insert(link->queue.end(), payload.begin(), payload.end());
+  link->head.clear();
+  wire::encode_frame(header, body, link->head);
+  link->queue.append(link->head);
+  link->queue.append(payload);
   ++sent_frames_;
   if (link->sender_runs) return;
   link->sender_runs = true;
   link->scope.spawn(send_loop(link));
 }
 
+Task<bool> Mesh::send_front(Link& link) {
+  const std::span<const iovec> parts = link.queue.front();
+  int64_t bytes = 0;
+  for (const iovec& part : parts) bytes += static_cast<int64_t>(part.iov_len);
+  const int64_t sent =
+      co_await link.stream.sendv(parts.data(), static_cast<uint32_t>(parts.size()));
+  link.queue.drop();
+  co_return sent == bytes;
+}
+
 // Everything that was queued in one turn of the loop leaves in one call.
 Task<void> Mesh::send_loop(std::shared_ptr<Link> link) {
   co_await io::yield(reactor_);
   while (!link->queue.empty() && !link->over) {
-    link->sending.swap(link->queue);
-    link->queue.clear();
-    const iovec iov{link->sending.data(), link->sending.size()};
-    const int64_t sent = co_await link->stream.sendv(&iov, 1);
-    if (sent != static_cast<int64_t>(link->sending.size())) {
+    const bool sent = co_await send_front(*link);
+    if (!sent) {
       link->over = true;
       link->stream.shutdown();
     }
-    link->sending.clear();
-    if (link->sending.capacity() > 4 * kMiB) link->sending.shrink_to_fit();
   }
   link->sender_runs = false;
 }
@@ -247,7 +255,9 @@ void Mesh::send_hello(Link& link, wire::FrameType type, const std::string& refus
   hello.refusal = refusal;
   wire::FrameHeader header;
   header.type = static_cast<uint8_t>(type);
-  wire::encode_frame(header, wire::encode_hello(hello), link.queue);
+  std::vector<std::byte> frame;
+  wire::encode_frame(header, wire::encode_hello(hello), frame);
+  link.queue.append(frame);
 }
 
 std::string Mesh::why_refused(const wire::Hello& hello) const {
@@ -315,11 +325,9 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
       if (ours_wins) refusal = "a connection from here is there or on its way";
     }
     send_hello(*link, wire::FrameType::kWelcome, refusal);
-    const iovec iov{link->queue.data(), link->queue.size()};
-    const int64_t sent = co_await link->stream.sendv(&iov, 1);
-    link->queue.clear();
+    const bool sent = co_await send_front(*link);
     co_await end_greeting(link);
-    if (refusal.empty() && sent > 0 && !closing_) {
+    if (refusal.empty() && sent && !closing_) {
       co_await run_link(link);
     }
   }
@@ -347,10 +355,8 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
         links_[link.get()] = link;
         link->scope.spawn(limit_greeting(link));
         send_hello(*link, wire::FrameType::kHello, "");
-        const iovec iov{link->queue.data(), link->queue.size()};
-        const int64_t sent = co_await link->stream.sendv(&iov, 1);
-        link->queue.clear();
-        if (sent > 0) {
+        const bool sent = co_await send_front(*link);
+        if (sent) {
           auto hello = co_await receive_hello(*link, wire::FrameType::kWelcome);
           if (!hello) {
             why = hello.message();
@@ -379,11 +385,15 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
         links_.erase(link.get());
       }
     }
+    while (peer.link != nullptr && !closing_) {  // the other end has dialed
+      peer.changed.reset();
+      co_await peer.changed.wait();
+      wait = kFirstWait;
+    }
     if (closing_) break;
     const int64_t slept = co_await reactor_.sleep(wait, &cancel_);
     if (slept < 0) break;
     wait = std::min(wait * 2, kLongestWait);
-    if (peer.link != nullptr) wait = kFirstWait;
   }
   peer.dialing = false;
 }
@@ -394,6 +404,7 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
 void Mesh::fence(Peer& peer) {
   if (peer.link == nullptr) return;
   const std::shared_ptr<Link> old = std::exchange(peer.link, nullptr);
+  peer.changed.set();
   old->over = true;
   old->installed = false;
   old->stream.shutdown();
@@ -426,6 +437,7 @@ Task<void> Mesh::run_link(std::shared_ptr<Link> link) {
   link->installed = false;
   Peer& peer = peer_of(link->peer);
   if (peer.link == link) peer.link = nullptr;
+  peer.changed.set();
   log::info("replication", "disconnected", {{"peer", name_of(link->peer)}});
   if (!closing_) handler_.on_down(link->peer);
 }
@@ -436,6 +448,7 @@ Task<void> Mesh::close() {
   if (listener_.is_open()) listener_.shutdown();
   for (auto& [raw, link] : links_) raw->stream.shutdown();
   pool_waiters_.wake_all();
+  for (auto& [endpoint, peer] : peers_) peer->changed.set();
   co_await scope_.join();
   listener_.close();
 }

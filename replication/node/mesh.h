@@ -89,6 +89,7 @@ class Mesh {
   Task<void> dial_loop(Endpoint peer);
   Task<void> run_link(std::shared_ptr<Link> link);
   Task<void> send_loop(std::shared_ptr<Link> link);
+  static Task<bool> send_front(Link& link);
   Task<bool> receive_frame(Link& link, Frame& frame);
   Task<Result<wire::Hello>> receive_hello(Link& link, wire::FrameType type);
   Task<bool> fill(Link& link, std::size_t bytes);

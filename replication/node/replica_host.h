@@ -248,6 +248,7 @@ class ReplicaHost final : public Driver {
   void answer(const Endpoint& to, uint64_t number, const ClientResult& result,
               std::span<const std::byte> payload, std::vector<wire::WireExtent> extents);
   Task<void> serve_list(Endpoint from, wire::FrameHeader header, wire::CopyRequest request);
+  Task<void> serve_sums(Endpoint from, wire::FrameHeader header, wire::CopyRequest request);
   Task<void> serve_digest(Endpoint from, wire::FrameHeader header, wire::CopyRequest request);
   Task<void> serve_copy(Endpoint from, wire::FrameHeader header, wire::CopyRequest request,
                         Buffer payload);
@@ -256,6 +257,7 @@ class ReplicaHost final : public Driver {
              std::span<const std::byte> body, std::span<const std::byte> payload = {});
   bool may_be_copied_to(const wire::FrameHeader& header, const wire::CopyRequest& request) const;
   wire::Digested digest(BlockRange range, std::span<const std::byte> data) const;
+  wire::Digested expected_content(BlockRange range) const;
 
   Parts parts_;
   const uint64_t salt_;

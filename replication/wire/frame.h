@@ -54,6 +54,8 @@ enum class FrameType : uint8_t {
   kFetch = 102,    // member, please read these blocks (R14)
   kFetched = 103,  // Digested with payload
   kMend = 104,     // Copy request: these blocks are damaged at the sender; write them again
+  kSums = 105,     // Copy request: what is the content of these blocks to be, as far as you know?
+  kSummed = 106,   // Digested: short checksums, from memory; nothing was read
 };
 
 // Of a gateway, answered by kAnswer.
@@ -72,6 +74,8 @@ constexpr std::optional<FrameType> answer_of(FrameType type) {
       return FrameType::kCopied;
     case FrameType::kFetch:
       return FrameType::kFetched;
+    case FrameType::kSums:
+      return FrameType::kSummed;
     default:
       return std::nullopt;
   }

@@ -63,13 +63,10 @@ Status Cluster::start() {
     records_->post([this, events] { on_watch(events); });
   };
   auto& store = catalog_.store();
-  for (auto [prefix, into] : {std::pair{catalog_.keys().nodes(), &node_watch_},
-                              std::pair{catalog_.keys().alive(), &alive_watch_},
-                              std::pair{catalog_.keys().volumes(), &volume_watch_}}) {
-    auto watch = store.watch(prefix, follow);
-    if (!watch) return watch.status();
-    *into = std::move(*watch);
-  }
+  // One for all: a watch costs a sign of life a second.
+  auto watch = store.watch(catalog_.keys().root(), follow);
+  if (!watch) return watch.status();
+  watch_ = std::move(*watch);
   CVOL_TRY(announce());
   for (const std::string& prefix :
        {catalog_.keys().nodes(), catalog_.keys().alive(), catalog_.keys().volumes()}) {
@@ -99,9 +96,7 @@ void Cluster::stop() {
   }
   if (keeper_.joinable()) keeper_.join();
   if (periodic_.joinable()) periodic_.join();
-  volume_watch_.reset();
-  node_watch_.reset();
-  alive_watch_.reset();
+  watch_.reset();
   records_->stop();
   // An orderly stop says so: nobody waits for leases to run out.
   if (lease_ != 0) (void)catalog_.store().revoke_lease(lease_).is_ok();

@@ -20,6 +20,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <unordered_set>
 #include <vector>
 
 #include "replication/node/gateway.h"
@@ -173,7 +174,9 @@ class Cluster {
 
   // cluster_repair.cpp
   void repair_all();
-  bool is_whole(const v1::VolumeRecord& record) const;
+  std::unordered_set<std::string> steady_disks() const;
+  static bool is_whole(const v1::VolumeRecord& record,
+                       const std::unordered_set<std::string>& steady);
   void repair(const VolumeEntry& entry);
   void give_up_unfinished(const VolumeEntry& entry);
 
@@ -205,7 +208,7 @@ class Cluster {
 
   std::vector<std::unique_ptr<Worker>> proposers_;  // compare-and-swaps of replication
   std::unique_ptr<Worker> records_;                 // applies what watches tell, in order
-  std::unique_ptr<meta::Watch> volume_watch_, node_watch_, alive_watch_;
+  std::unique_ptr<meta::Watch> watch_;
   std::thread keeper_;  // of the lease
   std::thread periodic_;
 };

@@ -84,8 +84,9 @@ void Cluster::repair_all() {
   std::string first_alive;
   {
     std::lock_guard lock(mutex_);
+    const std::unordered_set<std::string> steady = steady_disks();
     for (const auto& [id, entry] : entries_) {
-      if (!is_whole(entry.record)) all.push_back(entry);
+      if (!is_whole(entry.record, steady)) all.push_back(entry);
     }
     if (!alive_.empty()) first_alive = alive_.begin()->first;
   }
@@ -101,24 +102,33 @@ void Cluster::repair_all() {
   }
 }
 
-// Nothing is to be done for it. The caller holds mutex_.
-bool Cluster::is_whole(const v1::VolumeRecord& record) const {
+// "NODE DISK" of the disks that work, on nodes that live and are to keep their copies. The caller
+// holds mutex_.
+std::unordered_set<std::string> Cluster::steady_disks() const {
+  std::unordered_set<std::string> steady;
+  for (const auto& [id, alive] : alive_) {
+    const auto node = node_records_.find(id);
+    if (node == node_records_.end() || node->second.draining()) continue;
+    for (const v1::AliveDisk& disk : alive.disks()) {
+      if (!disk.failed()) steady.insert(id + ' ' + disk.id());
+    }
+  }
+  return steady;
+}
+
+// Nothing is to be done for it.
+bool Cluster::is_whole(const v1::VolumeRecord& record,
+                       const std::unordered_set<std::string>& steady) {
   const int wanted = static_cast<int>(record.replicas());
   if (record.state() != "ready" || record.members_size() != wanted ||
       record.in_sync_size() != wanted)
     return false;
-  return std::all_of(
-      record.members().begin(), record.members().end(), [&](const v1::MemberRecord& member) {
-        const auto node = node_records_.find(member.node_id());
-        const auto alive = alive_.find(member.node_id());
-        if (member.wanted() == "removed" || node == node_records_.end() || alive == alive_.end() ||
-            node->second.draining())
-          return false;
-        const auto& disks = alive->second.disks();
-        return std::any_of(disks.begin(), disks.end(), [&](const v1::AliveDisk& disk) {
-          return disk.id() == member.disk_id() && !disk.failed();
-        });
-      });
+  std::string key;
+  return std::all_of(record.members().begin(), record.members().end(),
+                     [&](const v1::MemberRecord& member) {
+                       key.assign(member.node_id()).append(1, ' ').append(member.disk_id());
+                       return member.wanted() != "removed" && steady.contains(key);
+                     });
 }
 
 // A creation whose node died in the middle.

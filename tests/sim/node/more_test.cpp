@@ -410,6 +410,7 @@ TEST_F(NodeScenario, a_gateway_closes_while_its_requests_wait) {
   Node& node = cluster().node(1);
   for (int round = 0; round < 3; ++round) {
     wait([&] { return node.host()->core().is_primary(); }, 60 * io::kSecond, "it is the primary");
+    operate(20);  // the gateway has heard of it
     cluster().reg().set_available(false);
     cluster().isolate(node);
     work().start(node, 12, 400);
