@@ -26,6 +26,7 @@ Replica::Op& Replica::make_op(OpId id, OpKind kind, BlockRange range) {
   CVOL_ASSERT(inserted);
   order_.push_back(op);
   ++waiting_;
+  if (kind != OpKind::kCopy) last_op_ = now_;
   return *op;
 }
 

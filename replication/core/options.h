@@ -35,6 +35,7 @@ enum class Mutant : uint8_t {
 
 struct Options {
   Nanoseconds beacon = 250 * kMillisecond;            // how often leases are asked for
+  Nanoseconds quiet_after = 5 * kSecond;              // without operations: half as often
   Nanoseconds lease = 1500 * kMillisecond;            // L: several beacons may be lost
   Nanoseconds grace = 2500 * kMillisecond;            // G >= L (1 + 2 error) + margin
   Nanoseconds replica_timeout = 1000 * kMillisecond;  // R4: silence that puts a member out

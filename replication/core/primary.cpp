@@ -354,9 +354,29 @@ bool Replica::wants_beacons() const {
   return role_ != Role::kFollower && role_ != Role::kHandedOver && peers_.size() > 1;
 }
 
+// Nobody has used the volume for a while, and all of its replicas are well.
+bool Replica::is_quiet() const {
+  if (role_ != Role::kActive || !ops_.empty() || proposal_ || handing_) return false;
+  if (now_ - std::max(last_op_, epoch_since_) < options_.quiet_after) return false;
+  return durable_.record.in_sync.size() == durable_.record.members.size();
+}
+
+// Of a volume that is quiet there is half as much to be said; leases still survive two lost beacons,
+// and check_members() knows of it.
+Nanoseconds Replica::beacon_interval() const {
+  if (!is_quiet()) return options_.beacon;
+  const Nanoseconds most = std::min(options_.lease / 3, options_.replica_timeout / 2);
+  return std::max(options_.beacon, std::min(2 * options_.beacon, most));
+}
+
 void Replica::send_beacons(Nanoseconds now) {
   now_ = now;
   if (!wants_beacons()) return;
+  const Nanoseconds since = now - last_beacon_;
+  const Nanoseconds interval = beacon_interval();
+  // The driver's clock is not exact.
+  if (interval > options_.beacon && since < interval - options_.beacon / 4) return;
+  beacon_gap_ = std::min(since, 2 * options_.beacon);
   last_beacon_ = now;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     const Mask bit = Mask{1} << slot;
@@ -387,6 +407,9 @@ void Replica::on_grant(const Message& message) {
 
 void Replica::check_members() {
   if (role_ == Role::kFollower || role_ == Role::kHandedOver) return;
+  // As much patience with those who are asked less often.
+  const Nanoseconds silence =
+      options_.replica_timeout + std::max<Nanoseconds>(0, beacon_gap_ - options_.beacon);
   Mask bad = 0;
   std::string who;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
@@ -394,8 +417,7 @@ void Replica::check_members() {
     Peer& peer = peers_[slot];
     if ((required_ & bit) == 0) continue;
     if (peer.failed.empty() && peer.dead) peer.failed = "its process is dead";
-    if (peer.failed.empty() && now_ - peer.heard > options_.replica_timeout)
-      peer.failed = "it is silent";
+    if (peer.failed.empty() && now_ - peer.heard > silence) peer.failed = "it is silent";
     if (peer.failed.empty() && peer.reached < durable_.record.epoch &&
         now_ - epoch_since_ > options_.stuck_write)
       peer.failed = "it does not take the record in";

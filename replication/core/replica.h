@@ -117,6 +117,8 @@ class Replica {
   bool has_leases(Nanoseconds now) const;
   std::size_t in_flight() const { return in_flight_.size(); }
   std::size_t operations() const { return ops_.size(); }
+  // When the last one came, pieces of resyncs aside.
+  Nanoseconds last_operation() const { return last_op_; }
   bool joining() const { return member_join_ != 0; }
   // The join in which this replica may be copied to now; 0: none.
   uint64_t ready_join() const { return member_join_ready_ ? member_join_ : 0; }
@@ -124,9 +126,10 @@ class Replica {
   uint64_t connection() const { return connection_; }
   // Why client operations wait, for people; empty if they do not.
   std::string waits_for(Nanoseconds now) const;
-  // Entry for a beacon to each peer that needs one; the driver coalesces them per node. Also makes
-  // `stamp` the sending time. False if this replica sends none.
+  // False if this replica sends none.
   bool wants_beacons() const;
+  // To be called every Options::beacon: a beacon to each peer that needs one. Every second call does
+  // nothing while the volume is quiet.
   void send_beacons(Nanoseconds now);
 
  private:
@@ -277,6 +280,8 @@ class Replica {
   void settle_all();
   void advance_commit_point();
   bool acknowledgements_wait() const;
+  bool is_quiet() const;
+  Nanoseconds beacon_interval() const;
   void check_members();
   void check_slow_members();
   Mask lease_mask() const;
@@ -394,6 +399,8 @@ class Replica {
   uint64_t tail_offset_ = 0;
   std::size_t rewriting_ = 0;
   Nanoseconds last_beacon_ = 0;
+  Nanoseconds beacon_gap_ = 0;  // before the last one
+  Nanoseconds last_op_ = 0;     // when the last operation came that is no piece of a resync
   SlowMembers slow_members_;
   Nanoseconds slow_checked_ = 0;
   Nanoseconds epoch_since_ = 0;  // when this replica, as the primary, began the present epoch

@@ -16,7 +16,9 @@ constexpr uint64_t kPieceBlocks = 256;   // 1 MiB, while nobody uses the volume
 constexpr uint64_t kCheckBlocks = 2048;  // compared at once
 constexpr std::size_t kIdleWindow = 8;
 constexpr int kMostRounds = 5;
-constexpr io::Nanoseconds kBusyPause = 4 * io::kMillisecond;
+constexpr uint64_t kBusyBlocks = 64;  // 256 KiB, while somebody does
+constexpr io::Nanoseconds kBusyFor = 100 * io::kMillisecond;  // after an operation
+constexpr io::Nanoseconds kBusyPause = 2 * io::kMillisecond;
 constexpr io::Nanoseconds kRefusedPause = 10 * io::kMillisecond;
 constexpr int kSendAttempts = 50;
 
@@ -135,7 +137,9 @@ Task<bool> Copier::find_candidates() {
 // --- pieces ---
 
 bool Copier::client_is_busy() const {
-  return host_.core().operations() > under_way_.size();
+  const Replica& core = host_.core();
+  return core.operations() > under_way_.size() ||
+         host_.now() - core.last_operation() < kBusyFor;
 }
 
 std::size_t Copier::window() const {
@@ -158,6 +162,7 @@ void Copier::begin_piece(const Candidate& piece) {
 // Looks at every piece: copies what differs, or (verifying_) compares.
 Task<bool> Copier::copy_all(const std::vector<Candidate>& pieces) {
   std::size_t next = 0;
+  uint64_t done = 0;  // blocks of the next piece
   while (!failed_ && !stopping_ && !host_.closing_) {
     if (next >= pieces.size() && under_way_.empty()) break;
     if (next < pieces.size() && under_way_.size() < window()) {
@@ -166,7 +171,17 @@ Task<bool> Copier::copy_all(const std::vector<Candidate>& pieces) {
         if (slept < 0) break;
         if (failed_ || stopping_ || host_.closing_) break;
       }
-      begin_piece(pieces[next++]);
+      Candidate part = pieces[next];
+      part.range.begin += done;
+      const bool small = client_is_busy() && !verifying_;
+      const uint64_t most = small ? kBusyBlocks : part.range.blocks();
+      part.range.end = std::min(part.range.end, part.range.begin + most);
+      done += part.range.blocks();
+      if (part.range.end == pieces[next].range.end) {
+        ++next;
+        done = 0;
+      }
+      begin_piece(part);
       continue;
     }
     co_await piece_done_.wait();

@@ -286,6 +286,9 @@ void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> ent
     if (entry) {
       if (at != entries_.end() && at->second.revision >= entry->revision) return;
       entries_[id] = *entry;
+      // A replica more or less is wanted: not only when the next turn comes.
+      repair_soon_ = repair_soon_ ||
+                     entry->record.members_size() != static_cast<int>(entry->record.replicas());
     } else {
       if (at == entries_.end()) return;
       entries_.erase(at);
@@ -314,11 +317,16 @@ void Cluster::publish(const std::string& id, const VolumeEntry& entry) {
 void Cluster::run_periodically() {
   std::unique_lock lock(mutex_);
   int turn = 0;
+  auto next = std::chrono::steady_clock::now() + kPeriod;
   while (!stopping_) {
-    changed_.wait_for(lock, kPeriod, [this] { return stopping_; });
+    changed_.wait_until(lock, next, [this] { return stopping_ || repair_soon_; });
     if (stopping_) return;
+    repair_soon_ = false;
+    const auto now = std::chrono::steady_clock::now();
+    const bool due = now >= next;
+    if (due) next = now + kPeriod;
     lock.unlock();
-    if (++turn % 5 == 0) reconcile_all();
+    if (due && ++turn % 5 == 0) reconcile_all();
     repair_all();
     lock.lock();
   }

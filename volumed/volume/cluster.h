@@ -200,6 +200,7 @@ class Cluster {
   std::map<std::string, std::chrono::steady_clock::time_point> missing_since_;  // nodes
   meta::LeaseId lease_ = 0;
   bool stopping_ = false;
+  bool repair_soon_ = false;
 
   std::shared_ptr<std::atomic<int>> gateways_ = std::make_shared<std::atomic<int>>(0);
 
