@@ -361,8 +361,8 @@ bool Replica::is_quiet() const {
   return durable_.record.in_sync.size() == durable_.record.members.size();
 }
 
-// Of a volume that is quiet there is half as much to be said; leases still survive two lost beacons,
-// and check_members() knows of it.
+// Of a volume that is quiet there is half as much to be said; leases still survive two lost
+// beacons, and check_members() knows of it.
 Nanoseconds Replica::beacon_interval() const {
   if (!is_quiet()) return options_.beacon;
   const Nanoseconds most = std::min(options_.lease / 3, options_.replica_timeout / 2);

@@ -128,8 +128,8 @@ class Replica {
   std::string waits_for(Nanoseconds now) const;
   // False if this replica sends none.
   bool wants_beacons() const;
-  // To be called every Options::beacon: a beacon to each peer that needs one. Every second call does
-  // nothing while the volume is quiet.
+  // To be called every Options::beacon: a beacon to each peer that needs one. Every second call
+  // does nothing while the volume is quiet.
   void send_beacons(Nanoseconds now);
 
  private:

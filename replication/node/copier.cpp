@@ -16,9 +16,11 @@ constexpr uint64_t kPieceBlocks = 256;   // 1 MiB, while nobody uses the volume
 constexpr uint64_t kCheckBlocks = 2048;  // compared at once
 constexpr std::size_t kIdleWindow = 8;
 constexpr int kMostRounds = 5;
-constexpr uint64_t kBusyBlocks = 64;  // 256 KiB, while somebody does
+constexpr uint64_t kBusyBlocks = 32;                          // 128 KiB, while somebody does
 constexpr io::Nanoseconds kBusyFor = 100 * io::kMillisecond;  // after an operation
-constexpr io::Nanoseconds kBusyPause = 2 * io::kMillisecond;
+constexpr io::Nanoseconds kLeastPause = 2 * io::kMillisecond;
+constexpr io::Nanoseconds kMostPause = 50 * io::kMillisecond;
+constexpr int64_t kPauses = 3;  // a quarter of the time is the resync's
 constexpr io::Nanoseconds kRefusedPause = 10 * io::kMillisecond;
 constexpr int kSendAttempts = 50;
 
@@ -138,8 +140,7 @@ Task<bool> Copier::find_candidates() {
 
 bool Copier::client_is_busy() const {
   const Replica& core = host_.core();
-  return core.operations() > under_way_.size() ||
-         host_.now() - core.last_operation() < kBusyFor;
+  return core.operations() > under_way_.size() || host_.now() - core.last_operation() < kBusyFor;
 }
 
 std::size_t Copier::window() const {
@@ -167,7 +168,8 @@ Task<bool> Copier::copy_all(const std::vector<Candidate>& pieces) {
     if (next >= pieces.size() && under_way_.empty()) break;
     if (next < pieces.size() && under_way_.size() < window()) {
       if (client_is_busy()) {
-        const int64_t slept = co_await host_.reactor().sleep(kBusyPause);
+        const io::Nanoseconds pause = std::clamp(kPauses * piece_took_, kLeastPause, kMostPause);
+        const int64_t slept = co_await host_.reactor().sleep(pause);
         if (slept < 0) break;
         if (failed_ || stopping_ || host_.closing_) break;
       }
@@ -208,6 +210,7 @@ void Copier::piece_ended(OpId op, bool ok) {
 Task<void> Copier::copy_piece(OpId op, Candidate piece) {
   ++running_;
   co_await io::yield(host_.reactor());
+  const io::Nanoseconds begun = host_.now();
   bool ok = false;
   if (verifying_) {
     ok = co_await check_locked(piece);
@@ -216,6 +219,7 @@ Task<void> Copier::copy_piece(OpId op, Candidate piece) {
     looked_bytes_ += piece.range.blocks() * kBlockBytes;
   }
   --running_;
+  piece_took_ = host_.now() - begun;
   tell();
   if (host_.closing_) {
     piece_ended(op, false);

@@ -6,8 +6,8 @@
 // that, both sides read them. When everything was looked at, all candidates are compared once more
 // by the checksums that both engines keep for their blocks, which reads nothing: what a disk makes
 // of a block afterwards is found by reads and scrubs, as with any other write. It adapts: several
-// pieces at once while nobody uses the volume, one small one after a pause while somebody does,
-// never none.
+// pieces at once while nobody uses the volume; while somebody does, small ones, one after the
+// other, with pauses of three times what a piece took.
 //
 // Threading: the shard's thread. Ends by itself; stop() makes it end soon.
 #pragma once
@@ -83,6 +83,7 @@ class Copier {
   bool stopping_ = false;
   bool over_ = false;
   uint32_t running_ = 0;  // copy_piece tasks
+  int64_t piece_took_ = 0;
   int64_t started_ = 0;
 };
 

@@ -185,9 +185,9 @@ class Cluster(LocalCluster):
     def in_sync(self, name):
         return {self.number_of(copy) for copy in self.copies(name) if copy["in_sync"]}
 
-    def wait_in_sync(self, name, count=3, within=120.0):
+    def wait_in_sync(self, name, count=3, within=120.0, every=0.1):
         wait_for(f"{count} copies of {name} in sync (now {self.copies(name)})",
-                 lambda: len(self.in_sync(name)) >= count, within, every=0.1)
+                 lambda: len(self.in_sync(name)) >= count, within, every)
 
     def wait_settled(self, name, count=3, seconds=2.0):
         """In sync, and stays so: what was asked of the store while it was away has come true."""
