@@ -10,6 +10,26 @@ uint64_t counted(const Cluster& cluster, const Node& node) {
   return cluster.in_sync(node) ? 1 : 0;
 }
 
+TEST_F(NodeScenario, a_quiet_volume_sends_half_as_many_beacons) {
+  begin();
+  operate(100);
+  wait_in_sync();
+  replication::Exchange& exchange = cluster().primary().exchange();
+  const auto sent = [&] {
+    const uint64_t before = exchange.mesh().sent_frames();
+    cluster().run_for(4 * io::kSecond);
+    return exchange.mesh().sent_frames() - before;
+  };
+  const uint64_t busy = sent();
+  cluster().run_for(4 * io::kSecond);
+  const uint64_t quiet = sent();
+  EXPECT_GE(busy, 2 * 14u);
+  EXPECT_LE(quiet, busy * 6 / 10);
+  EXPECT_GE(quiet, 2 * 7u);
+  operate(100);
+  converge();
+}
+
 TEST_F(NodeScenario, damage_on_the_primary_is_repaired_from_another_replica) {
   begin();
   operate(300);

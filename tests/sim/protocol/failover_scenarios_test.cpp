@@ -68,6 +68,30 @@ TEST_F(Scenario, restart_all_at_once) {
   wait_until("requests are answered", [&] { return cluster().gateway().answered() > before + 10; });
 }
 
+// Beacons are rarer then; leases hold all the same, and nobody who fails stays unnoticed longer.
+TEST_F(Scenario, a_quiet_volume_reads_at_once) {
+  begin(nodes(3));
+  const uint64_t written = write(4);
+  expect_answered(written);
+  for (int round = 0; round < 20; ++round) {
+    run(10 * kSecond + round * 37 * kMillisecond);
+    const Nanoseconds before = cluster().world().now();
+    expect_reads(4, written);
+    EXPECT_LT(cluster().world().now() - before, 300 * kMillisecond);
+    EXPECT_TRUE(cluster().set_is({0, 1, 2})) << cluster().status();
+  }
+}
+
+TEST_F(Scenario, a_quiet_volume_notices_a_silent_member) {
+  begin(nodes(3));
+  expect_answered(write(4));
+  run(20 * kSecond);
+  const Nanoseconds before = cluster().world().now();
+  cluster().network().cut_both(0, 2, true);
+  wait_until("it is out", [&] { return cluster().set_is({0, 1}); });
+  EXPECT_LT(cluster().world().now() - before, 2500 * kMillisecond);
+}
+
 TEST_F(Scenario, old_primary_returns_with_tail) {
   begin(nodes(2));
   cluster().network().cut(0, 1, true);  // the write stays on the primary
