@@ -63,6 +63,7 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
     case wire::FrameType::kCopy:
     case wire::FrameType::kMend:
     case wire::FrameType::kFetch:
+    case wire::FrameType::kSeek:
     case wire::FrameType::kSums: {
       auto request = wire::decode_copy_request(frame.body);
       if (!request) return drop(request.status());
@@ -82,7 +83,8 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
         scope_.spawn(serve_list(from, header, std::move(*request)));
       else if (header.type == static_cast<uint8_t>(wire::FrameType::kDigest))
         scope_.spawn(serve_digest(from, header, std::move(*request)));
-      else if (header.type == static_cast<uint8_t>(wire::FrameType::kFetch))
+      else if (header.type == static_cast<uint8_t>(wire::FrameType::kFetch) ||
+               header.type == static_cast<uint8_t>(wire::FrameType::kSeek))
         scope_.spawn(serve_fetch(from, header, std::move(*request)));
       else
         scope_.spawn(serve_copy(from, header, std::move(*request), std::move(frame.payload)));
@@ -244,7 +246,8 @@ Task<void> ReplicaHost::serve_fetch(Endpoint from, wire::FrameHeader header,
   const Status done = co_await read_blocks(range, buffer.first(bytes));
   if (closing_) co_return;
   wire::Digested digested;
-  if (done && core_->trusts_itself()) {
+  const bool seek = header.type == static_cast<uint8_t>(wire::FrameType::kSeek);
+  if (done && (seek || core_->trusts_itself())) {
     digested = digest(range, buffer.first(bytes));
     reply(from, header, wire::FrameType::kFetched, wire::encode_digested(digested),
           buffer.first(bytes));

@@ -17,6 +17,8 @@ namespace {
 
 constexpr uint64_t kBufferBytes = 64 * kMiB;
 constexpr io::Nanoseconds kFetchAgain = 20 * io::kMillisecond;
+// How long a block that no in-sync replica has is looked for on others that do not answer.
+constexpr io::Nanoseconds kSeekPatience = 5 * io::kSecond;
 constexpr int kRepairRounds = 4;  // of one read: a block may be damaged after it was looked at
 
 bool all_zero(std::span<const std::byte> data) {
@@ -560,7 +562,7 @@ Task<Status> ReplicaHost::read_blocks(BlockRange range, std::span<std::byte> int
 Task<Status> ReplicaHost::read_or_fetch(BlockRange range, std::span<std::byte> into,
                                         const FrontEnd* front_end) {
   Status read = co_await read_blocks(range, into);
-  if (read || core_->record().in_sync.size() < 2) co_return read;
+  if (read || core_->record().members.size() < 2) co_return read;
   for (uint64_t at = range.begin; at < range.end; ++at) {
     const std::span<std::byte> block = into.subspan((at - range.begin) * kBlockBytes, kBlockBytes);
     read = co_await read_blocks({at, at + 1}, block);
@@ -605,7 +607,7 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
 
 // R14: damage is not absence. Good blocks come from a peer and are written to all again.
 Task<Status> ReplicaHost::repair_damage(BlockRange range, const FrontEnd* front_end) {
-  if (core_->record().in_sync.size() < 2)
+  if (core_->record().members.size() < 2)
     co_return Status(Code::kDamaged, "there is no other copy");
   if (inside_core_ > 0) co_await io::yield(reactor());
   Buffer block = co_await take(kBlockBytes);
@@ -639,34 +641,61 @@ Task<Status> ReplicaHost::repair_damage(BlockRange range, const FrontEnd* front_
 
 Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte> into,
                                            const FrontEnd* front_end) {
-  bool all_answered = false;
-  while (!all_answered && !closing_ && core_->is_primary()) {
-    all_answered = true;
+  const Nanoseconds until = now() + kSeekPatience;
+  while (!closing_ && core_->is_primary()) {
+    bool all_answered = true;
     const std::vector<InSync> in_sync = core_->record().in_sync;
     for (const InSync& peer : in_sync) {
       if (peer.replica == parts_.self) continue;
-      const Fetched fetched = co_await fetch_from(peer.replica, range, into, front_end);
+      const Fetched fetched =
+          co_await fetch_from(peer.replica, wire::FrameType::kFetch, range, into, front_end);
       if (fetched == Fetched::kGood) co_return Status::ok();
       if (fetched == Fetched::kNoAnswer) all_answered = false;
       if (is_gone(front_end))
         co_return Status(Code::kCancelled, "nobody waits for the block any more");
     }
-    if (all_answered) break;
+    if (all_answered) {
+      const Fetched sought = co_await seek_outside(range, into, front_end);
+      if (sought == Fetched::kGood) co_return Status::ok();
+      if (is_gone(front_end))
+        co_return Status(Code::kCancelled, "nobody waits for the block any more");
+      if (sought == Fetched::kDamaged || now() > until) break;
+    }
     const int64_t slept = co_await reactor().sleep(kFetchAgain);
     if (slept < 0) break;
   }
-  co_return Status(Code::kDamaged, "no in-sync replica has a good copy of the blocks");
+  co_return Status(Code::kDamaged, "no replica has a good copy of the blocks");
 }
 
-Task<ReplicaHost::Fetched> ReplicaHost::fetch_from(ReplicaId peer, BlockRange range,
-                                                   std::span<std::byte> into,
+// Replicas outside the set are behind, but a block that was not written since they left is good
+// there. kNoAnswer: one of them may have it yet.
+Task<ReplicaHost::Fetched> ReplicaHost::seek_outside(BlockRange block, std::span<std::byte> into,
+                                                     const FrontEnd* front_end) {
+  Fetched outcome = Fetched::kDamaged;
+  const std::vector<Member> members = core_->record().members;
+  for (const Member& other : members) {
+    const bool in_sync = core_->record().find_in_sync(other.replica) != nullptr;
+    if (other.replica == parts_.self || in_sync) continue;
+    const Fetched fetched =
+        co_await fetch_from(other.replica, wire::FrameType::kSeek, block, into, front_end);
+    if (closing_ || is_gone(front_end)) co_return Fetched::kNoAnswer;
+    if (fetched == Fetched::kNoAnswer) outcome = Fetched::kNoAnswer;
+    if (fetched != Fetched::kGood) continue;
+    const auto expected = parts_.engine->expected_checksum(parts_.number, block.begin);
+    if (expected && short_checksum(block_checksum(salt_, block.begin, into.data())) == *expected)
+      co_return Fetched::kGood;
+  }
+  co_return outcome;
+}
+
+Task<ReplicaHost::Fetched> ReplicaHost::fetch_from(ReplicaId peer, wire::FrameType type,
+                                                   BlockRange range, std::span<std::byte> into,
                                                    const FrontEnd* front_end) {
   wire::CopyRequest request;
   request.range = range;
   Call question;
   question.front_end = front_end;
-  const bool got =
-      co_await call(question, peer, wire::FrameType::kFetch, wire::encode_copy_request(request));
+  const bool got = co_await call(question, peer, type, wire::encode_copy_request(request));
   if (!got) co_return Fetched::kNoAnswer;
   auto digested = wire::decode_digested(question.body);
   if (!digested) co_return Fetched::kNoAnswer;  // it could not be answered

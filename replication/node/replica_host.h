@@ -224,15 +224,18 @@ class ReplicaHost final : public Driver {
   Task<void> make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range);
   Task<Status> overlay_client_data(Work* work, BlockRange range);
   // R14: what cannot be read here comes from another in-sync replica. The range is locked. One that
-  // does not answer is asked again until it does, or leaves the set. kCancelled: the front end
-  // goes.
+  // does not answer is asked again until it does, or leaves the set. If none has it, it comes from
+  // one outside the set that still has the very content that the checksum here speaks of.
+  // kCancelled: the front end goes.
   Task<Status> read_or_fetch(BlockRange range, std::span<std::byte> into,
                              const FrontEnd* front_end = nullptr);
   Task<Status> fetch_from_peers(BlockRange range, std::span<std::byte> into,
                                 const FrontEnd* front_end);
   enum class Fetched : uint8_t { kGood, kDamaged, kNoAnswer };
-  Task<Fetched> fetch_from(ReplicaId peer, BlockRange range, std::span<std::byte> into,
-                           const FrontEnd* front_end);
+  Task<Fetched> fetch_from(ReplicaId peer, wire::FrameType type, BlockRange range,
+                           std::span<std::byte> into, const FrontEnd* front_end);
+  Task<Fetched> seek_outside(BlockRange block, std::span<std::byte> into,
+                             const FrontEnd* front_end);
   Task<void> tail_task(Seq after, uint64_t ticket);
   Task<OpId> hold_range(BlockRange range);
   void let_go(OpId op);

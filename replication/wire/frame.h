@@ -56,6 +56,7 @@ enum class FrameType : uint8_t {
   kMend = 104,     // Copy request: these blocks are damaged at the sender; write them again
   kSums = 105,     // Copy request: what is the content of these blocks to be, as far as you know?
   kSummed = 106,   // Digested: short checksums, from memory; nothing was read
+  kSeek = 107,     // as kFetch, to one outside the in-sync set: who asks knows the checksum
 };
 
 // Of a gateway, answered by kAnswer.
@@ -73,6 +74,7 @@ constexpr std::optional<FrameType> answer_of(FrameType type) {
     case FrameType::kCopy:
       return FrameType::kCopied;
     case FrameType::kFetch:
+    case FrameType::kSeek:
       return FrameType::kFetched;
     case FrameType::kSums:
       return FrameType::kSummed;

@@ -130,6 +130,39 @@ TEST_F(NodeScenario, copies_that_return_mend_what_the_only_one_has_damaged) {
   converge();
 }
 
+// Seed 700805: those that have left are behind, but not in this block.
+TEST_F(NodeScenario, a_copy_that_has_left_mends_what_the_last_one_has_damaged) {
+  ClusterShape shape;
+  shape.nodes = 4;
+  shape.gateway_node = 4;
+  shape.work.blocks = 512;
+  shape.work.no_space_allowed = true;
+  shape.format_of = [](uint32_t number, store::FormatOptions& format) {
+    if (number == 2 || number == 3) format.capacity_bytes = kMiB;
+  };
+  begin(shape);
+  const auto write_block = [&](uint64_t block) {
+    ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
+                                 work().write_lanes(&cluster().gateway(), block * kLanes, kLanes)));
+  };
+  write_block(1);
+  wait_in_sync();
+  Node& primary = cluster().node(1);
+  ASSERT_EQ(&cluster().primary(), &primary);
+  for (uint64_t block = 16; block < 512; block += 16) write_block(block);
+  wait([&] { return cluster().reg().record().in_sync.size() == 1 && cluster().serving(); },
+       20 * io::kSecond, "the others have left, their disks are full");
+  EXPECT_GT(primary.damage_block(1), 0u);
+  ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
+                               work().read_lanes(&cluster().gateway(), kLanes, kLanes)));
+  EXPECT_TRUE(work().last()) << work().last().message();
+  // What was written since then is nowhere else, and stays damaged when it is.
+  EXPECT_GT(primary.damage_block(496), 0u);
+  ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
+                               work().read_lanes(&cluster().gateway(), 496 * kLanes, kLanes)));
+  EXPECT_EQ(work().last().code(), Code::kDamaged);
+}
+
 // One is the attached device's; the other one only asks, as a resize or an attach does.
 TEST_F(NodeScenario, two_gateways_of_a_volume_both_hear_their_answers) {
   ClusterShape shape;
