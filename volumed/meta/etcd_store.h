@@ -39,9 +39,9 @@ struct EtcdOptions {
   // attempt_time and connect_time later.
   std::chrono::milliseconds call_time{4000};
   // A watch asks for a sign of life when it has heard nothing for this long ...
-  std::chrono::milliseconds watch_ask_after{1000};
+  std::chrono::milliseconds watch_ask_after{2000};
   // ... and goes on at another endpoint when it has heard nothing for this long.
-  std::chrono::milliseconds watch_silence{3000};
+  std::chrono::milliseconds watch_silence{4500};
 };
 
 // Splits "HOST:PORT[,HOST:PORT...]". kInvalidArgument: an empty one, or no port.

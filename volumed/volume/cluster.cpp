@@ -266,6 +266,7 @@ void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
       } else if (auto record = meta::parse_record<v1::NodeRecord>(event.key, *event.value)) {
         node_records_[id] = std::move(*record);
       }
+      ++heard_;
       changed_.notify_all();
     } else if (event.key.starts_with(alives)) {
       const std::string id = event.key.substr(alives.size());
@@ -293,6 +294,7 @@ void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> ent
       if (at == entries_.end()) return;
       entries_.erase(at);
     }
+    ++heard_;
     changed_.notify_all();
   }
   if (entry) publish(id, *entry);
@@ -317,6 +319,8 @@ void Cluster::publish(const std::string& id, const VolumeEntry& entry) {
 void Cluster::run_periodically() {
   std::unique_lock lock(mutex_);
   int turn = 0;
+  bool all_whole = false;
+  uint64_t looked_at = 0;
   auto next = std::chrono::steady_clock::now() + kPeriod;
   while (!stopping_) {
     changed_.wait_until(lock, next, [this] { return stopping_ || repair_soon_; });
@@ -325,9 +329,11 @@ void Cluster::run_periodically() {
     const auto now = std::chrono::steady_clock::now();
     const bool due = now >= next;
     if (due) next = now + kPeriod;
+    const bool anything = !all_whole || heard_ != looked_at;
+    looked_at = heard_;
     lock.unlock();
     if (due && ++turn % 5 == 0) reconcile_all();
-    repair_all();
+    if (anything) all_whole = repair_all();
     lock.lock();
   }
 }

@@ -173,7 +173,7 @@ class Cluster {
   std::optional<store::ReplicaInfo> find_on_disk(Disk& disk, const std::string& replica_id);
 
   // cluster_repair.cpp
-  void repair_all();
+  bool repair_all();  // true: there was nothing to be repaired
   std::unordered_set<std::string> steady_disks() const;
   static bool is_whole(const v1::VolumeRecord& record,
                        const std::unordered_set<std::string>& steady);
@@ -201,6 +201,7 @@ class Cluster {
   meta::LeaseId lease_ = 0;
   bool stopping_ = false;
   bool repair_soon_ = false;
+  uint64_t heard_ = 0;  // changes of volumes, nodes and who lives
 
   std::shared_ptr<std::atomic<int>> gateways_ = std::make_shared<std::atomic<int>>(0);
 

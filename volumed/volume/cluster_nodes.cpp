@@ -69,7 +69,7 @@ void Cluster::keep_alive_loop() {
   std::string last;
   std::unique_lock lock(mutex_);
   while (!stopping_) {
-    changed_.wait_for(lock, options_.alive_time / 4, [this] { return stopping_; });
+    changed_.wait_for(lock, options_.alive_time / 3, [this] { return stopping_; });
     if (stopping_) return;
     const meta::LeaseId lease = lease_;
     lock.unlock();
@@ -133,6 +133,7 @@ void Cluster::apply_alive(const std::string& node_id, std::optional<v1::AliveRec
       alive_.erase(node_id);
       missing_since_.emplace(node_id, std::chrono::steady_clock::now());
     }
+    ++heard_;
     changed_.notify_all();
   }
   if (record) publish_node(*record);

@@ -79,7 +79,7 @@ Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::Volume
   return chosen;
 }
 
-void Cluster::repair_all() {
+bool Cluster::repair_all() {
   std::vector<VolumeEntry> all;
   std::string first_alive;
   {
@@ -100,6 +100,7 @@ void Cluster::repair_all() {
         repair(entry);
     }
   }
+  return all.empty();
 }
 
 // "NODE DISK" of the disks that work, on nodes that live and are to keep their copies. The caller
