@@ -418,7 +418,8 @@ void Replica::check_members() {
     if ((required_ & bit) == 0) continue;
     if (peer.failed.empty() && peer.dead) peer.failed = "its process is dead";
     if (peer.failed.empty() && now_ - peer.heard > silence) peer.failed = "it is silent";
-    if (peer.failed.empty() && peer.reached < durable_.record.epoch &&
+    // Whose own disk has not taken it in either is in no place to judge.
+    if (peer.failed.empty() && peer.reached < durable_.record.epoch && known_persisted() &&
         now_ - epoch_since_ > options_.stuck_write)
       peer.failed = "it does not take the record in";
     if (peer.failed.empty() && !in_flight_.empty()) {

@@ -292,6 +292,8 @@ Task<Status> Gateway::run(Request& request) {
     request.extents.clear();
     const ClientResult result = co_await ask(request, primary_);
     if (result.outcome == Outcome::kDone) break;
+    const bool zeroes =
+        request.type == wire::FrameType::kWrite && request.body.kind != WriteKind::kData;
     if (result.outcome == Outcome::kNoSpace) {
       status = result.status.is_ok() ? Status(Code::kNoSpace, "the disks of the volume are full")
                                      : Status(Code::kNoSpace, result.status.message());
@@ -301,6 +303,11 @@ Task<Status> Gateway::run(Request& request) {
       status = result.status.is_ok() ? Status(Code::kDamaged, "every copy of a block is damaged")
                                      : result.status;
       break;
+    }
+    // What is done of it may have been seen, and overwritten since: only the rest is done again.
+    if (zeroes && result.next < request.body.length) {
+      request.body.offset += result.next;
+      request.body.length -= result.next;
     }
     // Not the primary any more, or the connection is an older one: begin anew, once for all.
     if (connection == connection_ && open_) lose_primary();

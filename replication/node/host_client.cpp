@@ -144,6 +144,7 @@ Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, ui
     result.status = beyond_end();
     co_return result;
   }
+  const uint64_t start = offset;
   const uint64_t end = offset + length;
   co_await grown(end, front_end);
   while (offset < end) {
@@ -164,7 +165,10 @@ Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, ui
       result = co_await run_write(caller, work, keep ? WriteKind::kZeroKeep : WriteKind::kZero,
                                   blocks_around(offset, work.length), /*needs_payload=*/false);
     }
-    if (result.outcome != Outcome::kDone) co_return result;
+    if (result.outcome != Outcome::kDone) {
+      result.next = offset - start;
+      co_return result;
+    }
     offset += work.length;
   }
   co_return result;

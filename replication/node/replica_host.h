@@ -31,7 +31,9 @@ struct ClientResult {
   Outcome outcome = Outcome::kDone;
   Status status;            // of kFailed and kNoSpace
   uint64_t connection = 0;  // of a fenced open(): the highest that was opened
-  uint64_t next = 0;        // of verify(): where to go on; UINT64_MAX: that was all
+  // Of verify(): where to go on; UINT64_MAX: that was all. Of a zero() that ended with kNotPrimary:
+  // the bytes that are zeroed.
+  uint64_t next = 0;
 };
 
 // Somebody on this shard whose operations have to end when it goes: ReplicaHost::abandon().

@@ -68,6 +68,24 @@ TEST_F(Scenario, restart_all_at_once) {
   wait_until("requests are answered", [&] { return cluster().gateway().answered() > before + 10; });
 }
 
+// Seed 3017695: neither disk takes the record in, one for a while only.
+TEST_F(Scenario, a_primary_with_a_stuck_disk_does_not_put_out_who_is_stuck_for_a_while) {
+  begin(nodes(2));
+  expect_answered(write(4));
+  cluster().record().set_up(false);
+  cluster().kill(0);
+  cluster().restart(0);
+  run(500 * kMillisecond);
+  const Nanoseconds now = cluster().world().now();
+  cluster().node(0).disk().stick_until(now + 100000 * kSecond);
+  cluster().node(1).disk().stick_until(now + 20 * kSecond);
+  cluster().record().set_up(true);
+  const uint64_t written = write(5);
+  expect_unanswered(written, 20 * kSecond);
+  wait_until_serves(1);
+  expect_answered(written);
+}
+
 // Beacons are rarer then; leases hold all the same, and nobody who fails stays unnoticed longer.
 TEST_F(Scenario, a_quiet_volume_reads_at_once) {
   begin(nodes(3));
