@@ -20,7 +20,7 @@ constexpr uint64_t kBusyBlocks = 32;                          // 128 KiB, while 
 constexpr io::Nanoseconds kBusyFor = 100 * io::kMillisecond;  // after an operation
 constexpr io::Nanoseconds kLeastPause = 2 * io::kMillisecond;
 constexpr io::Nanoseconds kMostPause = 50 * io::kMillisecond;
-constexpr int64_t kPauses = 3;  // a quarter of the time is the resync's
+constexpr int64_t kPauses = 5;  // a sixth of the time is the resync's
 constexpr io::Nanoseconds kRefusedPause = 10 * io::kMillisecond;
 constexpr int kSendAttempts = 50;
 

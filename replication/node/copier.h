@@ -7,7 +7,7 @@
 // by the checksums that both engines keep for their blocks, which reads nothing: what a disk makes
 // of a block afterwards is found by reads and scrubs, as with any other write. It adapts: several
 // pieces at once while nobody uses the volume; while somebody does, small ones, one after the
-// other, with pauses of three times what a piece took.
+// other, with pauses of five times what a piece took.
 //
 // Threading: the shard's thread. Ends by itself; stop() makes it end soon.
 #pragma once
