@@ -117,6 +117,11 @@ void Replica::write(Nanoseconds now, OpId id, Caller caller, WriteKind kind, Blo
   if (may_start(op)) start(op);
 }
 
+bool Replica::has_other_than_pieces() const {
+  return std::any_of(order_.begin(), order_.end(),
+                     [](const Op* op) { return op->kind != OpKind::kCopy; });
+}
+
 OpId Replica::repair(Nanoseconds now, BlockRange range) {
   now_ = now;
   if (role_ != Role::kActive) return 0;

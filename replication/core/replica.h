@@ -117,6 +117,7 @@ class Replica {
   bool has_leases(Nanoseconds now) const;
   std::size_t in_flight() const { return in_flight_.size(); }
   std::size_t operations() const { return ops_.size(); }
+  bool has_other_than_pieces() const;  // of resyncs
   // When the last one came, pieces of resyncs aside.
   Nanoseconds last_operation() const { return last_op_; }
   bool joining() const { return member_join_ != 0; }

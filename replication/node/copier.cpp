@@ -140,7 +140,7 @@ Task<bool> Copier::find_candidates() {
 
 bool Copier::client_is_busy() const {
   const Replica& core = host_.core();
-  return core.operations() > under_way_.size() || host_.now() - core.last_operation() < kBusyFor;
+  return core.has_other_than_pieces() || host_.now() - core.last_operation() < kBusyFor;
 }
 
 std::size_t Copier::window() const {
@@ -276,7 +276,7 @@ Task<bool> Copier::copy_locked(Candidate piece) {
     theirs = std::move(*digested);
   }
   // R14: what is damaged here comes from another in-sync replica.
-  const Status read = co_await host_.read_or_fetch(range, buffer.first(bytes));
+  const Status read = co_await host_.read_or_fetch(range, buffer.first(bytes), nullptr, false);
   std::vector<bool> unread(range.blocks(), false);
   if (!read) {
     const bool whole = co_await read_around_damage(range, buffer.first(bytes), theirs, unread);
@@ -360,7 +360,7 @@ Task<bool> Copier::read_around_damage(BlockRange range, std::span<std::byte> int
   for (uint64_t i = 0; i < range.blocks(); ++i) {
     const BlockRange block{range.begin + i, range.begin + i + 1};
     const std::span<std::byte> memory = into.subspan(i * kBlockBytes, kBlockBytes);
-    const Status read = co_await host_.read_or_fetch(block, memory);
+    const Status read = co_await host_.read_or_fetch(block, memory, nullptr, false);
     if (stopping_ || host_.closing_) co_return false;
     if (read) continue;
     const auto expected =

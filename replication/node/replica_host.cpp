@@ -17,8 +17,12 @@ namespace {
 
 constexpr uint64_t kBufferBytes = 64 * kMiB;
 constexpr io::Nanoseconds kFetchAgain = 20 * io::kMillisecond;
-// How long a block that no in-sync replica has is looked for on others that do not answer.
-constexpr io::Nanoseconds kSeekPatience = 5 * io::kSecond;
+// How long a block that no in-sync replica has is looked for on others that do not answer; and how
+// long such a one is not asked again.
+constexpr io::Nanoseconds kSeekPatience = 3 * io::kSecond;
+constexpr io::Nanoseconds kNotSought = 10 * io::kSecond;
+// Of a question whose answer needs a disk that may hang: then it is asked again, or another is.
+constexpr io::Nanoseconds kAnswerWithin = io::kSecond;
 constexpr int kRepairRounds = 4;  // of one read: a block may be damaged after it was looked at
 
 bool all_zero(std::span<const std::byte> data) {
@@ -110,6 +114,11 @@ bool ReplicaHost::busy() const {
 
 void ReplicaHost::tick(io::Nanoseconds now) {
   core_->tick(now);
+  for (const auto& [number, call] : calls_) {
+    if (call->answered || call->lost || now < call->until) continue;
+    call->lost = true;
+    if (call->waiter) reactor().schedule(std::exchange(call->waiter, {}));
+  }
   std::erase_if(copiers_, [](const auto& entry) { return entry.second->over(); });
 }
 
@@ -560,13 +569,13 @@ Task<Status> ReplicaHost::read_blocks(BlockRange range, std::span<std::byte> int
 }
 
 Task<Status> ReplicaHost::read_or_fetch(BlockRange range, std::span<std::byte> into,
-                                        const FrontEnd* front_end) {
+                                        const FrontEnd* front_end, bool patient) {
   Status read = co_await read_blocks(range, into);
   if (read || core_->record().members.size() < 2) co_return read;
   for (uint64_t at = range.begin; at < range.end; ++at) {
     const std::span<std::byte> block = into.subspan((at - range.begin) * kBlockBytes, kBlockBytes);
     read = co_await read_blocks({at, at + 1}, block);
-    if (!read) read = co_await fetch_from_peers({at, at + 1}, block, front_end);
+    if (!read) read = co_await fetch_from_peers({at, at + 1}, block, front_end, patient);
     if (!read || closing_) co_return read;
   }
   co_return read;
@@ -640,8 +649,8 @@ Task<Status> ReplicaHost::repair_damage(BlockRange range, const FrontEnd* front_
 }
 
 Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte> into,
-                                           const FrontEnd* front_end) {
-  const Nanoseconds until = now() + kSeekPatience;
+                                           const FrontEnd* front_end, bool patient) {
+  const Nanoseconds until = patient ? now() + kSeekPatience : 0;
   while (!closing_ && core_->is_primary()) {
     bool all_answered = true;
     const std::vector<InSync> in_sync = core_->record().in_sync;
@@ -655,11 +664,11 @@ Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte
         co_return Status(Code::kCancelled, "nobody waits for the block any more");
     }
     if (all_answered) {
-      const Fetched sought = co_await seek_outside(range, into, front_end);
+      const Fetched sought = co_await seek_outside(range, into, front_end, until);
       if (sought == Fetched::kGood) co_return Status::ok();
       if (is_gone(front_end))
         co_return Status(Code::kCancelled, "nobody waits for the block any more");
-      if (sought == Fetched::kDamaged || now() > until) break;
+      if (sought == Fetched::kDamaged || now() > until) break;  // the next one fails at once
     }
     const int64_t slept = co_await reactor().sleep(kFetchAgain);
     if (slept < 0) break;
@@ -670,16 +679,21 @@ Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte
 // Replicas outside the set are behind, but a block that was not written since they left is good
 // there. kNoAnswer: one of them may have it yet.
 Task<ReplicaHost::Fetched> ReplicaHost::seek_outside(BlockRange block, std::span<std::byte> into,
-                                                     const FrontEnd* front_end) {
+                                                     const FrontEnd* front_end, Nanoseconds until) {
   Fetched outcome = Fetched::kDamaged;
   const std::vector<Member> members = core_->record().members;
   for (const Member& other : members) {
     const bool in_sync = core_->record().find_in_sync(other.replica) != nullptr;
     if (other.replica == parts_.self || in_sync) continue;
+    const auto silent = not_sought_until_.find(other.replica);
+    if (silent != not_sought_until_.end() && now() < silent->second) continue;
     const Fetched fetched =
         co_await fetch_from(other.replica, wire::FrameType::kSeek, block, into, front_end);
     if (closing_ || is_gone(front_end)) co_return Fetched::kNoAnswer;
-    if (fetched == Fetched::kNoAnswer) outcome = Fetched::kNoAnswer;
+    if (fetched == Fetched::kNoAnswer) {
+      outcome = Fetched::kNoAnswer;
+      if (now() > until) not_sought_until_[other.replica] = now() + kNotSought;
+    }
     if (fetched != Fetched::kGood) continue;
     const auto expected = parts_.engine->expected_checksum(parts_.number, block.begin);
     if (expected && short_checksum(block_checksum(salt_, block.begin, into.data())) == *expected)
@@ -695,6 +709,7 @@ Task<ReplicaHost::Fetched> ReplicaHost::fetch_from(ReplicaId peer, wire::FrameTy
   request.range = range;
   Call question;
   question.front_end = front_end;
+  question.until = now() + kAnswerWithin;
   const bool got = co_await call(question, peer, type, wire::encode_copy_request(request));
   if (!got) co_return Fetched::kNoAnswer;
   auto digested = wire::decode_digested(question.body);

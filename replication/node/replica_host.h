@@ -174,6 +174,7 @@ class ReplicaHost final : public Driver {
   struct Call {
     Endpoint to;
     const FrontEnd* front_end = nullptr;
+    Nanoseconds until = INT64_MAX;  // then it counts as lost; looked at by tick()
     bool answered = false, lost = false;
     wire::FrameHeader header;
     std::vector<std::byte> body;
@@ -229,15 +230,16 @@ class ReplicaHost final : public Driver {
   // does not answer is asked again until it does, or leaves the set. If none has it, it comes from
   // one outside the set that still has the very content that the checksum here speaks of.
   // kCancelled: the front end goes.
+  // Not `patient`: one outside the set that does not answer at once is not waited for.
   Task<Status> read_or_fetch(BlockRange range, std::span<std::byte> into,
-                             const FrontEnd* front_end = nullptr);
+                             const FrontEnd* front_end = nullptr, bool patient = true);
   Task<Status> fetch_from_peers(BlockRange range, std::span<std::byte> into,
-                                const FrontEnd* front_end);
+                                const FrontEnd* front_end, bool patient);
   enum class Fetched : uint8_t { kGood, kDamaged, kNoAnswer };
   Task<Fetched> fetch_from(ReplicaId peer, wire::FrameType type, BlockRange range,
                            std::span<std::byte> into, const FrontEnd* front_end);
-  Task<Fetched> seek_outside(BlockRange block, std::span<std::byte> into,
-                             const FrontEnd* front_end);
+  Task<Fetched> seek_outside(BlockRange block, std::span<std::byte> into, const FrontEnd* front_end,
+                             Nanoseconds until);
   Task<void> tail_task(Seq after, uint64_t ticket);
   Task<OpId> hold_range(BlockRange range);
   void let_go(OpId op);
@@ -278,6 +280,7 @@ class ReplicaHost final : public Driver {
   std::unordered_map<uint64_t, Call*> calls_;
   uint64_t next_prepared_ = 1;
   std::unordered_map<uint64_t, Prepared> prepared_;
+  std::map<ReplicaId, Nanoseconds> not_sought_until_;
   io::RangeLock member_lock_;
   std::optional<std::pair<Durable, uint64_t>> persist_next_;
   bool persisting_ = false;

@@ -16,7 +16,7 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr io::Nanoseconds kPingPatience = io::kSecond;
-constexpr auto kLeaseSlack = 3s;  // until etcd has ended a lease, and its watch has told
+constexpr auto kLeaseSlack = 5s;  // until etcd has ended a lease, and its watch has told
 
 }  // namespace
 

@@ -161,6 +161,17 @@ TEST_F(NodeScenario, a_copy_that_has_left_mends_what_the_last_one_has_damaged) {
   ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
                                work().read_lanes(&cluster().gateway(), 496 * kLanes, kLanes)));
   EXPECT_EQ(work().last().code(), Code::kDamaged);
+  // Nor is one waited for whose disk finishes nothing.
+  auto stuck = std::make_shared<io::SimFaults>(cluster().world().faults);
+  stuck->disk_low = stuck->disk_high = 100 * io::kSecond;
+  cluster().node(2).set_faults(stuck);
+  cluster().node(3).set_faults(stuck);
+  EXPECT_GT(primary.damage_block(480), 0u);
+  const io::Nanoseconds began = cluster().world().now();
+  ASSERT_TRUE(cluster().run_on(cluster().gateway_node(),
+                               work().read_lanes(&cluster().gateway(), 480 * kLanes, kLanes)));
+  EXPECT_EQ(work().last().code(), Code::kDamaged);
+  EXPECT_LT(cluster().world().now() - began, 8 * io::kSecond);
 }
 
 // One is the attached device's; the other one only asks, as a resize or an attach does.
