@@ -84,8 +84,7 @@ Task<void> Copier::run() {
     pieces.swap(unequal_);
     if (ok && !pieces.empty())
       log::warning("replication",
-                   "resync: blocks differ after they were copied, they are copied "
-                   "again",
+                   "resync: blocks differ after they were copied, and are copied again",
                    {{"pieces", pieces.size()}});
   }
   if (!pieces.empty()) ok = false;
@@ -258,22 +257,29 @@ std::vector<Copier::Action> Copier::decide(const Candidate& piece, const std::by
   return actions;
 }
 
-Task<bool> Copier::copy_locked(Candidate piece) {
-  const BlockRange range = piece.range;
-  const uint64_t bytes = range.blocks() * kBlockBytes;
+// What the target has in the range. False: the resync cannot go on.
+Task<bool> Copier::ask_target(wire::FrameType type, BlockRange range, wire::Digested& theirs) {
   wire::CopyRequest request;
   request.join = join_;
   request.range = range;
+  ReplicaHost::Call question;
+  const bool asked =
+      co_await host_.call(question, target_, type, wire::encode_copy_request(request));
+  if (!asked || stopping_ || host_.closing_) co_return false;
+  auto digested = wire::decode_digested(question.body);
+  if (!digested || digested->checksums.size() != range.blocks()) co_return false;
+  theirs = std::move(*digested);
+  co_return true;
+}
+
+Task<bool> Copier::copy_locked(Candidate piece) {
+  const BlockRange range = piece.range;
+  const uint64_t bytes = range.blocks() * kBlockBytes;
   Buffer buffer = co_await host_.take(bytes);
   wire::Digested theirs;
   if (!piece.absent) {
-    ReplicaHost::Call question;
-    const bool asked = co_await host_.call(question, target_, wire::FrameType::kDigest,
-                                           wire::encode_copy_request(request));
-    if (!asked || stopping_ || host_.closing_) co_return false;
-    auto digested = wire::decode_digested(question.body);
-    if (!digested || digested->checksums.size() != range.blocks()) co_return false;
-    theirs = std::move(*digested);
+    const bool told = co_await ask_target(wire::FrameType::kDigest, range, theirs);
+    if (!told) co_return false;
   }
   // R14: what is damaged here comes from another in-sync replica.
   const Status read = co_await host_.read_or_fetch(range, buffer.first(bytes), nullptr, false);
@@ -329,21 +335,15 @@ bool Copier::is_same(uint64_t block, const wire::Digested& ours, const wire::Dig
 
 Task<bool> Copier::check_locked(Candidate piece) {
   const BlockRange range = piece.range;
-  wire::CopyRequest request;
-  request.join = join_;
-  request.range = range;
-  ReplicaHost::Call question;
-  const bool asked = co_await host_.call(question, target_, wire::FrameType::kSums,
-                                         wire::encode_copy_request(request));
-  if (!asked || stopping_ || host_.closing_) co_return false;
-  auto theirs = wire::decode_digested(question.body);
-  if (!theirs || theirs->checksums.size() != range.blocks()) co_return false;
+  wire::Digested theirs;
+  const bool told = co_await ask_target(wire::FrameType::kSums, range, theirs);
+  if (!told) co_return false;
   const wire::Digested ours = host_.expected_content(range);
   for (uint64_t begin = range.begin; begin < range.end; begin += kPieceBlocks) {
     const BlockRange part{begin, std::min(range.end, begin + kPieceBlocks)};
     bool same = true;
     for (uint64_t block = part.begin; block < part.end && same; ++block)
-      same = is_same(block, ours, *theirs, block - range.begin);
+      same = is_same(block, ours, theirs, block - range.begin);
     if (same) continue;
     const bool copied = co_await copy_locked({part});
     if (!copied) co_return false;

@@ -51,6 +51,7 @@ class Copier {
   Task<bool> find_candidates();
   Task<bool> copy_all(const std::vector<Candidate>& pieces);
   Task<void> copy_piece(OpId op, Candidate piece);
+  Task<bool> ask_target(wire::FrameType type, BlockRange range, wire::Digested& theirs);
   Task<bool> copy_locked(Candidate piece);
   static std::vector<Candidate> wider(const std::vector<Candidate>& pieces);
   Task<bool> check_locked(Candidate piece);
