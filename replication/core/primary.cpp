@@ -410,6 +410,8 @@ void Replica::check_members() {
   // As much patience with those who are asked less often.
   const Nanoseconds silence =
       options_.replica_timeout + std::max<Nanoseconds>(0, beacon_gap_ - options_.beacon);
+  // For as long as its own disk finishes nothing, this replica is in no place to judge by that.
+  const Nanoseconds own = own_delay();
   Mask bad = 0;
   std::string who;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
@@ -418,20 +420,13 @@ void Replica::check_members() {
     if ((required_ & bit) == 0) continue;
     if (peer.failed.empty() && peer.dead) peer.failed = "its process is dead";
     if (peer.failed.empty() && now_ - peer.heard > silence) peer.failed = "it is silent";
-    // Whose own disk has not taken it in either is in no place to judge.
     if (peer.failed.empty() && peer.reached < durable_.record.epoch && known_persisted() &&
-        now_ - epoch_since_ > options_.stuck_write)
+        now_ - epoch_since_ > options_.stuck_write + own)
       peer.failed = "it does not take the record in";
-    if (peer.failed.empty() && !in_flight_.empty()) {
-      for (const Op* op : in_flight_) {
-        if (op == nullptr || (op->sent & bit) == 0 || (op->acked & bit) != 0) continue;
-        // Nobody waits long for a joiner.
-        const Nanoseconds limit =
-            (set_ & bit) != 0 ? options_.stuck_write : 2 * options_.replica_timeout;
-        if (now_ - op->since > limit) peer.failed = "it does not finish a write";
-        break;
-      }
-    }
+    // Nobody waits long for a joiner.
+    const Nanoseconds limit =
+        (set_ & bit) != 0 ? options_.stuck_write + own : 2 * options_.replica_timeout;
+    if (peer.failed.empty() && delay_of(slot) > limit) peer.failed = "it does not finish a write";
     if (peer.failed.empty()) continue;
     if ((set_ & bit) == 0) {
       end_join(slot, true);

@@ -227,32 +227,49 @@ void Replica::serve_no_more(Slot successor) {
   send(successor, message);
 }
 
-// A disk that finishes nothing holds up the whole volume while its process answers for it.
-bool Replica::is_stuck() const {
-  const auto too_old = [&](Nanoseconds since) { return now_ - since > options_.stuck_write; };
-  if (!persisting_.empty() && too_old(persisting_.front().since)) return true;
-  if (role_ == Role::kRecovering && !tail_ready_ && too_old(epoch_since_)) return true;
+// How long this replica's own disk has been at the oldest of what it has not finished.
+Nanoseconds Replica::own_delay() const {
+  Nanoseconds oldest = now_;
+  if (!persisting_.empty()) oldest = std::min(oldest, persisting_.front().since);
+  if (role_ == Role::kRecovering && !tail_ready_) oldest = std::min(oldest, epoch_since_);
   for (const Op* op : order_) {
     const bool here = op->state == Op::State::kPayload || op->state == Op::State::kReading ||
                       (op->state == Op::State::kInFlight && !op->failed && (op->acked & 1) == 0);
-    if (here && too_old(op->since)) return true;
+    if (here) oldest = std::min(oldest, op->since);
   }
-  return false;
+  return now_ - oldest;
 }
 
-// R4 and R11 for this replica itself: another member takes over, and puts it out if it has to. The
-// last member stays.
+// How long a write has been at a peer that has not acknowledged it.
+Nanoseconds Replica::delay_of(Slot slot) const {
+  const Mask bit = Mask{1} << slot;
+  for (const Op* op : in_flight_) {  // the oldest first
+    if (op != nullptr && (op->sent & bit) != 0 && (op->acked & bit) == 0) return now_ - op->since;
+  }
+  return 0;
+}
+
+// R4 and R11 for this replica itself, whose disk holds up the volume while its process answers for
+// it: another member takes over, and puts it out if it has to; the one that has kept up best, for
+// others may be stuck as well. The last member stays.
 void Replica::leave_if_stuck() {
-  if (proposal_ || !is_stuck()) return;
+  if (proposal_ || own_delay() <= options_.stuck_write) return;
+  Slot best = 0;
+  Nanoseconds least = 0;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     const Peer& peer = peers_[slot];
     if ((set_ >> slot & 1) == 0 || !peer.up || !peer.failed.empty() ||
         peer.reached != durable_.record.epoch || now_ - peer.heard > options_.replica_timeout)
       continue;
-    driver_.event("the disk of this replica finishes nothing: handing over to replica " +
-                  peer.id.to_string());
-    return serve_no_more(slot);
+    const Nanoseconds delay = delay_of(slot);
+    if (best != 0 && delay >= least) continue;
+    best = slot;
+    least = delay;
   }
+  if (best == 0) return;
+  driver_.event("the disk of this replica finishes nothing: handing over to replica " +
+                peers_[best].id.to_string());
+  serve_no_more(best);
 }
 
 }  // namespace cvol::replication

@@ -239,7 +239,8 @@ class Replica {
   void forget_proposal();
   void go_on_handing_over();
   void serve_no_more(Slot successor);
-  bool is_stuck() const;
+  Nanoseconds own_delay() const;
+  Nanoseconds delay_of(Slot slot) const;
   void leave_if_stuck();
 
   // member.cpp

@@ -86,6 +86,36 @@ TEST_F(Scenario, a_primary_with_a_stuck_disk_does_not_put_out_who_is_stuck_for_a
   expect_answered(written);
 }
 
+// Seed 3329293: the same with a write on its way that neither of them finishes.
+TEST_F(Scenario, a_primary_with_a_stuck_disk_does_not_put_out_who_has_not_finished_either) {
+  begin(nodes(2));
+  expect_answered(write(4));
+  const Nanoseconds now = cluster().world().now();
+  cluster().node(0).disk().stick_until(now + 100000 * kSecond);
+  cluster().node(1).disk().stick_until(now + 20 * kSecond);
+  write(5);
+  run(100 * kMillisecond);
+  cluster().attach(0);  // an epoch that neither of them takes in
+  run(19 * kSecond);
+  EXPECT_TRUE(cluster().all_in_set()) << cluster().status();
+  wait_until_serves(1);
+  expect_answered(write(6));
+}
+
+TEST_F(Scenario, a_stuck_primary_hands_over_to_who_is_not_stuck) {
+  begin(nodes(3));
+  expect_answered(write(4));
+  const Nanoseconds begun = cluster().world().now();
+  cluster().node(0).disk().stick_until(begun + 100000 * kSecond);
+  cluster().node(1).disk().stick_until(begun + 100000 * kSecond);
+  const uint64_t written = write(5);
+  wait_until("the one that is well takes over",
+             [&] { return node(2).replica()->role() != replication::Role::kFollower; });
+  EXPECT_LT(cluster().world().now() - begun, 9 * kSecond);  // not only after its grace
+  expect_answered(written);
+  EXPECT_TRUE(cluster().set_is({2})) << cluster().status();
+}
+
 // Beacons are rarer then; leases hold all the same, and nobody who fails stays unnoticed longer.
 TEST_F(Scenario, a_quiet_volume_reads_at_once) {
   begin(nodes(3));
