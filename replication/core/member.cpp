@@ -79,6 +79,7 @@ void Replica::answer_reach() {
 // R2: acknowledged when durable here.
 void Replica::on_prepare(const Message& message) {
   make_slot(message.from);
+  last_prepare_ = now_;
   if (!accepts(message)) {
     driver_.drop_prepared(message);
     const bool unknown = message.epoch > durable_.record.epoch;

@@ -109,6 +109,9 @@ class Replica {
   bool trusts_itself() const;
   // Waits for its turn to take over.
   bool is_candidate() const { return candidate_since_ != 0 || promising_ || primary_dead_; }
+  // Nothing is to be looked at before two beacons' time is over, unless something comes: a quiet
+  // primary, or a member that hears one of a volume that nobody writes.
+  bool rests() const;
   Seq commit_point() const { return commit_point_; }
   Seq last_seq() const { return last_seq_; }
   const ReplicaId& self() const { return self_; }
@@ -403,6 +406,7 @@ class Replica {
   Nanoseconds last_beacon_ = 0;
   Nanoseconds beacon_gap_ = 0;  // before the last one
   Nanoseconds last_op_ = 0;     // when the last operation came that is no piece of a resync
+  Nanoseconds last_prepare_ = 0;
   SlowMembers slow_members_;
   Nanoseconds slow_checked_ = 0;
   Nanoseconds epoch_since_ = 0;  // when this replica, as the primary, began the present epoch

@@ -34,7 +34,7 @@ void Exchange::set_node(const NodeId& node, NodeEntry entry) {
   for (uint16_t shard = 0; shard < entry.addresses.size(); ++shard)
     mesh_.set_address({node, shard}, entry.addresses[shard]);
   nodes_[node] = std::move(entry);
-  for (ReplicaHost* host : hosts_) host->wake_links();
+  for (const Hosted& hosted : hosts_) hosted.host->wake_links();
   for (Gateway* gateway : all_gateways()) gateway->wake();
 }
 
@@ -49,14 +49,14 @@ std::optional<Endpoint> Exchange::endpoint_of(const Member& member) const {
 
 void Exchange::add(ReplicaHost* host) {
   hosts_by_tag_[wire::tag_of(host->volume())] = host;
-  hosts_.push_back(host);
+  hosts_.push_back({host});
   start_clock();
 }
 
 void Exchange::remove(ReplicaHost* host) {
   const auto at = hosts_by_tag_.find(wire::tag_of(host->volume()));
   if (at != hosts_by_tag_.end() && at->second == host) hosts_by_tag_.erase(at);
-  std::erase(hosts_, host);
+  std::erase_if(hosts_, [host](const Hosted& hosted) { return hosted.host == host; });
 }
 
 void Exchange::add(Gateway* gateway) {
@@ -101,7 +101,7 @@ void Exchange::start_clock() {
 Task<void> Exchange::clock() {
   while (!closing_ && !hosts_.empty()) {
     bool busy = false;
-    for (const ReplicaHost* host : hosts_) busy = busy || host->busy();
+    for (const Hosted& hosted : hosts_) busy = busy || hosted.busy;
     // With nothing under way there is nothing to look at but beacons.
     const int64_t slept = co_await reactor_.sleep(busy ? kBusyTurn : options_.beacon, &cancel_);
     if (slept < 0) break;
@@ -111,11 +111,20 @@ Task<void> Exchange::clock() {
 }
 
 void Exchange::turn(io::Nanoseconds now) {
-  if (now - last_beacons_ >= options_.beacon - kBusyTurn) {
+  const bool beacons = now - last_beacons_ >= options_.beacon - kBusyTurn;
+  const bool all = beacons && all_next_;
+  if (beacons) {
     last_beacons_ = now;
-    for (ReplicaHost* host : hosts_) host->send_beacons(now);
+    all_next_ = !all_next_;
   }
-  for (ReplicaHost* host : hosts_) host->tick(now);
+  for (Hosted& hosted : hosts_) {
+    if (hosted.rests && !all) continue;
+    ReplicaHost& host = *hosted.host;
+    if (beacons) host.send_beacons(now);
+    host.tick(now);
+    hosted.busy = host.busy();
+    hosted.rests = !hosted.busy && host.rests();
+  }
 }
 
 // --- what comes ---
@@ -200,12 +209,12 @@ Task<bool> Exchange::ping(Endpoint endpoint, io::Nanoseconds patience) {
 
 void Exchange::on_up(const Endpoint& peer, const Uuid& process) {
   processes_[peer] = process;
-  for (ReplicaHost* host : hosts_) host->on_link(peer, true);
+  for (const Hosted& hosted : hosts_) hosted.host->on_link(peer, true);
   for (Gateway* gateway : all_gateways()) gateway->wake();
 }
 
 void Exchange::on_down(const Endpoint& peer) {
-  for (ReplicaHost* host : hosts_) host->on_link(peer, false);
+  for (const Hosted& hosted : hosts_) hosted.host->on_link(peer, false);
   for (Gateway* gateway : all_gateways()) gateway->on_down(peer);
 }
 
@@ -215,7 +224,7 @@ void Exchange::process_died(const NodeId& node, const Uuid& process) {
   for (const auto& [endpoint, last] : processes_) {
     if (endpoint.node != node || last != process) continue;
     mesh_.drop(endpoint);  // at once: a connection that is still there says that it lives
-    for (ReplicaHost* host : hosts_) host->on_process_dead(endpoint);
+    for (const Hosted& hosted : hosts_) hosted.host->on_process_dead(endpoint);
   }
   if (on_death) on_death(node, process);
 }

@@ -91,12 +91,19 @@ class Exchange final : public MeshHandler {
   std::map<NodeId, NodeEntry> nodes_;
   std::map<Endpoint, Uuid> processes_;  // at the other end of connections, now or last
   std::unordered_map<uint64_t, ReplicaHost*> hosts_by_tag_;
-  std::vector<ReplicaHost*> hosts_;  // in the order of their coming
+  // A host, and how it was when it was last looked at: whoever rests is not even touched.
+  struct Hosted {
+    ReplicaHost* host = nullptr;
+    bool rests = false;
+    bool busy = false;
+  };
+  std::vector<Hosted> hosts_;  // in the order of their coming
   // Of one volume there may be several: that of its attachment, and those that only ask.
   std::unordered_map<uint64_t, std::vector<Gateway*>> gateways_;
   std::unordered_map<uint64_t, bool> pings_;  // number -> answered
   uint64_t next_ping_;
   io::Nanoseconds last_beacons_ = 0;
+  bool all_next_ = false;  // with the next beacons those that rest are looked at too
   bool clock_runs_ = false;
   bool closing_ = false;
   io::CancelToken cancel_;

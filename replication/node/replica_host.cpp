@@ -112,6 +112,10 @@ bool ReplicaHost::busy() const {
          (core_->role() == Role::kFollower && !core_->trusts_itself());
 }
 
+bool ReplicaHost::rests() const {
+  return core_->rests() && calls_.empty() && !busy();
+}
+
 void ReplicaHost::tick(io::Nanoseconds now) {
   core_->tick(now);
   for (const auto& [number, call] : calls_) {

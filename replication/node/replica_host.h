@@ -116,7 +116,10 @@ class ReplicaHost final : public Driver {
   void wake_links();
   void tick(io::Nanoseconds now);
   void send_beacons(io::Nanoseconds now) { core_->send_beacons(now); }
+  // To be looked at 50 times a second.
   bool busy() const;
+  // To be looked at every second time that beacons are sent.
+  bool rests() const;
 
   // Driver
   void send(const Message& message) override;

@@ -16,6 +16,7 @@ import urllib.request
 sys.path.insert(0, os.path.dirname(__file__))
 from harness import BIN, Daemon, run
 
+import grpc  # python3-grpcio
 import nbd  # python3-libnbd
 
 ROUNDS = 30 if os.environ.get("CVOL_LONG") else 4
@@ -202,6 +203,27 @@ class Watching(unittest.TestCase):
             self.assertEqual(values['cvol_volume_size_bytes{volume="m"}'], 64 << 20)
             with self.assertRaises(urllib.error.HTTPError):
                 urllib.request.urlopen(base + "/nothing", timeout=5)
+
+    def test_grpc_health_and_reflection(self):
+        with Daemon() as d, grpc.insecure_channel(f"unix:{d.run_dir}/api.sock") as channel:
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            serving = bytes([1 << 3, 1])  # field 1: SERVING
+            self.assertEqual(check(b"", timeout=10), serving)
+            name = b"cvol.v1.Cvol"
+            self.assertEqual(check(bytes([1 << 3 | 2, len(name)]) + name, timeout=10), serving)
+            with self.assertRaises(grpc.RpcError) as refused:
+                check(bytes([1 << 3 | 2, 1]) + b"x", timeout=10)
+            self.assertEqual(refused.exception.code(), grpc.StatusCode.NOT_FOUND)
+            watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+            with self.assertRaises(grpc.RpcError) as refused:
+                list(watch(b"", timeout=10))
+            self.assertEqual(refused.exception.code(), grpc.StatusCode.UNIMPLEMENTED)
+            reflect = channel.stream_stream(
+                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+            listing = bytes([7 << 3 | 2, 0])  # list_services
+            answer = next(iter(reflect(iter([listing]), timeout=10)))
+            for service in (b"cvol.v1.Cvol", b"grpc.health.v1.Health"):
+                self.assertIn(service, answer)
 
     def test_systemd_is_told_when_it_serves_and_when_it_stops(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -293,6 +293,7 @@ void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> ent
     } else {
       if (at == entries_.end()) return;
       entries_.erase(at);
+      settled_.erase(id);
     }
     ++heard_;
     changed_.notify_all();

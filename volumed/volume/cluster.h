@@ -165,6 +165,7 @@ class Cluster {
   // cluster_replicas.cpp
   void reconcile(const std::string& volume_id);
   void reconcile_all();
+  bool bring_about(const VolumeEntry& entry);
   Status make_local(const VolumeEntry& entry, const v1::MemberRecord& member);
   void open_local(const VolumeEntry& entry, const v1::MemberRecord& member);
   void close_local(const std::string& volume_id);
@@ -193,6 +194,7 @@ class Cluster {
   std::mutex mutex_;  // guards the next ones
   std::condition_variable changed_;
   std::map<std::string, VolumeEntry> entries_;  // by id
+  std::map<std::string, uint64_t> settled_;     // ids -> revision that is brought about here
   std::map<std::string, uint64_t> gone_;        // ids -> revision at which they were erased
   std::map<std::string, v1::NodeRecord> node_records_;
   std::map<std::string, v1::AliveRecord> alive_;

@@ -36,43 +36,61 @@ void Cluster::reconcile_all() {
   std::vector<std::string> all;
   {
     std::lock_guard lock(mutex_);
-    for (const auto& [id, entry] : entries_) all.push_back(id);
+    for (const auto& [id, entry] : entries_) {
+      const auto settled = settled_.find(id);
+      if (settled == settled_.end() || settled->second != entry.revision) all.push_back(id);
+    }
   }
   for (const std::string& id : all) reconcile(id);
 }
 
 void Cluster::reconcile(const std::string& volume_id) {
   std::lock_guard lock(locals_mutex_);
-  auto known = entry(volume_id);
+  const auto known = entry(volume_id);
   if (!known) return close_local(volume_id);
+  if (!bring_about(*known)) return;
+  std::lock_guard entries_lock(mutex_);
+  if (entries_.contains(volume_id)) settled_[volume_id] = known->revision;
+}
+
+// With locals_mutex_. True: what the record wants of this node is there, and stays without being
+// looked at again.
+bool Cluster::bring_about(const VolumeEntry& entry) {
+  const std::string& volume_id = entry.record.id();
   const v1::MemberRecord* ours = nullptr;
   const v1::MemberRecord* leaving = nullptr;
-  for (const v1::MemberRecord& member : known->record.members()) {
+  for (const v1::MemberRecord& member : entry.record.members()) {
     if (member.node_id() != options_.node_id) continue;
-    const bool goes = known->record.state() == "removing" || member.wanted() == "removed";
+    const bool goes = entry.record.state() == "removing" || member.wanted() == "removed";
     (goes ? leaving : ours) = &member;
   }
   if (leaving != nullptr) {
     const bool may_go =
-        known->record.state() == "removing" || !is_in_sync(known->record, leaving->replica_id());
+        entry.record.state() == "removing" || !is_in_sync(entry.record, leaving->replica_id());
     if (may_go) {
-      if (Status gone = remove_local(*known, *leaving); !gone.is_ok())
+      if (Status gone = remove_local(entry, *leaving); !gone.is_ok())
         log::warning("volume", "cannot remove a replica; it is tried again",
-                     {{"volume", known->record.name()}, {"error", gone.message()}});
-      return;
+                     {{"volume", entry.record.name()}, {"error", gone.message()}});
+      return false;
     }
     ours = leaving;  // until it has left the set
   }
-  if (ours == nullptr) return close_local(volume_id);
+  if (ours == nullptr) {
+    close_local(volume_id);
+    return true;
+  }
   if (!ours->made()) {
-    if (Status made = make_local(*known, *ours); !made.is_ok()) {
+    if (Status made = make_local(entry, *ours); !made.is_ok()) {
       locals_[volume_id].problem = made.message();
       log::warning("volume", "cannot make a replica; it is tried again",
-                   {{"volume", known->record.name()}, {"error", made.message()}});
+                   {{"volume", entry.record.name()}, {"error", made.message()}});
     }
-    return;  // the changed record comes back
+    return false;  // the changed record comes back
   }
-  if (known->record.state() == "ready") open_local(*known, *ours);
+  if (entry.record.state() != "ready") return false;
+  open_local(entry, *ours);
+  const auto local = locals_.find(volume_id);
+  return local != locals_.end() && local->second.host && leaving == nullptr;
 }
 
 Status Cluster::make_local(const VolumeEntry& entry, const v1::MemberRecord& member) {
