@@ -1,4 +1,6 @@
 // A cluster at work, and one fault at a time.
+#include <array>
+
 #include "tests/sim/node/scenario.h"
 
 namespace cvol::sim {
@@ -115,6 +117,42 @@ TEST_F(NodeScenario, only_the_difference_is_sent) {
   const uint64_t sent = cluster().primary().host()->resync_sent_bytes();
   EXPECT_GT(sent, 0u);
   EXPECT_LE(sent, 60 * kBlockBytes);
+}
+
+Task<void> write_past_replication(Node* node, uint64_t block, Status* status) {
+  alignas(kBlockBytes) static const std::array<std::byte, kBlockBytes> other = [] {
+    std::array<std::byte, kBlockBytes> made{};
+    made.fill(std::byte{0x33});
+    return made;
+  }();
+  const replication::Replica& core = node->host()->core();
+  *status = co_await node->engine().append_write(node->replica_number(), core.epoch().value,
+                                                 core.last_seq().value + 1, block * kBlockBytes,
+                                                 other);
+}
+
+// As if a resync had left a block out: it looks once more before it calls the copy a replica.
+TEST_F(NodeScenario, a_resync_finds_what_it_has_missed) {
+  ClusterShape shape;
+  shape.work.blocks = 4096;
+  shape.work.write = 100;
+  shape.work.zero = shape.work.read = 0;
+  begin(shape);
+  work().shape().most_blocks = 64;
+  Node& gone = cluster().secondary();
+  cluster().crash(gone);
+  wait([&] { return !cluster().in_sync(gone); }, 10 * io::kSecond, "it is removed");
+  operate(600);
+  cluster().start(gone);
+  const auto resyncs = [&] { return cluster().primary().host()->resyncs(); };
+  wait([&] { return !resyncs().empty() && resyncs().front().done_bytes > 0; }, 20 * io::kSecond,
+       "a piece is copied");
+  Status written(Code::kInternal, "not yet");
+  ASSERT_TRUE(cluster().run_on(gone, write_past_replication(&gone, 0, &written)));
+  ASSERT_TRUE(written) << written.message();
+  ASSERT_FALSE(cluster().in_sync(gone));  // not too late
+  wait_in_sync();
+  converge();
 }
 
 TEST_F(NodeScenario, restart_all_at_once) {
