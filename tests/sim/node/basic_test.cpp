@@ -126,9 +126,9 @@ Task<void> write_past_replication(Node* node, uint64_t block, Status* status) {
     return made;
   }();
   const replication::Replica& core = node->host()->core();
-  *status = co_await node->engine().append_write(node->replica_number(), core.epoch().value,
-                                                 core.last_seq().value + 1, block * kBlockBytes,
-                                                 other);
+  *status =
+      co_await node->engine().append_write(node->replica_number(), core.epoch().value,
+                                           core.last_seq().value + 1, block * kBlockBytes, other);
 }
 
 // As if a resync had left a block out: it looks once more before it calls the copy a replica.
