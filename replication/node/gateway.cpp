@@ -276,6 +276,21 @@ void Gateway::on_answer(const Endpoint& from, Frame frame) {
   end_call(call, result);
 }
 
+// The first of the pieces of a write that are done in one step each.
+void Gateway::cut(Request& request, uint64_t length, const std::byte* data) {
+  request.body.length = one_operation(request.body.offset, length, data);
+  request.after = length - request.body.length;
+  if (data != nullptr) request.data = {data, request.body.length};
+}
+
+// What is done may have been seen, and overwritten since: only the rest may be asked for again.
+void Gateway::next_piece(Request& request) {
+  const std::byte* data = request.data.empty() ? nullptr : request.data.data();
+  const uint64_t done = request.body.length;
+  request.body.offset += done;
+  cut(request, request.after, data == nullptr ? nullptr : data + done);
+}
+
 // Until it is answered.
 Task<Status> Gateway::run(Request& request) {
   ++under_way_;
@@ -291,9 +306,11 @@ Task<Status> Gateway::run(Request& request) {
     const uint64_t connection = connection_;
     request.extents.clear();
     const ClientResult result = co_await ask(request, primary_);
-    if (result.outcome == Outcome::kDone) break;
-    const bool zeroes =
-        request.type == wire::FrameType::kWrite && request.body.kind != WriteKind::kData;
+    if (result.outcome == Outcome::kDone) {
+      if (request.after == 0) break;
+      next_piece(request);
+      continue;
+    }
     if (result.outcome == Outcome::kNoSpace) {
       status = result.status.is_ok() ? Status(Code::kNoSpace, "the disks of the volume are full")
                                      : Status(Code::kNoSpace, result.status.message());
@@ -303,11 +320,6 @@ Task<Status> Gateway::run(Request& request) {
       status = result.status.is_ok() ? Status(Code::kDamaged, "every copy of a block is damaged")
                                      : result.status;
       break;
-    }
-    // What is done of it may have been seen, and overwritten since: only the rest is done again.
-    if (zeroes && result.next < request.body.length) {
-      request.body.offset += result.next;
-      request.body.length -= result.next;
     }
     // Not the primary any more, or the connection is an older one: begin anew, once for all.
     if (connection == connection_ && open_) lose_primary();
@@ -338,8 +350,7 @@ Task<Status> Gateway::write(uint64_t offset, std::span<const std::byte> data, bo
   Request request;
   request.type = wire::FrameType::kWrite;
   request.body.offset = offset;
-  request.body.length = data.size();
-  request.data = data;
+  cut(request, data.size(), data.data());
   Status status = co_await run(request);
   VolumeMetrics& metrics = *parts_.metrics;
   metrics.write_operations.add(1);
@@ -359,7 +370,7 @@ Task<Status> Gateway::write_zeroes(uint64_t offset, uint64_t length, bool keep_a
   Request request;
   request.type = wire::FrameType::kWrite;
   request.body.offset = offset;
-  request.body.length = length;
+  cut(request, length, nullptr);
   request.body.kind = keep_allocated ? WriteKind::kZeroKeep : WriteKind::kZero;
   Status status = co_await run(request);
   parts_.metrics->write_operations.add(1);
@@ -372,7 +383,7 @@ Task<Status> Gateway::trim(uint64_t offset, uint64_t length, bool) {
   Request request;
   request.type = wire::FrameType::kWrite;
   request.body.offset = offset;
-  request.body.length = length;
+  cut(request, length, nullptr);
   request.body.kind = WriteKind::kZero;
   Status status = co_await run(request);
   parts_.metrics->trim_operations.add(1);

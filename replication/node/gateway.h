@@ -68,6 +68,7 @@ class Gateway final : public BlockDevice {
     wire::FrameType type = wire::FrameType::kRead;
     wire::Request body;
     std::span<const std::byte> data;
+    uint64_t after = 0;  // bytes of a write that come after this piece of it
     std::span<std::byte> into;
     std::vector<Extent> extents;
   };
@@ -87,6 +88,8 @@ class Gateway final : public BlockDevice {
   };
 
   io::Reactor& reactor() const { return parts_.exchange->reactor(); }
+  static void cut(Request& request, uint64_t length, const std::byte* data);
+  static void next_piece(Request& request);
   Task<Status> run(Request& request);
   Task<ClientResult> ask(Request& request, const ReplicaId& replica);
   Task<ClientResult> ask_local(Request& request, ReplicaHost& host);

@@ -24,6 +24,18 @@ Status beyond_end() {
 
 }  // namespace
 
+uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data) {
+  const uint64_t head = offset % kBlockBytes;
+  if (data != nullptr) {  // what is not aligned is put together in memory
+    const bool aligned = (offset | length | reinterpret_cast<uintptr_t>(data)) % kBlockBytes == 0;
+    return aligned ? length : std::min(length, kWholeBytes - head);
+  }
+  if (head != 0 || length < kBlockBytes) return std::min(length, kBlockBytes - head);
+  // Pieces end at multiples of their size, so that no chunk is cut in two.
+  const uint64_t piece_end = (offset / kZeroPieceBytes + 1) * kZeroPieceBytes;
+  return std::min(length / kBlockBytes * kBlockBytes, piece_end - offset);
+}
+
 OpId ReplicaHost::begin(Work& work) {
   work.op = next_op_++;
   works_[work.op] = &work;
@@ -103,29 +115,18 @@ Task<ClientResult> ReplicaHost::write(Replica::Caller caller, uint64_t offset,
     result.status = beyond_end();
     co_return result;
   }
-  if (data.empty()) co_return result;
   co_await grown(offset + data.size(), front_end);
-  const uint64_t address = reinterpret_cast<uintptr_t>(data.data());
-  if ((offset | data.size() | address) % kBlockBytes == 0) {
+  // A failure in between leaves whole blocks, each old or new.
+  while (!data.empty() && result.outcome == Outcome::kDone) {
     Work work;
     work.offset = offset;
-    work.length = data.size();
-    work.data = data;
-    work.front_end = front_end;
-    co_return co_await run_write(caller, work, WriteKind::kData, blocks_around(offset, data.size()),
-                                 /*needs_payload=*/false);
-  }
-  // Pieces: a failure in between leaves whole blocks, each old or new.
-  while (!data.empty()) {
-    const uint64_t most = kWholeBytes - offset % kBlockBytes;
-    Work work;
-    work.offset = offset;
-    work.data = data.first(std::min<uint64_t>(most, data.size()));
+    work.data = data.first(one_operation(offset, data.size(), data.data()));
     work.length = work.data.size();
     work.front_end = front_end;
+    const uint64_t address = reinterpret_cast<uintptr_t>(work.data.data());
+    const bool aligned = (offset | work.length | address) % kBlockBytes == 0;
     result = co_await run_write(caller, work, WriteKind::kData, blocks_around(offset, work.length),
-                                /*needs_payload=*/true);
-    if (result.outcome != Outcome::kDone) co_return result;
+                                /*needs_payload=*/!aligned);
     offset += work.length;
     data = data.subspan(work.length);
   }
@@ -144,32 +145,18 @@ Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, ui
     result.status = beyond_end();
     co_return result;
   }
-  const uint64_t start = offset;
-  const uint64_t end = offset + length;
-  co_await grown(end, front_end);
-  while (offset < end) {
-    const uint64_t begin = offset / kBlockBytes * kBlockBytes;
-    const bool partial = offset != begin || end - offset < kBlockBytes;
+  co_await grown(offset + length, front_end);
+  while (length > 0 && result.outcome == Outcome::kDone) {
     Work work;
     work.offset = offset;
+    work.length = one_operation(offset, length, nullptr);
     work.front_end = front_end;
-    if (partial) {
-      work.length = std::min(end, begin + kBlockBytes) - offset;
-      work.zero_edge = true;
-      result = co_await run_write(caller, work, WriteKind::kData,
-                                  blocks_around(offset, work.length), /*needs_payload=*/true);
-    } else {
-      // Pieces end at multiples of their size, so that no chunk is cut in two.
-      const uint64_t piece_end = (offset / kZeroPieceBytes + 1) * kZeroPieceBytes;
-      work.length = std::min(end / kBlockBytes * kBlockBytes, piece_end) - offset;
-      result = co_await run_write(caller, work, keep ? WriteKind::kZeroKeep : WriteKind::kZero,
-                                  blocks_around(offset, work.length), /*needs_payload=*/false);
-    }
-    if (result.outcome != Outcome::kDone) {
-      result.next = offset - start;
-      co_return result;
-    }
+    work.zero_edge = (offset | work.length) % kBlockBytes != 0;  // a part of one block
+    const WriteKind zeroes = keep ? WriteKind::kZeroKeep : WriteKind::kZero;
+    result = co_await run_write(caller, work, work.zero_edge ? WriteKind::kData : zeroes,
+                                blocks_around(offset, work.length), work.zero_edge);
     offset += work.length;
+    length -= work.length;
   }
   co_return result;
 }

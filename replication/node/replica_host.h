@@ -31,10 +31,13 @@ struct ClientResult {
   Outcome outcome = Outcome::kDone;
   Status status;            // of kFailed and kNoSpace
   uint64_t connection = 0;  // of a fenced open(): the highest that was opened
-  // Of verify(): where to go on; UINT64_MAX: that was all. Of a zero() that ended with kNotPrimary:
-  // the bytes that are zeroed.
-  uint64_t next = 0;
+  uint64_t next = 0;        // of verify(): where to go on; UINT64_MAX: that was all
 };
+
+// How many bytes of a write, from its beginning, are one operation: done as a whole, in one step.
+// `data`: nullptr for zeroes. A longer one is several, which may be done, seen and overwritten
+// before the last; whoever repeats a write must not repeat those.
+uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data);
 
 // Somebody on this shard whose operations have to end when it goes: ReplicaHost::abandon().
 struct FrontEnd {
