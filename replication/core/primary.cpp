@@ -369,13 +369,13 @@ Nanoseconds Replica::beacon_interval() const {
   return std::max(options_.beacon, std::min(2 * options_.beacon, most));
 }
 
-void Replica::send_beacons(Nanoseconds now) {
+void Replica::send_beacons(Nanoseconds now, bool with_all) {
   now_ = now;
   if (!wants_beacons()) return;
   const Nanoseconds since = now - last_beacon_;
   const Nanoseconds interval = beacon_interval();
   // The driver's clock is not exact.
-  if (interval > options_.beacon && since < interval - options_.beacon / 4) return;
+  if (!with_all && interval > options_.beacon && since < interval - options_.beacon / 4) return;
   beacon_gap_ = std::min(since, 2 * options_.beacon);
   last_beacon_ = now;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
@@ -411,7 +411,7 @@ void Replica::check_members() {
   const Nanoseconds silence =
       options_.replica_timeout + std::max<Nanoseconds>(0, beacon_gap_ - options_.beacon);
   // For as long as its own disk finishes nothing, this replica is in no place to judge by that.
-  const Nanoseconds own = own_delay();
+  const Nanoseconds own = own_disk_delay();
   Mask bad = 0;
   std::string who;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {

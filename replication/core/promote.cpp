@@ -227,15 +227,23 @@ void Replica::serve_no_more(Slot successor) {
   send(successor, message);
 }
 
-// How long this replica's own disk has been at the oldest of what it has not finished.
-Nanoseconds Replica::own_delay() const {
+// How long this replica's own disk has been at the oldest of what it alone has to finish.
+Nanoseconds Replica::own_disk_delay() const {
   Nanoseconds oldest = now_;
   if (!persisting_.empty()) oldest = std::min(oldest, persisting_.front().since);
   if (role_ == Role::kRecovering && !tail_ready_) oldest = std::min(oldest, epoch_since_);
+  for (const Op* op : in_flight_) {
+    if (op != nullptr && !op->failed && (op->acked & 1) == 0) oldest = std::min(oldest, op->since);
+  }
+  return now_ - oldest;
+}
+
+// The same with what may wait for others too: reads and payloads of blocks that are damaged here.
+Nanoseconds Replica::own_delay() const {
+  Nanoseconds oldest = now_ - own_disk_delay();
   for (const Op* op : order_) {
-    const bool here = op->state == Op::State::kPayload || op->state == Op::State::kReading ||
-                      (op->state == Op::State::kInFlight && !op->failed && (op->acked & 1) == 0);
-    if (here) oldest = std::min(oldest, op->since);
+    if (op->state == Op::State::kPayload || op->state == Op::State::kReading)
+      oldest = std::min(oldest, op->since);
   }
   return now_ - oldest;
 }

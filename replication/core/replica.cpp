@@ -486,7 +486,10 @@ void Replica::on_message(Nanoseconds now, const Message& message) {
 
 bool Replica::rests() const {
   const Nanoseconds two_beacons = 2 * options_.beacon;
-  if (role_ == Role::kActive) return is_quiet() && beacon_interval() == two_beacons;
+  if (role_ == Role::kActive) {
+    const bool sent = !wants_beacons() || last_beacon_ == now_;
+    return is_quiet() && sent && beacon_interval() == two_beacons;
+  }
   if (role_ != Role::kFollower || !trusts_itself() || is_candidate()) return false;
   if (proposal_ || fetching_ || handed_to_me_ || member_join_ != 0) return false;
   return now_ - last_prepare_ >= options_.quiet_after && grace_until_ - now_ > two_beacons;

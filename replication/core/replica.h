@@ -110,7 +110,8 @@ class Replica {
   // Waits for its turn to take over.
   bool is_candidate() const { return candidate_since_ != 0 || promising_ || primary_dead_; }
   // Nothing is to be looked at before two beacons' time is over, unless something comes: a quiet
-  // primary, or a member that hears one of a volume that nobody writes.
+  // primary that has just sent its beacons, or a member that hears one of a volume that nobody
+  // writes.
   bool rests() const;
   Seq commit_point() const { return commit_point_; }
   Seq last_seq() const { return last_seq_; }
@@ -134,7 +135,8 @@ class Replica {
   bool wants_beacons() const;
   // To be called every Options::beacon: a beacon to each peer that needs one. Every second call
   // does nothing while the volume is quiet.
-  void send_beacons(Nanoseconds now);
+  // `with_all`: those of a volume that rests() are due.
+  void send_beacons(Nanoseconds now, bool with_all = false);
 
  private:
   using Slot = uint32_t;  // index of a peer; bit of a mask. 0 is this replica.
@@ -243,6 +245,7 @@ class Replica {
   void go_on_handing_over();
   void serve_no_more(Slot successor);
   Nanoseconds own_delay() const;
+  Nanoseconds own_disk_delay() const;
   Nanoseconds delay_of(Slot slot) const;
   void leave_if_stuck();
 

@@ -120,10 +120,10 @@ void Exchange::turn(io::Nanoseconds now) {
   for (Hosted& hosted : hosts_) {
     if (hosted.rests && !all) continue;
     ReplicaHost& host = *hosted.host;
-    if (beacons) host.send_beacons(now);
+    if (beacons) host.send_beacons(now, all);
     host.tick(now);
     hosted.busy = host.busy();
-    hosted.rests = !hosted.busy && host.rests();
+    hosted.rests = all && !hosted.busy && host.rests();  // until the next round of all
   }
 }
 

@@ -56,11 +56,7 @@ void Gateway::set_record(const Record& record) {
     const Member* member = record.find_member(record.primary);
     const auto there =
         member != nullptr ? parts_.exchange->endpoint_of(*member) : std::optional<Endpoint>();
-    std::vector<Call*> elsewhere;
-    for (const auto& [number, call] : calls_) {
-      if (!there || call->to != *there) elsewhere.push_back(call);
-    }
-    for (Call* call : elsewhere) end_call(*call, {Outcome::kNotPrimary, {}, 0});
+    end_calls([&](const Call& call) { return !there || call.to != *there; });
   }
   wake();
 }
@@ -92,20 +88,24 @@ Status Gateway::over() const {
 
 // --- the way to the primary ---
 
+// In the order of the questions, which are asked again in that order.
+void Gateway::end_calls(const std::function<bool(const Call&)>& which) {
+  std::vector<std::pair<uint64_t, Call*>> ended;
+  for (const auto& [number, call] : calls_) {
+    if (which(*call)) ended.emplace_back(number, call);
+  }
+  std::sort(ended.begin(), ended.end());
+  for (const auto& [number, call] : ended) end_call(*call, {Outcome::kNotPrimary, {}, 0, 0});
+}
+
 void Gateway::lose_primary() {
   open_ = false;
-  std::vector<Call*> all;
-  for (const auto& [number, call] : calls_) all.push_back(call);
-  for (Call* call : all) end_call(*call, {Outcome::kNotPrimary, {}, 0, 0});
+  end_calls([](const Call&) { return true; });
   wake();
 }
 
 void Gateway::on_down(const Endpoint& peer) {
-  std::vector<Call*> lost;
-  for (const auto& [number, call] : calls_) {
-    if (call->to == peer) lost.push_back(call);
-  }
-  for (Call* call : lost) end_call(*call, {Outcome::kNotPrimary, {}, 0, 0});
+  end_calls([&](const Call& call) { return call.to == peer; });
   if (!open_) return wake();
   const Member* member = parts_.record.find_member(primary_);
   const auto endpoint =

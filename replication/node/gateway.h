@@ -8,6 +8,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <unordered_map>
 
@@ -99,6 +100,7 @@ class Gateway final : public BlockDevice {
   Task<bool> ready();
   void lose_primary();
   void end_call(Call& call, const ClientResult& result);
+  void end_calls(const std::function<bool(const Call&)>& which);
   Status over() const;
 
   Parts parts_;

@@ -118,7 +118,7 @@ class ReplicaHost final : public Driver {
   void on_process_dead(const Endpoint& peer);
   void wake_links();
   void tick(io::Nanoseconds now);
-  void send_beacons(io::Nanoseconds now) { core_->send_beacons(now); }
+  void send_beacons(io::Nanoseconds now, bool all) { core_->send_beacons(now, all); }
   // To be looked at 50 times a second.
   bool busy() const;
   // To be looked at every second time that beacons are sent.

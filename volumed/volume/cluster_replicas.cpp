@@ -174,6 +174,10 @@ void Cluster::open_local(const VolumeEntry& entry, const v1::MemberRecord& membe
   }
   fresh.host = std::move(*host);
   fresh.problem.clear();
+  // What was told before there was anybody to hear it.
+  if (const auto latest = this->entry(entry.record.id());
+      latest && latest->revision > entry.revision)
+    publish(entry.record.id(), *latest);
 }
 
 // With locals_mutex_.
