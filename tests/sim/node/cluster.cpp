@@ -243,7 +243,8 @@ Task<void> Cluster::read_replica(Node* node, Content* into, std::string* complai
   for (uint64_t block = 0; block < blocks; ++block) {
     const Status status = co_await node->engine().read(node->replica_number(), block * kBlockBytes,
                                                        std::span(memory, kBlockBytes));
-    into->damaged[block] = status.code() == Code::kDamaged && shape_.damage;
+    const bool lost = node->host() != nullptr && node->host()->lost().contains(block);
+    into->damaged[block] = (status.code() == Code::kDamaged && shape_.damage) || lost;
     if (!status && !into->damaged[block])
       *complaint = fmt::format("node {}: block {}: {}", node->number(), block, status.message());
     std::memcpy(into->bytes.data() + block * kBlockBytes, memory, kBlockBytes);

@@ -215,6 +215,97 @@ TEST_F(NodeScenario, damage_on_all_gives_an_error) {
   converge();
 }
 
+// A disk that a read waits for is not this replica's own: it excuses nobody.
+TEST_F(NodeScenario, a_member_is_put_out_though_a_read_waits_for_its_disk) {
+  ClusterShape shape;
+  shape.replicas = 2;
+  shape.gateway_node = 3;
+  begin(shape);
+  ASSERT_TRUE(
+      cluster().run_on(cluster().gateway_node(), work().write_lanes(&cluster().gateway(), 8, 8)));
+  wait_in_sync();
+  Node& primary = cluster().primary();
+  Node& stuck = cluster().secondary();
+  ASSERT_GT(primary.damage_block(1), 0u);
+  auto faults = std::make_shared<io::SimFaults>(cluster().world().faults);
+  faults->disk_low = faults->disk_high = 1000 * io::kSecond;
+  stuck.set_faults(faults);
+  const io::Nanoseconds began = cluster().world().now();
+  work().shape().damage_allowed = true;  // the block is nowhere else when the other one has left
+  io::SimReactor& front = cluster().gateway_node().reactor();
+  front.start(work().write_lanes(&cluster().gateway(), 24, 8));
+  cluster().run_for(2 * io::kSecond);
+  front.start(work().read_lanes(&cluster().gateway(), 8, 8));
+  wait([&] { return !cluster().in_sync(stuck); }, 20 * io::kSecond, "it is put out");
+  EXPECT_LT(cluster().world().now() - began, 10 * io::kSecond);
+  ASSERT_TRUE(
+      cluster().run_on(cluster().gateway_node(), work().write_lanes(&cluster().gateway(), 8, 8)));
+  EXPECT_TRUE(work().last());
+}
+
+// The last copy has a block that it cannot read, and it was written while the other one was away:
+// no reason to stay alone. The block is as lost on the copy of the copy, and nothing else is.
+TEST_F(NodeScenario, a_lost_block_is_lost_on_all_until_it_is_written) {
+  ClusterShape shape;
+  shape.nodes = 4;
+  shape.gateway_node = 4;
+  shape.work.damage_allowed = true;
+  begin(shape);
+  const auto read_block = [&](uint64_t block) {
+    EXPECT_TRUE(cluster().run_on(cluster().gateway_node(),
+                                 work().read_lanes(&cluster().gateway(), block * kLanes, kLanes)));
+    return work().last().code();
+  };
+  const auto write_block = [&](uint64_t block) {
+    EXPECT_TRUE(cluster().run_on(cluster().gateway_node(),
+                                 work().write_lanes(&cluster().gateway(), block * kLanes, kLanes)));
+    return work().last().code();
+  };
+  for (uint64_t block = 0; block < 40; ++block) ASSERT_EQ(write_block(block), Code::kOk);
+  wait_in_sync();
+  Node& first = cluster().primary();
+  std::vector<Node*> others;
+  for (uint32_t number = 1; number <= 3; ++number) {
+    if (&cluster().node(number) != &first) others.push_back(&cluster().node(number));
+  }
+  for (Node* other : others) cluster().crash(*other);
+  wait([&] { return cluster().reg().record().in_sync.size() == 1 && cluster().serving(); },
+       20 * io::kSecond, "the primary is alone");
+  for (const uint64_t block : {1, 2, 20}) ASSERT_EQ(write_block(block), Code::kOk);
+  for (const uint64_t block : {1, 20}) ASSERT_GT(first.damage_block(block), 0u);
+  cluster().start(*others[0]);
+  wait([&] { return cluster().in_sync(*others[0]) && cluster().serving(); }, 30 * io::kSecond,
+       "the first one that returns is taken in");
+  EXPECT_EQ(others[0]->host()->lost().blocks(), 2u);
+  // It takes over, knows it after a restart too, and copies to the next one.
+  cluster().crash(first);
+  wait([&] { return &cluster().primary() == others[0] && cluster().serving(); }, 20 * io::kSecond,
+       "it takes over");
+  crash_and_start(*others[0]);
+  wait([&] { return cluster().serving(); }, 20 * io::kSecond, "it serves again");
+  EXPECT_EQ(others[0]->host()->lost().blocks(), 2u);
+  EXPECT_EQ(read_block(1), Code::kDamaged);
+  EXPECT_EQ(read_block(2), Code::kOk);
+  EXPECT_EQ(write_block(20), Code::kOk);
+  EXPECT_EQ(read_block(20), Code::kOk);
+  EXPECT_EQ(others[0]->host()->lost().blocks(), 1u);
+  cluster().start(*others[1]);
+  wait([&] { return cluster().in_sync(*others[1]) && cluster().serving(); }, 30 * io::kSecond,
+       "the last one is taken in");
+  EXPECT_TRUE(others[1]->host()->lost().contains(1));
+  EXPECT_EQ(read_block(1), Code::kDamaged);
+  // The first one cannot read it either.
+  cluster().start(first);
+  wait_in_sync();
+  EXPECT_EQ(read_block(1), Code::kDamaged);
+  EXPECT_EQ(write_block(1), Code::kOk);
+  work().shape().damage_allowed = false;
+  EXPECT_EQ(read_block(1), Code::kOk);
+  for (Node* other : others) EXPECT_TRUE(other->host()->lost().empty());
+  operate(100);
+  converge();
+}
+
 // Nobody tells that a disk was replaced by an older copy of itself: what the others know does.
 TEST_F(NodeScenario, a_secondary_whose_disk_is_an_older_copy_is_resynced) {
   begin();
