@@ -208,11 +208,13 @@ void Replica::start_ready_ops() {
   }
 }
 
-void Replica::on_payload(Nanoseconds now, OpId id, bool ok, WriteKind kind) {
+void Replica::on_payload(Nanoseconds now, OpId id, PayloadResult result, WriteKind kind) {
   now_ = now;
   Op* op = find_op(id);
   if (op == nullptr || op->state != Op::State::kPayload) return;
-  if (!ok) {
+  if (result != PayloadResult::kMade) {
+    if (op->kind == OpKind::kRewrite && result == PayloadResult::kDamaged)
+      return rewrite_around_damage(*op);
     // Nothing has been changed yet, but for a rewrite or an undo the replicas stay different: this
     // one cannot go on as the primary.
     if (op->kind == OpKind::kRewrite || op->kind == OpKind::kUndo) return on_disk_failed(now);

@@ -34,6 +34,11 @@ enum class Outcome : uint8_t {
 };
 
 enum class AppendResult : uint8_t { kDurable, kNoSpace, kFailed };
+enum class PayloadResult : uint8_t {
+  kMade,
+  kDamaged,  // a block of it can be read in no in-sync replica
+  kFailed
+};
 enum class CasResult : uint8_t {
   kApplied,   // `revision` is the record's now
   kConflict,  // certainly not applied, and never will be: the expected revision is gone
@@ -52,7 +57,7 @@ class Driver {
   virtual void persist(const Durable& state, uint64_t ticket) = 0;
 
   // The payload of a client write that is not whole blocks, of kRewrite, kRepair and kUndo has to
-  // be put together from what is stored; the range is locked. on_payload(op, ok, kind).
+  // be put together from what is stored; the range is locked. on_payload(op, result, kind).
   virtual void make_payload(OpId op, OpKind kind, BlockRange range) = 0;
   // Primary: op's payload to the local disk. on_appended(seq, result).
   virtual void append(OpId op, WriteKind kind, Epoch epoch, Seq seq, BlockRange range) = 0;

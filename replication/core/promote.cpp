@@ -178,6 +178,27 @@ void Replica::next_rewrites() {
   if (rewriting_ == 0 && tail_next_ >= tail_.size() && role_ == Role::kReconciling) activated();
 }
 
+// What no member can read is left as it is: it cannot be told what it was, and no one serves it.
+// The blocks around it are rewritten one by one. A joiner hears of it from its resync, which begins
+// anew.
+void Replica::rewrite_around_damage(Op& op) {
+  CVOL_ASSERT(rewriting_ > 0);
+  const BlockRange range = op.range;
+  const Slot joiner = op.joiner;
+  const bool joins = joiner != 0 && peers_[joiner].join == op.join;
+  if (joiner == 0 && range.blocks() == 1)
+    driver_.event("block " + std::to_string(range.begin) +
+                  " is damaged in all in-sync replicas, and stays so until it is written");
+  if (joiner == 0 && range.blocks() > 1) {
+    for (uint64_t block = range.begin; block < range.end; ++block)
+      tail_.push_back({block, block + 1});
+  }
+  --rewriting_;
+  end_op(op.id, Outcome::kDone);
+  if (joins) end_join(joiner, true);
+  next_rewrites();
+}
+
 // R9 (4).
 void Replica::activated() {
   CVOL_ASSERT(in_flight_.empty());

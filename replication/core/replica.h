@@ -54,7 +54,7 @@ class Replica {
   // A state of the register's record: a watch, a list, an answer to fetch_record().
   void on_record(Nanoseconds now, const Record& record);
   void on_persisted(Nanoseconds now, uint64_t ticket);
-  void on_payload(Nanoseconds now, OpId op, bool ok, WriteKind kind);
+  void on_payload(Nanoseconds now, OpId op, PayloadResult result, WriteKind kind);
   void on_appended(Nanoseconds now, Seq seq, AppendResult result);
   void on_read(Nanoseconds now, OpId op, bool ok);
   void on_tail(Nanoseconds now, uint64_t ticket, std::vector<BlockRange> ranges);
@@ -304,6 +304,7 @@ class Replica {
   void collect_own_tail();
   void begin_reconcile();
   void next_rewrites();
+  void rewrite_around_damage(Op& op);
   void activated();
 
   // join.cpp

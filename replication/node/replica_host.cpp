@@ -560,7 +560,10 @@ Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, Block
     if (!made) work->status = made;
   }
   if (inside_core_ > 0) co_await io::yield(reactor());
-  if (!closing_ && !work->finished) core_->on_payload(now(), op, made.is_ok(), write_kind);
+  PayloadResult result = PayloadResult::kMade;
+  if (!made)
+    result = made.code() == Code::kDamaged ? PayloadResult::kDamaged : PayloadResult::kFailed;
+  if (!closing_ && !work->finished) core_->on_payload(now(), op, result, write_kind);
   release(work);
 }
 

@@ -209,7 +209,7 @@ void Node::restore(const DiskRemains& image) {
   put_back(*parts_.world, image, tables_);
 }
 
-uint64_t Node::damage_block(uint64_t block) {
+uint64_t Node::damage_block(uint64_t block, uint64_t bytes) {
   uint64_t found = 0;
   for (const char* name : {"/chunks", "/journal"}) {
     const auto file = parts_.world->files.find(path() + name);
@@ -220,7 +220,7 @@ uint64_t Node::damage_block(uint64_t block) {
       uint64_t words[3];
       std::memcpy(words, content, sizeof words);
       if (words[0] != kLaneMagic || words[1] != block * kLanes) continue;
-      file->second->damage(at + 100);
+      for (uint64_t i = 0; i < bytes; ++i) file->second->damage(at + 100 + i);
       ++found;
     }
   }

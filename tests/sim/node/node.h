@@ -80,8 +80,9 @@ class Node {
   void restore(const DiskRemains& image);
   // Of this machine only.
   void set_faults(std::shared_ptr<const io::SimFaults> faults);
-  // Bit rot in every copy of this block that the disk's files hold. How many.
-  uint64_t damage_block(uint64_t block);
+  // Bit rot in every copy of this block that the disk's files hold, of so many bytes (one bit is
+  // found again when a journal is read). How many copies.
+  uint64_t damage_block(uint64_t block, uint64_t bytes = 1);
   // One line for people.
   std::string status() const;
 

@@ -69,6 +69,10 @@ NodeSwarm draw_node_swarm(uint64_t seed) {
   rates.register_cut = maybe(random, 20, 200);
   rates.attach = maybe(random, 20, 200);
   swarm.safety = (3 + static_cast<int64_t>(random.below(15))) * io::kSecond;
+  if (rates.damage == 0 && random.chance(1, 8)) {  // anywhere, on the last copy too
+    rates.damage = rates.damage_anywhere = maybe(random, 100, 1000);
+    shape.damage = shape.work.damage_allowed = rates.damage != 0;
+  }
   swarm.clients = 1 + static_cast<uint32_t>(random.below(8));
   swarm.operations = 100 + random.below(700);
   return swarm;
@@ -100,6 +104,10 @@ class Run {
     safety();
     if (fine()) liveness();
     if (fine()) result_.complaint = cluster_.converge();
+    for (uint32_t number = 1; number <= cluster_.size(); ++number) {
+      replication::ReplicaHost* host = cluster_.node(number).host();
+      if (host != nullptr) result_.counts["lost_blocks"] += host->lost().blocks();
+    }
     if (!result_.complaint.empty()) result_.story = cluster_.status();
     result_.events = cluster_.world().events_run();
     result_.acknowledged = cluster_.work().acknowledged();
@@ -221,12 +229,15 @@ void Run::delay(Node& a, Node& b) {
   });
 }
 
-// Of one replica only, while there is another one with all of it.
+// Of one replica only, while there is another one with all of it; or of any.
 void Run::damage() {
-  if (!cluster_.all_in_sync() || cluster_.reg().record().in_sync.size() < 2) return;
-  Node& node = cluster_.node(1 + static_cast<uint32_t>(swarm_.shape.seed % swarm_.shape.replicas));
+  const bool anywhere = swarm_.rates.damage_anywhere != 0;
+  if (!anywhere && (!cluster_.all_in_sync() || cluster_.reg().record().in_sync.size() < 2)) return;
+  const uint64_t which =
+      anywhere ? random().below(swarm_.shape.replicas) : swarm_.shape.seed % swarm_.shape.replicas;
+  Node& node = cluster_.node(1 + static_cast<uint32_t>(which));
   const uint64_t block = random().below(swarm_.shape.work.blocks);
-  const uint64_t copies = node.damage_block(block);
+  const uint64_t copies = node.damage_block(block, anywhere ? 1 + random().below(3) : 1);
   if (copies > 0) cluster_.note(fmt::format("node {}: block {} rots", node.number(), block));
   result_.counts["damaged_blocks"] += copies > 0 ? 1 : 0;
 }

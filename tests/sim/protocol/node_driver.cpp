@@ -72,7 +72,7 @@ void Node::make_payload(OpId op, OpKind kind, BlockRange range) {
       at->second.kind = zero ? WriteKind::kZero : WriteKind::kData;
     }
     if (disk_->failed()) return replica.on_disk_failed(now);
-    replica.on_payload(now, op, true, at->second.kind);
+    replica.on_payload(now, op, replication::PayloadResult::kMade, at->second.kind);
   });
 }
 
