@@ -209,9 +209,10 @@ void Node::restore(const DiskRemains& image) {
   put_back(*parts_.world, image, tables_);
 }
 
-uint64_t Node::damage_block(uint64_t block, uint64_t bytes) {
+uint64_t Node::damage_block(uint64_t block, uint64_t bytes, uint64_t journal_bytes) {
   uint64_t found = 0;
-  for (const char* name : {"/chunks", "/journal"}) {
+  for (const std::string name : {"/chunks", "/journal"}) {
+    const uint64_t here = name == "/journal" ? std::min(bytes, journal_bytes) : bytes;
     const auto file = parts_.world->files.find(path() + name);
     if (file == parts_.world->files.end()) continue;
     std::byte content[kBlockBytes];
@@ -220,7 +221,7 @@ uint64_t Node::damage_block(uint64_t block, uint64_t bytes) {
       uint64_t words[3];
       std::memcpy(words, content, sizeof words);
       if (words[0] != kLaneMagic || words[1] != block * kLanes) continue;
-      for (uint64_t i = 0; i < bytes; ++i) file->second->damage(at + 100 + i);
+      for (uint64_t i = 0; i < here; ++i) file->second->damage(at + 100 + i);
       ++found;
     }
   }

@@ -80,9 +80,10 @@ class Node {
   void restore(const DiskRemains& image);
   // Of this machine only.
   void set_faults(std::shared_ptr<const io::SimFaults> faults);
-  // Bit rot in every copy of this block that the disk's files hold, of so many bytes (one bit is
-  // found again when a journal is read). How many copies.
-  uint64_t damage_block(uint64_t block, uint64_t bytes = 1);
+  // Bit rot in every copy of this block that the disk's files hold, of so many bytes, and of at
+  // most so many in the journal: one bit there is found again when it is read, but more, in what
+  // was written last, looks like a write that was never finished. How many copies.
+  uint64_t damage_block(uint64_t block, uint64_t bytes = 1, uint64_t journal_bytes = UINT64_MAX);
   // One line for people.
   std::string status() const;
 

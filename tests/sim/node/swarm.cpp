@@ -237,7 +237,7 @@ void Run::damage() {
       anywhere ? random().below(swarm_.shape.replicas) : swarm_.shape.seed % swarm_.shape.replicas;
   Node& node = cluster_.node(1 + static_cast<uint32_t>(which));
   const uint64_t block = random().below(swarm_.shape.work.blocks);
-  const uint64_t copies = node.damage_block(block, anywhere ? 1 + random().below(3) : 1);
+  const uint64_t copies = node.damage_block(block, anywhere ? 1 + random().below(3) : 1, 1);
   if (copies > 0) cluster_.note(fmt::format("node {}: block {} rots", node.number(), block));
   result_.counts["damaged_blocks"] += copies > 0 ? 1 : 0;
 }
