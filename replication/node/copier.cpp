@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <set>
 
 #include "replication/node/replica_host.h"
 #include "volumed/base/assert.h"
@@ -24,7 +23,6 @@ constexpr io::Nanoseconds kMostPause = 50 * io::kMillisecond;
 constexpr int64_t kPauses = 5;  // a sixth of the time is the resync's
 constexpr io::Nanoseconds kRefusedPause = 10 * io::kMillisecond;
 constexpr int kSendAttempts = 50;
-constexpr io::Nanoseconds kLoseWithin = 10 * io::kSecond;  // an older target does not know it
 
 bool all_zero(const std::byte* data, std::size_t bytes) {
   return data[0] == std::byte{0} && std::memcmp(data, data + 1, bytes - 1) == 0;
@@ -119,13 +117,6 @@ Task<bool> Copier::find_candidates() {
       list.push_back({{begin, stop}, &list == &gone, absent});
     }
   };
-  // Whatever their versions, and if they are nowhere: what is lost here must not be good there.
-  std::set<uint64_t> lost;
-  for (const BlockRange& range : host_.lost().list()) {
-    for (uint64_t chunk = range.begin / kBlocksPerChunk; chunk * kBlocksPerChunk < range.end;
-         ++chunk)
-      lost.insert(chunk);
-  }
   auto their = theirs.begin();
   for (const store::ChunkVersion& our : *ours) {
     while (their != theirs.end() && their->first < our.chunk) {
@@ -134,15 +125,11 @@ Task<bool> Copier::find_candidates() {
     }
     const bool both = their != theirs.end() && their->first == our.chunk;
     const bool newer_there = both && their->second > commit_point_.value;
-    const bool lost_here = lost.erase(our.chunk) != 0;
-    if (!both || our.version > commit_point_.value || newer_there || lost_here)
+    if (!both || our.version > commit_point_.value || newer_there)
       add(candidates_, our.chunk, !both);
     if (both) ++their;
   }
   for (; their != theirs.end(); ++their) add(gone, their->first, false);
-  for (const uint64_t chunk : lost) {
-    if (!theirs.contains(chunk)) add(candidates_, chunk, false);
-  }
   // First, so that there is room for the rest: the disk there may be nearly full.
   candidates_.insert(candidates_.begin(), gone.begin(), gone.end());
   co_return true;
@@ -297,11 +284,9 @@ Task<bool> Copier::copy_locked(Candidate piece) {
   // R14: what is damaged here comes from another in-sync replica.
   const Status read = co_await host_.read_or_fetch(range, buffer.first(bytes), nullptr, false);
   std::vector<bool> unread(range.blocks(), false);
-  BlockSet lost;
   if (!read) {
-    const bool known =
-        co_await read_around_damage(range, buffer.first(bytes), theirs, unread, lost);
-    if (!known) co_return false;
+    const bool whole = co_await read_around_damage(range, buffer.first(bytes), theirs, unread);
+    if (!whole) co_return false;
   }
   const wire::Digested ours = host_.digest(range, buffer.first(bytes));
   std::vector<Action> actions = decide(piece, buffer.data(), ours, theirs);
@@ -319,7 +304,7 @@ Task<bool> Copier::copy_locked(Candidate piece) {
     }
     i = end;
   }
-  co_return co_await lose(lost);
+  co_return true;
 }
 
 // --- comparing what was copied ---
@@ -343,8 +328,6 @@ std::vector<Copier::Candidate> Copier::wider(const std::vector<Candidate>& piece
 bool Copier::is_same(uint64_t block, const wire::Digested& ours, const wire::Digested& theirs,
                      std::size_t at) const {
   alignas(kBlockBytes) static constexpr std::byte kZeroes[kBlockBytes]{};
-  if (ours.state[at] == 2 || theirs.state[at] == 2)  // lost
-    return theirs.state[at] == 2 && (ours.state[at] == 2 || lost_.contains(block));
   if (ours.state[at] == theirs.state[at]) return ours.checksums[at] == theirs.checksums[at];
   const uint64_t written = ours.state[at] == 0 ? ours.checksums[at] : theirs.checksums[at];
   return written == short_checksum(block_checksum(host_.salt_, block, kZeroes));
@@ -370,52 +353,28 @@ Task<bool> Copier::check_locked(Candidate piece) {
 }
 
 // Block by block. A block that is damaged here, and that the target has as it should be, needs no
-// copy: when the target is in the set, the block here is mended from it (R14). One that nobody has
-// is `lost`.
+// copy: when the target is in the set, the block here is mended from it (R14). A block that differs
+// there cannot be copied.
 Task<bool> Copier::read_around_damage(BlockRange range, std::span<std::byte> into,
-                                      wire::Digested& theirs, std::vector<bool>& unread,
-                                      BlockSet& lost) {
+                                      wire::Digested& theirs, std::vector<bool>& unread) {
   for (uint64_t i = 0; i < range.blocks(); ++i) {
     const BlockRange block{range.begin + i, range.begin + i + 1};
     const std::span<std::byte> memory = into.subspan(i * kBlockBytes, kBlockBytes);
     const Status read = co_await host_.read_or_fetch(block, memory, nullptr, false);
     if (stopping_ || host_.closing_) co_return false;
     if (read) continue;
-    // Whoever is the primary no more cannot say what is lost.
-    if (read.code() != Code::kDamaged || host_.core().role() != Role::kActive) {
+    const auto expected =
+        host_.parts_.engine->expected_checksum(host_.parts_.number, range.begin + i);
+    const bool unreadable = read.code() == Code::kDamaged || read.code() == Code::kIo;
+    const bool whole_there = unreadable && expected && !theirs.state.empty() &&
+                             theirs.state[i] == 0 &&
+                             short_checksum(theirs.checksums[i]) == *expected;
+    if (!whole_there) {
       log::warning("replication", "resync: a block cannot be read here", {{"why", read.message()}});
       co_return false;
     }
-    const auto expected =
-        host_.parts_.engine->expected_checksum(host_.parts_.number, range.begin + i);
-    const bool whole_there = expected && !host_.lost().contains(block.begin) &&
-                             !theirs.state.empty() && theirs.state[i] == 0 &&
-                             short_checksum(theirs.checksums[i]) == *expected;
-    if (!whole_there) lost.add(block);
     std::memset(memory.data(), 1, memory.size());  // anything but zeroes: a chunk is not given up
     unread[i] = true;
-  }
-  co_return true;
-}
-
-// Tells the target what it must not call good.
-Task<bool> Copier::lose(const BlockSet& lost) {
-  const std::vector<BlockRange> runs = lost.list();
-  for (const BlockRange& run : runs) {
-    wire::CopyRequest request;
-    request.join = join_;
-    request.range = run;
-    ReplicaHost::Call question;
-    question.until = host_.now() + kLoseWithin;
-    const bool got = co_await host_.call(question, target_, wire::FrameType::kLose,
-                                         wire::encode_copy_request(request));
-    if (!got || stopping_ || host_.closing_) co_return false;
-    const auto result = wire::decode_digested(question.body);
-    if (!result || !result->ok) co_return false;
-    lost_.add(run);
-    log::error(
-        "replication", "resync: blocks are lost: no copy of them can be read",
-        {{"volume", host_.volume().to_string()}, {"first", run.begin}, {"blocks", run.blocks()}});
   }
   co_return true;
 }

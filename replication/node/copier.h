@@ -9,9 +9,6 @@
 // pieces at once while nobody uses the volume; while somebody does, small ones, one after the
 // other, with pauses of five times what a piece took.
 //
-// A block that cannot be read here, nor anywhere else, does not stop it: the target is told that it
-// is lost, and then it can be read there as little as here.
-//
 // Threading: the shard's thread. Ends by itself; stop() makes it end soon.
 #pragma once
 
@@ -19,7 +16,6 @@
 #include <vector>
 
 #include "replication/core/driver.h"
-#include "replication/node/block_set.h"
 #include "replication/wire/frame.h"
 #include "volumed/base/task.h"
 #include "volumed/io/scope.h"
@@ -64,8 +60,7 @@ class Copier {
   static std::vector<Action> decide(const Candidate& piece, const std::byte* data,
                                     const wire::Digested& ours, const wire::Digested& theirs);
   Task<bool> read_around_damage(BlockRange range, std::span<std::byte> into, wire::Digested& theirs,
-                                std::vector<bool>& unread, BlockSet& lost);
-  Task<bool> lose(const BlockSet& lost);
+                                std::vector<bool>& unread);
   Task<bool> send_run(BlockRange run, Action action, const std::byte* data,
                       const uint64_t* checksums);
   void begin_piece(const Candidate& piece);
@@ -80,7 +75,6 @@ class Copier {
   std::vector<Candidate> candidates_;
   std::map<OpId, Candidate> under_way_;
   const Candidate* beginning_ = nullptr;
-  BlockSet lost_;                   // that the target was told of
   std::vector<Candidate> unequal_;  // found when all was compared; copied again
   io::WaitList piece_done_;
   uint64_t looked_bytes_ = 0;

@@ -64,8 +64,7 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
     case wire::FrameType::kMend:
     case wire::FrameType::kFetch:
     case wire::FrameType::kSeek:
-    case wire::FrameType::kSums:
-    case wire::FrameType::kLose: {
+    case wire::FrameType::kSums: {
       auto request = wire::decode_copy_request(frame.body);
       if (!request) return drop(request.status());
       const bool list = header.type == static_cast<uint8_t>(wire::FrameType::kList);
@@ -80,8 +79,6 @@ void ReplicaHost::on_frame(const Endpoint& from, Frame frame) {
       }
       if (header.type == static_cast<uint8_t>(wire::FrameType::kSums))
         return scope_.spawn(serve_sums(from, header, std::move(*request)));
-      if (header.type == static_cast<uint8_t>(wire::FrameType::kLose))
-        return scope_.spawn(serve_lose(from, header, std::move(*request)));
       if (list)
         scope_.spawn(serve_list(from, header, std::move(*request)));
       else if (header.type == static_cast<uint8_t>(wire::FrameType::kDigest))
@@ -166,7 +163,7 @@ wire::Digested ReplicaHost::expected_content(BlockRange range) const {
   for (uint64_t block = range.begin; block < range.end; ++block) {
     const auto expected = parts_.engine->expected_checksum(parts_.number, block);
     content.checksums.push_back(expected.value_or(0));
-    content.state.push_back(lost_.contains(block) ? 2 : expected ? 0 : 1);
+    content.state.push_back(expected ? 0 : 1);
   }
   return content;
 }
@@ -231,27 +228,11 @@ Task<void> ReplicaHost::serve_copy(Endpoint from, wire::FrameHeader header,
         done = co_await parts_.engine->append_zero(parts_.number, header.epoch, version,
                                                    range.begin * kBlockBytes, bytes, false);
       }
-      if (done && !lost_.empty()) done = co_await found(range);
     }
     result.ok = done.is_ok();
     if (!result.ok)
       log::warning("replication", "a block of a resync could not be stored",
                    {{"why", done.message()}});
-  }
-  if (closing_) co_return;
-  reply(from, header, wire::FrameType::kCopied, wire::encode_digested(result));
-}
-
-Task<void> ReplicaHost::serve_lose(Endpoint from, wire::FrameHeader header,
-                                   wire::CopyRequest request) {
-  io::RangeLock::Write guard(member_lock_, request.range.begin, request.range.end);
-  co_await guard;
-  wire::Digested result;
-  result.ok = !closing_ && may_be_copied_to(header, request);
-  if (result.ok) {
-    const Status lost = co_await lose(request.range);
-    result.ok = lost.is_ok();
-    if (!lost) log::warning("replication", "a resync cannot go on", {{"why", lost.message()}});
   }
   if (closing_) co_return;
   reply(from, header, wire::FrameType::kCopied, wire::encode_digested(result));
@@ -273,6 +254,10 @@ Task<void> ReplicaHost::serve_fetch(Endpoint from, wire::FrameHeader header,
     co_return;
   }
   digested.ok = false;
+  if (done.code() == Code::kDamaged) {  // other errors may pass
+    digested.checksums.assign(range.blocks(), 0);
+    digested.state.assign(range.blocks(), 2);
+  }
   reply(from, header, wire::FrameType::kFetched, wire::encode_digested(digested));
 }
 

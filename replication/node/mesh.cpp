@@ -297,7 +297,7 @@ Task<void> Mesh::accept_loop() {
 Task<void> Mesh::serve_incoming(io::Stream stream) {
   auto link = std::make_shared<Link>();
   link->stream = std::move(stream);
-  links_[link.get()] = link;
+  links_.push_back(link);
   link->scope.spawn(limit_greeting(link));
   Frame first;
   const bool got = co_await receive_frame(*link, first);
@@ -333,7 +333,7 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
   }
   co_await end_greeting(link);
   link->stream.close();
-  links_.erase(link.get());
+  std::erase(links_, link);
 }
 
 Task<void> Mesh::dial_loop(Endpoint endpoint) {
@@ -352,7 +352,7 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
         link->stream = std::move(*stream);
         link->peer = endpoint;
         link->dialed = true;
-        links_[link.get()] = link;
+        links_.push_back(link);
         link->scope.spawn(limit_greeting(link));
         send_hello(*link, wire::FrameType::kHello, "");
         const bool sent = co_await send_front(*link);
@@ -382,7 +382,7 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
       }
       if (link != nullptr) {
         link->stream.close();
-        links_.erase(link.get());
+        std::erase(links_, link);
       }
     }
     while (peer.link != nullptr && !closing_) {  // the other end has dialed
@@ -446,7 +446,7 @@ Task<void> Mesh::close() {
   closing_ = true;
   cancel_.cancel();
   if (listener_.is_open()) listener_.shutdown();
-  for (auto& [raw, link] : links_) raw->stream.shutdown();
+  for (const auto& link : links_) link->stream.shutdown();
   pool_waiters_.wake_all();
   for (auto& [endpoint, peer] : peers_) peer->changed.set();
   co_await scope_.join();

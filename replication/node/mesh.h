@@ -111,7 +111,7 @@ class Mesh {
   io::WaitList pool_waiters_;
   io::Listener listener_;
   std::map<Endpoint, std::unique_ptr<Peer>> peers_;
-  std::map<Link*, std::shared_ptr<Link>> links_;
+  std::vector<std::shared_ptr<Link>> links_;  // in the order of their coming
   uint64_t next_session_;
   uint64_t sent_frames_ = 0;
   uint64_t connections_ = 0;

@@ -16,6 +16,13 @@ namespace cvol::replication {
 namespace {
 
 constexpr uint64_t kBufferBytes = 64 * kMiB;
+constexpr io::Nanoseconds kFetchAgain = 20 * io::kMillisecond;
+// How long a block that no in-sync replica has is looked for on others that do not answer; and how
+// long such a one is not asked again.
+constexpr io::Nanoseconds kSeekPatience = 3 * io::kSecond;
+constexpr io::Nanoseconds kNotSought = 10 * io::kSecond;
+// Of a question whose answer needs a disk that may hang: then it is asked again, or another is.
+constexpr io::Nanoseconds kAnswerWithin = io::kSecond;
 constexpr int kRepairRounds = 4;  // of one read: a block may be damaged after it was looked at
 
 bool all_zero(std::span<const std::byte> data) {
@@ -31,11 +38,11 @@ Result<std::unique_ptr<ReplicaHost>> ReplicaHost::open(Parts parts, const Record
   if (!info) return info.status();
   auto bytes = parts.engine->replica_state(parts.number);
   if (!bytes) return bytes.status();
-  KeptState kept;
+  Durable durable;
   if (!bytes->empty()) {
     auto state = decode_state(*bytes);
     if (!state) return state.status();
-    kept = std::move(*state);
+    durable = std::move(*state);
   } else if (record == nullptr) {
     return Status(Code::kUnavailable,
                   "the metadata store is away, and this replica was never used: nothing says what "
@@ -43,27 +50,25 @@ Result<std::unique_ptr<ReplicaHost>> ReplicaHost::open(Parts parts, const Record
   }
   // One that was never used adopts the record below, as news: it says nothing to anybody before
   // that is on stable storage, and leaves the primary that is recorded the time to begin.
-  kept.durable.incarnation = std::max(kept.durable.incarnation, parts.incarnation);
-  std::unique_ptr<ReplicaHost> host(new ReplicaHost(std::move(parts), std::move(kept), *info));
+  durable.incarnation = std::max(durable.incarnation, parts.incarnation);
+  std::unique_ptr<ReplicaHost> host(new ReplicaHost(std::move(parts), std::move(durable), *info));
   host->parts_.exchange->add(host.get());
   host->wake_links();
   if (record != nullptr) host->set_record(*record);
   return host;
 }
 
-ReplicaHost::ReplicaHost(Parts parts, KeptState kept, const store::ReplicaInfo& info)
+ReplicaHost::ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info)
     : parts_(std::move(parts)),
       salt_(checksum_salt(parts_.volume)),
       local_size_(info.size_bytes),
       next_call_(reactor().random().next() >> 1),
-      kept_(kept.durable),
-      lost_(std::move(kept.lost)),
       buffers_(kBufferBytes, kBufferBytes / 4) {
   buffers_.set_on_return(
       [](void* self) { static_cast<ReplicaHost*>(self)->buffer_waiters_.wake_one(); }, this);
   Replica::Start start;
   start.self = parts_.self;
-  start.durable = std::move(kept.durable);
+  start.durable = std::move(durable);
   start.commit_point = Seq{info.commit_point};
   start.last_seq = Seq{info.last_seq};
   start.now = now();
@@ -314,59 +319,39 @@ void ReplicaHost::grew() {
 
 void ReplicaHost::persist(const Durable& state, uint64_t ticket) {
   persist_next_ = {state, ticket};
-  begin_persisting();
-}
-
-void ReplicaHost::begin_persisting() {
   if (persisting_ || closing_) return;
   persisting_ = true;
   scope_.spawn(persist_loop());
 }
 
-std::string ReplicaHost::kept_bytes() const {
-  return encode_state({kept_, lost_});
-}
-
 Task<void> ReplicaHost::persist_loop() {
   co_await io::yield(reactor());
-  while ((persist_next_ || lost_kept_ < lost_changes_) && !persist_failed_ && !closing_) {
-    std::optional<uint64_t> ticket;  // nothing: of core nothing has changed
-    if (persist_next_) {
-      kept_ = std::move(persist_next_->first);
-      ticket = persist_next_->second;
-      persist_next_.reset();
-    }
+  while (persist_next_ && !closing_) {
+    const auto [state, ticket] = std::move(*persist_next_);
+    persist_next_.reset();
     // A member has the volume's size before it says that it knows the record.
-    if (kept_.record.size_bytes > local_size_) {
+    if (state.record.size_bytes > local_size_) {
       const Status grown =
-          co_await parts_.engine->resize_replica(parts_.number, kept_.record.size_bytes);
+          co_await parts_.engine->resize_replica(parts_.number, state.record.size_bytes);
       if (!grown) {
         log::error("replication", "cannot grow a replica", {{"why", grown.message()}});
-        persist_failed_ = true;
+        core_->on_disk_failed(now());
         break;
       }
-      local_size_ = kept_.record.size_bytes;
+      local_size_ = state.record.size_bytes;
       grew();
     }
-    const uint64_t lost_now = lost_changes_;
-    std::string bytes = kept_bytes();
-    const Status put = co_await parts_.engine->put_replica_state(parts_.number, std::move(bytes));
+    const Status put =
+        co_await parts_.engine->put_replica_state(parts_.number, encode_state(state));
     if (closing_) break;
     if (!put) {
       log::error("replication", "cannot keep the replication state", {{"why", put.message()}});
-      persist_failed_ = true;
+      core_->on_disk_failed(now());
       break;
     }
-    if (lost_kept_ < lost_now) {
-      lost_kept_ = lost_now;
-      changed_.wake_all();
-    }
-    if (ticket) core_->on_persisted(now(), *ticket);
+    core_->on_persisted(now(), ticket);
   }
   persisting_ = false;
-  if (!persist_failed_ || closing_) co_return;
-  changed_.wake_all();
-  core_->on_disk_failed(now());
 }
 
 ReplicaHost::Work* ReplicaHost::find_work(OpId op) const {
@@ -448,7 +433,6 @@ Task<void> ReplicaHost::append_own(Work* work, WriteKind kind, Epoch epoch, Seq 
                                                range.blocks() * kBlockBytes,
                                                kind == WriteKind::kZeroKeep);
   }
-  if (done && !lost_.empty()) done = co_await found(range);
   AppendResult result = AppendResult::kDurable;
   if (!done) {
     work->status = done;
@@ -486,7 +470,6 @@ Task<void> ReplicaHost::append_for_primary(Message prepare, Prepared prepared) {
         co_await parts_.engine->append_zero(parts_.number, prepare.epoch.value, prepare.seq.value,
                                             offset, bytes, prepare.kind == WriteKind::kZeroKeep);
   }
-  if (done && !lost_.empty()) done = co_await found(prepare.range);
   AppendResult result = AppendResult::kDurable;
   if (!done)
     result = done.code() == Code::kNoSpace ? AppendResult::kNoSpace : AppendResult::kFailed;
@@ -588,6 +571,29 @@ Task<Status> ReplicaHost::overlay_client_data(Work* work, BlockRange range) {
   co_return Status::ok();
 }
 
+Task<Status> ReplicaHost::read_blocks(BlockRange range, std::span<std::byte> into) {
+  co_return co_await parts_.engine->read(parts_.number, range.begin * kBlockBytes, into);
+}
+
+Task<Status> ReplicaHost::read_or_fetch(BlockRange range, std::span<std::byte> into,
+                                        const FrontEnd* front_end, bool patient) {
+  Status read = co_await read_blocks(range, into);
+  if (read || core_->record().members.size() < 2) co_return read;
+  for (uint64_t at = range.begin; at < range.end; ++at) {
+    const std::span<std::byte> block = into.subspan((at - range.begin) * kBlockBytes, kBlockBytes);
+    read = co_await read_blocks({at, at + 1}, block);
+    if (!read) {
+      const Code here = read.code();
+      Status fetched = co_await fetch_from_peers({at, at + 1}, block, front_end, patient);
+      // An error of the disk may pass: only damage, here and there, is damage.
+      const bool passes = here != Code::kDamaged && fetched.code() == Code::kDamaged;
+      if (!passes) read = std::move(fetched);
+    }
+    if (!read || closing_) co_return read;
+  }
+  co_return read;
+}
+
 // --- reads ---
 
 void ReplicaHost::read(OpId op, BlockRange range) {
@@ -619,6 +625,127 @@ Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
   if (inside_core_ > 0) co_await io::yield(reactor());
   if (!closing_) core_->on_read(now(), op, done.is_ok());
   release(work);
+}
+
+// R14: damage is not absence. Good blocks come from a peer and are written to all again.
+Task<Status> ReplicaHost::repair_damage(BlockRange range, const FrontEnd* front_end) {
+  if (core_->record().members.size() < 2)
+    co_return Status(Code::kDamaged, "there is no other copy");
+  if (inside_core_ > 0) co_await io::yield(reactor());
+  Buffer block = co_await take(kBlockBytes);
+  for (uint64_t at = range.begin; at < range.end; ++at) {
+    const Status good = co_await read_blocks({at, at + 1}, block.first(kBlockBytes));
+    if (good) continue;
+    if (closing_) co_return good;
+    const OpId op = core_->repair(now(), {at, at + 1});
+    if (op == 0) co_return good;
+    Work* work = find_work(op);
+    if (work == nullptr) {
+      work = new Work;
+      work->on_heap = true;
+      work->kind = OpKind::kRepair;
+      works_[op] = work;
+    }
+    ++work->pending;
+    while (!work->finished && !is_gone(front_end)) co_await changed_.wait();
+    const bool given_up = !work->finished;
+    const Outcome outcome = work->outcome;
+    release(work);
+    if (given_up) co_return Status(Code::kCancelled, "nobody waits for the block any more");
+    if (outcome != Outcome::kDone) co_return Status(Code::kDamaged, "no copy of a block is good");
+    log::warning("replication", "a damaged block was repaired from another replica",
+                 {{"volume", parts_.volume.to_string()}, {"block", at}});
+    if (parts_.event)
+      parts_.event(fmt::format("block {} was damaged and is repaired from another replica", at));
+  }
+  co_return Status::ok();
+}
+
+Task<Status> ReplicaHost::fetch_from_peers(BlockRange range, std::span<std::byte> into,
+                                           const FrontEnd* front_end, bool patient) {
+  const Nanoseconds until = patient ? now() + kSeekPatience : 0;
+  while (!closing_ && core_->is_primary()) {
+    bool all_answered = true;
+    bool all_damaged = true;
+    const std::vector<InSync> in_sync = core_->record().in_sync;
+    for (const InSync& peer : in_sync) {
+      if (peer.replica == parts_.self) continue;
+      const Fetched fetched =
+          co_await fetch_from(peer.replica, wire::FrameType::kFetch, range, into, front_end);
+      if (fetched == Fetched::kGood) co_return Status::ok();
+      if (fetched == Fetched::kNoAnswer) all_answered = false;
+      if (fetched == Fetched::kFailed) all_damaged = false;
+      if (is_gone(front_end))
+        co_return Status(Code::kCancelled, "nobody waits for the block any more");
+    }
+    if (all_answered) {
+      const Fetched sought = co_await seek_outside(range, into, front_end, until);
+      if (sought == Fetched::kGood) co_return Status::ok();
+      if (is_gone(front_end))
+        co_return Status(Code::kCancelled, "nobody waits for the block any more");
+      if (sought == Fetched::kDamaged || now() > until) {  // the next one fails at once
+        co_return Status(all_damaged ? Code::kDamaged : Code::kIo,
+                         "no replica has a good copy of the blocks");
+      }
+    }
+    const int64_t slept = co_await reactor().sleep(kFetchAgain);
+    if (slept < 0) break;
+  }
+  co_return Status(Code::kUnavailable, "this replica is the primary no more");
+}
+
+// Replicas outside the set are behind, but a block that was not written since they left is good
+// there. kNoAnswer: one of them may have it yet.
+Task<ReplicaHost::Fetched> ReplicaHost::seek_outside(BlockRange block, std::span<std::byte> into,
+                                                     const FrontEnd* front_end, Nanoseconds until) {
+  Fetched outcome = Fetched::kDamaged;
+  const std::vector<Member> members = core_->record().members;
+  for (const Member& other : members) {
+    const bool in_sync = core_->record().find_in_sync(other.replica) != nullptr;
+    if (other.replica == parts_.self || in_sync) continue;
+    const auto silent = not_sought_until_.find(other.replica);
+    if (silent != not_sought_until_.end() && now() < silent->second) continue;
+    const Fetched fetched =
+        co_await fetch_from(other.replica, wire::FrameType::kSeek, block, into, front_end);
+    if (closing_ || is_gone(front_end)) co_return Fetched::kNoAnswer;
+    if (fetched == Fetched::kNoAnswer) {
+      outcome = Fetched::kNoAnswer;
+      if (now() > until) not_sought_until_[other.replica] = now() + kNotSought;
+    }
+    if (fetched != Fetched::kGood) continue;
+    const auto expected = parts_.engine->expected_checksum(parts_.number, block.begin);
+    if (expected && short_checksum(block_checksum(salt_, block.begin, into.data())) == *expected)
+      co_return Fetched::kGood;
+  }
+  co_return outcome;
+}
+
+Task<ReplicaHost::Fetched> ReplicaHost::fetch_from(ReplicaId peer, wire::FrameType type,
+                                                   BlockRange range, std::span<std::byte> into,
+                                                   const FrontEnd* front_end) {
+  wire::CopyRequest request;
+  request.range = range;
+  Call question;
+  question.front_end = front_end;
+  question.until = now() + kAnswerWithin;
+  const bool got = co_await call(question, peer, type, wire::encode_copy_request(request));
+  if (!got) co_return Fetched::kNoAnswer;
+  auto digested = wire::decode_digested(question.body);
+  if (!digested) co_return Fetched::kNoAnswer;  // it could not be answered
+  if (!digested->ok) {
+    const bool damaged = !digested->state.empty() && digested->state[0] == 2;
+    co_return damaged ? Fetched::kDamaged : Fetched::kFailed;
+  }
+  if (question.header.payload_bytes != range.blocks() * kBlockBytes ||
+      digested->checksums.size() != range.blocks())
+    co_return Fetched::kNoAnswer;
+  for (uint64_t i = 0; i < range.blocks(); ++i) {
+    const std::byte* block = question.payload.data() + i * kBlockBytes;
+    if (block_checksum(salt_, range.begin + i, block) != digested->checksums[i])
+      co_return Fetched::kNoAnswer;  // changed on the way
+  }
+  std::memcpy(into.data(), question.payload.data(), range.blocks() * kBlockBytes);
+  co_return Fetched::kGood;
 }
 
 // --- questions to other replicas ---

@@ -6,8 +6,7 @@
 // Durability: what core asks for (driver.h); a client operation that ended with kDone is on stable
 // storage of every required replica.
 // Files: replica_host.cpp (life, driver calls, links), host_client.cpp (operations of front ends),
-// host_member.cpp (what a member does for a resync and a repair), host_damage.cpp (blocks that are
-// damaged), host_verify.cpp, copier.cpp (a resync's source).
+// host_member.cpp (what a member does for a resync and a repair), copier.cpp (a resync's source).
 #pragma once
 
 #include <deque>
@@ -18,7 +17,6 @@
 
 #include "replication/core/replica.h"
 #include "replication/node/exchange.h"
-#include "replication/node/state.h"
 #include "volumed/base/block_device.h"
 #include "volumed/io/range_lock.h"
 #include "volumed/store/aligned.h"
@@ -111,8 +109,6 @@ class ReplicaHost final : public Driver {
   // Compares the checksums of all in-sync replicas for a part of the volume from `offset` (bytes)
   // on. kDone with a status of kDamaged says which blocks differ, and where.
   Task<ClientResult> verify(uint64_t offset);
-  // Blocks that cannot be read here because no copy could when this replica was made (KeptState).
-  const BlockSet& lost() const { return lost_; }
   // The block is damaged here: it is written again, by whoever has it good.
   void mend(uint64_t block);
 
@@ -202,7 +198,7 @@ class ReplicaHost final : public Driver {
     std::vector<uint64_t> checksums;
   };
 
-  ReplicaHost(Parts parts, KeptState kept, const store::ReplicaInfo& info);
+  ReplicaHost(Parts parts, Durable durable, const store::ReplicaInfo& info);
 
   io::Reactor& reactor() const { return parts_.exchange->reactor(); }
   Nanoseconds now() const { return reactor().now(); }
@@ -228,8 +224,6 @@ class ReplicaHost final : public Driver {
                                bool needs_payload);
 
   Task<void> links_soon();
-  void begin_persisting();
-  std::string kept_bytes() const;
   Task<void> persist_loop();
   Task<void> append_own(Work* work, WriteKind kind, Epoch epoch, Seq seq, BlockRange range);
   Task<void> append_for_primary(Message prepare, Prepared prepared);
@@ -247,14 +241,11 @@ class ReplicaHost final : public Driver {
                              const FrontEnd* front_end = nullptr, bool patient = true);
   Task<Status> fetch_from_peers(BlockRange range, std::span<std::byte> into,
                                 const FrontEnd* front_end, bool patient);
-  enum class Fetched : uint8_t { kGood, kDamaged, kNoAnswer };
+  enum class Fetched : uint8_t { kGood, kDamaged, kFailed, kNoAnswer };
   Task<Fetched> fetch_from(ReplicaId peer, wire::FrameType type, BlockRange range,
                            std::span<std::byte> into, const FrontEnd* front_end);
   Task<Fetched> seek_outside(BlockRange block, std::span<std::byte> into, const FrontEnd* front_end,
                              Nanoseconds until);
-  Task<Status> lose(BlockRange range);
-  Task<Status> found(BlockRange range);
-  Task<Status> keep_lost();
   Task<void> tail_task(Seq after, uint64_t ticket);
   Task<OpId> hold_range(BlockRange range);
   void let_go(OpId op);
@@ -274,7 +265,6 @@ class ReplicaHost final : public Driver {
   Task<void> serve_digest(Endpoint from, wire::FrameHeader header, wire::CopyRequest request);
   Task<void> serve_copy(Endpoint from, wire::FrameHeader header, wire::CopyRequest request,
                         Buffer payload);
-  Task<void> serve_lose(Endpoint from, wire::FrameHeader header, wire::CopyRequest request);
   Task<void> serve_fetch(Endpoint from, wire::FrameHeader header, wire::CopyRequest request);
   void reply(const Endpoint& to, const wire::FrameHeader& question, wire::FrameType type,
              std::span<const std::byte> body, std::span<const std::byte> payload = {});
@@ -300,11 +290,6 @@ class ReplicaHost final : public Driver {
   io::RangeLock member_lock_;
   std::optional<std::pair<Durable, uint64_t>> persist_next_;
   bool persisting_ = false;
-  bool persist_failed_ = false;
-  Durable kept_;               // as it is on the disk, or on its way there
-  BlockSet lost_;              // KeptState::lost
-  uint64_t lost_changes_ = 0;  // of lost_
-  uint64_t lost_kept_ = 0;     // of those, durable
   BufferPool buffers_;
   io::WaitList buffer_waiters_;
   io::WaitList changed_;

@@ -57,7 +57,6 @@ enum class FrameType : uint8_t {
   kSums = 105,     // Copy request: what is the content of these blocks to be, as far as you know?
   kSummed = 106,   // Digested: short checksums, from memory; nothing was read
   kSeek = 107,     // as kFetch, to one outside the in-sync set: who asks knows the checksum
-  kLose = 108,     // Copy request: nobody has these blocks any more; nor has the joiner
 };
 
 // Of a gateway, answered by kAnswer.
@@ -73,7 +72,6 @@ constexpr std::optional<FrameType> answer_of(FrameType type) {
     case FrameType::kDigest:
       return FrameType::kDigested;
     case FrameType::kCopy:
-    case FrameType::kLose:
       return FrameType::kCopied;
     case FrameType::kFetch:
     case FrameType::kSeek:

@@ -63,7 +63,6 @@ struct LocalReplica {
   uint64_t epoch = 0, commit_point = 0, last_seq = 0;
   uint64_t allocated_bytes = 0;
   uint64_t resync_sent_bytes = 0;
-  std::vector<replication::BlockRange> lost;  // blocks that no copy could be read of
   std::vector<replication::ResyncProgress> resyncs;
   std::string waits_for;
   std::string problem;  // why it does not run

@@ -47,14 +47,14 @@ Status Cluster::check_not_behind(const VolumeEntry& entry, Disk& disk,
   if (!bytes || bytes->empty()) return Status::ok();
   auto state = replication::decode_state(*bytes);
   if (!state) return state.status();
-  if (state->durable.record.epoch.value <= entry.record.epoch()) return Status::ok();
+  if (state->record.epoch.value <= entry.record.epoch()) return Status::ok();
   // What came by a watch may be late; this is as it is now.
   auto now = catalog_.load_volume(entry.record.id());
   if (!now) return now.status();
-  if (state->durable.record.epoch.value <= now->record.epoch()) return Status::ok();
+  if (state->record.epoch.value <= now->record.epoch()) return Status::ok();
   (void)catalog_
-      .put_claim(claim_of(state->durable.record, entry.record.id(), info.replica.to_string(),
-                          options_.node_id))
+      .put_claim(
+          claim_of(state->record, entry.record.id(), info.replica.to_string(), options_.node_id))
       .is_ok();
   return Status(
       Code::kFailedPrecondition,
@@ -62,7 +62,7 @@ Status Cluster::check_not_behind(const VolumeEntry& entry, Disk& disk,
                   "{}: the store was restored from an old backup. Nothing is lost yet. "
                   "Start volumed on all nodes of the volume, then run 'cvol volume "
                   "rebuild-record {}'",
-                  now->record.epoch(), state->durable.record.epoch.value, entry.record.name()));
+                  now->record.epoch(), state->record.epoch.value, entry.record.name()));
 }
 
 Status Cluster::rebuild_record(const std::string& volume_id, bool accept_data_loss) {

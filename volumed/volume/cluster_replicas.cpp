@@ -239,7 +239,6 @@ std::optional<LocalReplica> Cluster::local_replica(const std::string& volume_id)
     view.last_seq = core.last_seq().value;
     view.resyncs = local.host->resyncs();
     view.resync_sent_bytes = local.host->resync_sent_bytes();
-    view.lost = local.host->lost().list();
     view.waits_for = core.waits_for(local.disk->shard->reactor().now());
     auto info = local.disk->engine->replica(local.number);
     if (info) view.allocated_bytes = info->allocated_bytes;

@@ -593,16 +593,6 @@ Result<std::vector<std::string>> VolumeManager::explain(const std::string& name)
           format_size(resync.done_bytes), format_size(resync.total_bytes),
           format_size(resync.sent_bytes), format_size(left)));
     }
-    if (!local->lost.empty()) {
-      uint64_t blocks = 0;
-      for (const replication::BlockRange& range : local->lost) blocks += range.blocks();
-      lines.push_back(fmt::format(
-          "{} of 4 KiB lost on the replica here, the first at byte {}: no copy of it could be read "
-          "when this replica was made. Reads of it fail until it is written or trimmed; restore "
-          "what lies there.",
-          blocks == 1 ? "1 block is" : std::to_string(blocks) + " blocks are",
-          local->lost.front().begin * kBlockBytes));
-    }
     if (!local->waits_for.empty() && local->role != "follower")
       lines.push_back("Requests wait: " + local->waits_for + ".");
   }

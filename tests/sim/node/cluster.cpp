@@ -243,8 +243,7 @@ Task<void> Cluster::read_replica(Node* node, Content* into, std::string* complai
   for (uint64_t block = 0; block < blocks; ++block) {
     const Status status = co_await node->engine().read(node->replica_number(), block * kBlockBytes,
                                                        std::span(memory, kBlockBytes));
-    const bool lost = node->host() != nullptr && node->host()->lost().contains(block);
-    into->damaged[block] = (status.code() == Code::kDamaged && shape_.damage) || lost;
+    into->damaged[block] = status.code() == Code::kDamaged && shape_.damage;
     if (!status && !into->damaged[block])
       *complaint = fmt::format("node {}: block {}: {}", node->number(), block, status.message());
     std::memcpy(into->bytes.data() + block * kBlockBytes, memory, kBlockBytes);

@@ -12,7 +12,7 @@ namespace cvol::sim {
 struct FaultRates {
   uint32_t crash = 0, power = 0, pause = 0, reset = 0, cut = 0, one_way = 0, slow_disk = 0;
   uint32_t register_down = 0, register_cut = 0, hand_over = 0, long_away = 0;
-  uint32_t damage = 0, damage_anywhere = 0;  // with the latter, on the last copy too
+  uint32_t damage = 0, damage_anywhere = 0;  // the latter: on the only copy
   uint32_t delay = 0, attach = 0;
   bool tell_deaths = false;
 };
