@@ -446,8 +446,10 @@ void Replica::check_members() {
   }
   Record next = durable_.record;
   next.epoch = next.epoch.next();
-  std::erase_if(next.in_sync,
-                [&](const InSync& entry) { return (bad >> slot_of(entry.replica) & 1) != 0; });
+  std::erase_if(next.in_sync, [&](const InSync& entry) {
+    const Slot slot = slot_of(entry.replica);
+    return slot <= kMostPeers && (bad >> slot & 1) != 0;
+  });
   CVOL_ASSERT(!next.in_sync.empty());  // I7: this replica stays
   driver_.event("taking out of the in-sync set: replica " + who);
   if (mutant(Mutant::kAcknowledgeBeforeRemoval)) required_ &= ~bad;

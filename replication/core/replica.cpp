@@ -50,16 +50,18 @@ Replica::Slot Replica::slot_of(const ReplicaId& id) const {
 
 // Slots of replicas that the record no longer has are used again, if nothing in flight knows them.
 Replica::Slot Replica::make_slot(const ReplicaId& id) {
-  const Slot known = slot_of(id);
-  if (known <= kMostPeers) return known;
+  const Slot before = slot_of(id);
+  if (before <= kMostPeers) return before;
   Peer peer;
   peer.id = id;
   peer.heard = now_;
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     const Mask bit = Mask{1} << slot;
-    if (durable_.record.find_member(peers_[slot].id) != nullptr || (required_ & bit) != 0 ||
-        peers_[slot].join != 0)
-      continue;
+    const ReplicaId& there = peers_[slot].id;
+    // One that an operator has taken out of the members may be in the set a little longer.
+    const bool known = durable_.record.find_member(there) != nullptr ||
+                       durable_.record.find_in_sync(there) != nullptr;
+    if (known || (required_ & bit) != 0 || peers_[slot].join != 0) continue;
     for (Op* op : order_) {
       op->sent &= ~bit;
       op->acked &= ~bit;
