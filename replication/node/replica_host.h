@@ -6,7 +6,8 @@
 // Durability: what core asks for (driver.h); a client operation that ended with kDone is on stable
 // storage of every required replica.
 // Files: replica_host.cpp (life, driver calls, links), host_client.cpp (operations of front ends),
-// host_member.cpp (what a member does for a resync and a repair), copier.cpp (a resync's source).
+// host_member.cpp (what a member does for a resync and a repair), host_damage.cpp (blocks that
+// cannot be read here), host_verify.cpp (comparing, mending), copier.cpp (a resync's source).
 #pragma once
 
 #include <deque>
