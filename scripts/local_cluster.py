@@ -472,6 +472,18 @@ class LocalCluster:
         for node in self.numbers:
             if self.nodes[node].state() != "stopped":
                 self.wait_node(node)
+        if not self.cuts() and all(self.nodes[n].state() == "running" for n in self.numbers):
+            self.wait_members()
+
+    def wait_members(self, within=30.0):
+        """Until all nodes know of each other: one whose lease ran out, behind a cut or while it was
+        paused, takes a moment to announce itself again."""
+        def all_alive():
+            with contextlib.suppress(ClusterError):
+                return all(sum(bool(other.get("alive")) for other in self.json(node, "node", "ls"))
+                           >= len(self.numbers) for node in self.numbers)
+            return False
+        wait_for("all nodes to know of each other", all_alive, within)
 
     def down(self):
         for process in self.nodes.values():

@@ -1,4 +1,5 @@
 // Placement and repair: every volume gets back the replicas that its record asks for.
+#include <fmt/format.h>
 #include <google/protobuf/util/time_util.h>
 
 #include <algorithm>
@@ -31,18 +32,25 @@ Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::Volume
   std::vector<DiskChoice> disks;
   std::set<std::string> taken_nodes;
   std::multiset<std::string> taken_zones;
+  std::string left_out;
   {
     std::lock_guard lock(mutex_);
-    for (const auto& [id, alive] : alive_) {
-      const auto record = node_records_.find(id);
-      if (record == node_records_.end() || record->second.cordoned() || record->second.draining())
+    for (const auto& [id, record] : node_records_) {
+      const auto alive = alive_.find(id);
+      const char* why = record.draining()       ? "is being drained"
+                        : record.cordoned()     ? "is cordoned"
+                        : alive == alive_.end() ? "is away"
+                                                : nullptr;
+      if (why != nullptr) {
+        left_out += fmt::format("{}{} {}", left_out.empty() ? "" : ", ", record.name(), why);
         continue;
-      for (const v1::AliveDisk& disk : alive.disks()) {
+      }
+      for (const v1::AliveDisk& disk : alive->second.disks()) {
         if (disk.failed()) continue;
         DiskChoice choice;
         choice.node_id = id;
-        choice.node_name = record->second.name();
-        choice.zone = record->second.zone();
+        choice.node_name = record.name();
+        choice.zone = record.zone();
         choice.disk_id = disk.id();
         choice.free_bytes =
             disk.capacity_bytes() - std::min(disk.capacity_bytes(), disk.allocated_bytes());
@@ -65,7 +73,7 @@ Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::Volume
     for (const DiskChoice& disk : disks) {
       if (disk.node_id == prefer_node) there.push_back(disk);
     }
-    auto first = place_replicas(there, 1, taken_nodes, taken_zones, zone_spread);
+    auto first = place_replicas(there, 1, taken_nodes, taken_zones, zone_spread, left_out);
     if (first) {
       chosen.push_back(first->front());
       taken_nodes.insert(prefer_node);
@@ -73,7 +81,7 @@ Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::Volume
       --count;
     }
   }
-  auto rest = place_replicas(disks, count, taken_nodes, taken_zones, zone_spread);
+  auto rest = place_replicas(disks, count, taken_nodes, taken_zones, zone_spread, left_out);
   if (!rest) return rest.status();
   chosen.insert(chosen.end(), rest->begin(), rest->end());
   return chosen;

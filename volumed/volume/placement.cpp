@@ -10,7 +10,7 @@ namespace cvol::volume {
 Result<std::vector<DiskChoice>> place_replicas(const std::vector<DiskChoice>& disks, uint32_t count,
                                                const std::set<std::string>& taken_nodes,
                                                const std::multiset<std::string>& taken_zones,
-                                               bool zone_spread) {
+                                               bool zone_spread, const std::string& left_out) {
   std::set<std::string> nodes = taken_nodes;
   std::multiset<std::string> zones = taken_zones;
   std::vector<DiskChoice> chosen;
@@ -32,10 +32,11 @@ Result<std::vector<DiskChoice>> place_replicas(const std::vector<DiskChoice>& di
       return Status(
           Code::kFailedPrecondition,
           fmt::format("{} replicas need a node each{}; {} can be placed. Nodes with a disk "
-                      "that works and takes replicas: {}. Start more nodes, or ask for "
+                      "that works and takes replicas: {}{}. Start more nodes, or ask for "
                       "fewer replicas",
                       count + taken_nodes.size(), zone_spread ? ", each in another zone" : "",
-                      chosen.size() + taken_nodes.size(), names.empty() ? "none" : names));
+                      chosen.size() + taken_nodes.size(), names.empty() ? "none" : names,
+                      left_out.empty() ? "" : fmt::format(" ({})", left_out)));
     }
     nodes.insert(best->node_id);
     zones.insert(best->zone);

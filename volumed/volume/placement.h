@@ -20,10 +20,11 @@ struct DiskChoice {
 
 // `count` disks on nodes that are not in `taken_nodes` (one replica of a volume per node), in zones
 // that are used as little as possible, `taken_zones` counted, then by free space. `zone_spread`: no
-// zone twice. kNoSpace or kFailedPrecondition says what is missing.
+// zone twice. kFailedPrecondition says what is missing, and `left_out` of the nodes that are not
+// among `disks`: "node3 is away, node4 is cordoned".
 Result<std::vector<DiskChoice>> place_replicas(const std::vector<DiskChoice>& disks, uint32_t count,
                                                const std::set<std::string>& taken_nodes,
                                                const std::multiset<std::string>& taken_zones,
-                                               bool zone_spread);
+                                               bool zone_spread, const std::string& left_out);
 
 }  // namespace cvol::volume
