@@ -73,7 +73,7 @@ class ServerImpl final : public Server {
 };
 
 Status ServerImpl::listen(const std::string& address) {
-  Result<io::Listener> listener = reactor_.listen(address);
+  Result<io::Listener> listener = reactor_.listen(address, io::Watch::kPatiently);
   if (!listener) return listener.status();
   listeners_.push_back(std::make_unique<io::Listener>(std::move(*listener)));
   scope_.spawn(accept_loop(listeners_.size() - 1));

@@ -69,7 +69,7 @@ Mesh::Peer& Mesh::peer_of(const Endpoint& endpoint) {
 }
 
 Status Mesh::listen(const std::string& address) {
-  auto listener = reactor_.listen(address);
+  auto listener = reactor_.listen(address, io::Watch::kClosely);
   if (!listener) return listener.status();
   listener_ = std::move(*listener);
   scope_.spawn(accept_loop());

@@ -102,6 +102,11 @@ class Stream {
   int handle_ = -1;
 };
 
+// How soon a TCP connection ends whose other end is cut off, or lost its power, without a word
+// being said. kPatiently: within a minute if nothing is being sent. kClosely: within about four
+// seconds, also if the other end takes nothing of what is sent.
+enum class Watch : uint8_t { kPatiently, kClosely };
+
 // A listening socket.
 class Listener {
  public:
@@ -112,6 +117,7 @@ class Listener {
   ~Listener() { close(); }
 
   bool is_open() const { return handle_ >= 0; }
+  int handle() const { return handle_; }
   void close();
   // Ends a waiting accept.
   void shutdown() const;
@@ -144,9 +150,9 @@ class Reactor {
   // Blocking (milliseconds at most), for set-up.
   virtual Result<File> open(const std::string& path, const OpenOptions& options) = 0;
   // Address: "unix:/path", "tcp:127.0.0.1:10809" (port 0: any), "tcp:[::1]:10809".
-  virtual Result<Listener> listen(const std::string& address) = 0;
+  virtual Result<Listener> listen(const std::string& address, Watch watch) = 0;
   virtual Result<Stream> connect(const std::string& address) = 0;
-  // Connects without blocking. kUnavailable when nobody answers within `timeout`.
+  // Connects without blocking; Watch::kClosely. kUnavailable when nobody answers within `timeout`.
   virtual Task<Result<Stream>> dial(std::string address, Nanoseconds timeout) = 0;
 
   // The directory, made with its parents if absent; its entries; what its file system has free.

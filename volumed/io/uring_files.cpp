@@ -63,7 +63,23 @@ static Status remove_stale_socket(const SocketAddress& address) {
   return Status::ok();
 }
 
-Result<Listener> UringReactor::listen(const std::string& text) {
+namespace {
+
+void watch_connection(int handle, Watch watch) {
+  const bool closely = watch == Watch::kClosely;
+  const int on = 1, idle = closely ? 2 : 30, interval = closely ? 1 : 10, count = 3;
+  setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  setsockopt(handle, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+  setsockopt(handle, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
+  setsockopt(handle, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
+  setsockopt(handle, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
+  const unsigned timeout = 3000;
+  if (closely) setsockopt(handle, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
+}
+
+}  // namespace
+
+Result<Listener> UringReactor::listen(const std::string& text, Watch watch) {
   Result<SocketAddress> address = parse_address(text);
   if (!address) return address.status();
   if (address->family == AF_UNIX) CVOL_TRY(remove_stale_socket(*address));
@@ -75,7 +91,7 @@ Result<Listener> UringReactor::listen(const std::string& text) {
   } else {
     const int on = 1;
     setsockopt(handle, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);  // accepted sockets inherit it
+    watch_connection(handle, watch);  // accepted sockets inherit it
   }
   if (::bind(handle, reinterpret_cast<const sockaddr*>(&address->storage), address->length) != 0 ||
       ::listen(handle, 1024) != 0) {
@@ -101,19 +117,6 @@ Result<Stream> UringReactor::connect(const std::string& text) {
 
 namespace {
 
-// A way that is cut is noticed without a word being said: what is sent must be taken within two
-// seconds, and an idle connection is looked at every two.
-void watch_connection(int handle) {
-  const int on = 1, idle = 2, interval = 1, count = 3;
-  const unsigned timeout = 3000;
-  setsockopt(handle, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  setsockopt(handle, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-  setsockopt(handle, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof idle);
-  setsockopt(handle, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof interval);
-  setsockopt(handle, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof count);
-  setsockopt(handle, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof timeout);
-}
-
 Task<void> cancel_later(Reactor* reactor, Nanoseconds timeout, CancelToken* timer,
                         CancelToken* what) {
   const int64_t ended = co_await reactor->sleep(timeout, timer);
@@ -128,7 +131,7 @@ Task<Result<Stream>> UringReactor::dial(std::string text, Nanoseconds timeout) {
   const int handle = socket(address->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (handle < 0) co_return status_from_errno(errno, "make a socket for " + text);
   Stream stream(this, handle);
-  if (address->family != AF_UNIX) watch_connection(handle);
+  if (address->family != AF_UNIX) watch_connection(handle, Watch::kClosely);
   CancelToken connecting, timer;
   Scope scope;
   scope.spawn(cancel_later(this, timeout, &timer, &connecting));

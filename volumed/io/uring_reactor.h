@@ -41,7 +41,7 @@ class UringReactor final : public Reactor {
   void schedule(std::coroutine_handle<> handle) override { ready_.push_back(handle); }
   bool submit(Op& op) override;
   Result<File> open(const std::string& path, const OpenOptions& options) override;
-  Result<Listener> listen(const std::string& address) override;
+  Result<Listener> listen(const std::string& address, Watch watch) override;
   Result<Stream> connect(const std::string& address) override;
   Task<Result<Stream>> dial(std::string address, Nanoseconds timeout) override;
   Status make_directories(const std::string& path) override;

@@ -115,7 +115,7 @@ TEST_F(MeshScenario, a_peer_that_did_not_greet_is_dialed_again) {
   Process one(world_, 1);
   ASSERT_TRUE(one.mesh.listen("node1"));
   auto silent = std::make_unique<io::SimReactor>(world_, 2);
-  auto listener = silent->listen("node2");
+  auto listener = silent->listen("node2", io::Watch::kClosely);
   ASSERT_TRUE(listener);
   io::Stream stream;
   silent->start(take_one(&*listener, &stream, silent.get()));

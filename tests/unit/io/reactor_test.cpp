@@ -1,4 +1,7 @@
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -77,7 +80,7 @@ Task<void> echo(Reactor* reactor, Listener* listener) {
 
 Task<void> talks(Reactor& reactor) {
   const std::string address = "unix:/tmp/cvol-reactor-test-" + std::to_string(getpid());
-  Result<Listener> listener = reactor.listen(address);
+  Result<Listener> listener = reactor.listen(address, Watch::kPatiently);
   EXPECT_TRUE(listener) << listener.message();
   Scope scope;
   scope.spawn(echo(&reactor, &*listener));
@@ -103,6 +106,34 @@ Task<void> talks(Reactor& reactor) {
 
 TEST(Reactor, streams_carry_bytes_both_ways) {
   on_both(talks);
+}
+
+// An option of the socket of a connection that was accepted.
+int accepted_option(Watch watch, int level, int name) {
+  auto reactor = UringReactor::make({});
+  EXPECT_TRUE(reactor) << reactor.message();
+  auto listener = (*reactor)->listen("tcp:127.0.0.1:0", watch);
+  EXPECT_TRUE(listener) << listener.message();
+  sockaddr_in address{};
+  socklen_t length = sizeof address;
+  getsockname(listener->handle(), reinterpret_cast<sockaddr*>(&address), &length);
+  auto dialed = (*reactor)->connect("tcp:127.0.0.1:" + std::to_string(ntohs(address.sin_port)));
+  EXPECT_TRUE(dialed) << dialed.message();
+  Stream accepted(reactor->get(), accept(listener->handle(), nullptr, nullptr));
+  int value = -1;
+  length = sizeof value;
+  EXPECT_EQ(getsockopt(accepted.handle(), level, name, &value, &length), 0);
+  return value;
+}
+
+// The end that was dialed says nothing of its own accord, and would wait for ever.
+TEST(Reactor, the_other_end_of_an_accepted_connection_is_watched_too) {
+  EXPECT_EQ(accepted_option(Watch::kClosely, SOL_SOCKET, SO_KEEPALIVE), 1);
+  EXPECT_EQ(accepted_option(Watch::kClosely, IPPROTO_TCP, TCP_KEEPIDLE), 2);
+  EXPECT_EQ(accepted_option(Watch::kClosely, IPPROTO_TCP, TCP_USER_TIMEOUT), 3000);
+  EXPECT_EQ(accepted_option(Watch::kPatiently, SOL_SOCKET, SO_KEEPALIVE), 1);
+  EXPECT_EQ(accepted_option(Watch::kPatiently, IPPROTO_TCP, TCP_KEEPIDLE), 30);
+  EXPECT_EQ(accepted_option(Watch::kPatiently, IPPROTO_TCP, TCP_USER_TIMEOUT), 0);
 }
 
 Task<void> uses_files(Reactor& reactor) {

@@ -376,7 +376,7 @@ Result<File> SimReactor::open(const std::string& path, const OpenOptions& option
               options.cached ? Access::kCached : Access::kQueued);
 }
 
-Result<Listener> SimReactor::listen(const std::string& address) {
+Result<Listener> SimReactor::listen(const std::string& address, Watch) {
   auto state = std::make_shared<SimWorld::ListenerState>();
   state->node = this;
   if (!world_->listeners.emplace(address, state).second)
