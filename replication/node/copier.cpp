@@ -263,6 +263,7 @@ Task<bool> Copier::ask_target(wire::FrameType type, BlockRange range, wire::Dige
   request.join = join_;
   request.range = range;
   ReplicaHost::Call question;
+  question.until = host_.now() + host_.disk_patience();
   const bool asked =
       co_await host_.call(question, target_, type, wire::encode_copy_request(request));
   if (!asked || stopping_ || host_.closing_) co_return false;
@@ -403,6 +404,7 @@ Task<bool> Copier::send_run(BlockRange run, Action action, const std::byte* data
       if (slept < 0 || stopping_ || host_.closing_) co_return false;
     }
     ReplicaHost::Call question;
+    question.until = host_.now() + host_.disk_patience();
     const bool got = co_await host_.call(question, target_, wire::FrameType::kCopy,
                                          wire::encode_copy_request(request), payload);
     if (!got) co_return false;

@@ -13,6 +13,12 @@ namespace {
 
 constexpr io::Nanoseconds kTryAgain = 5 * io::kMillisecond;
 constexpr io::Nanoseconds kLongestWait = 50 * io::kMillisecond;
+constexpr io::Nanoseconds kVerifyPatience = 60 * io::kSecond;  // of a part: 64 MiB of each replica
+
+Status status_of(const ClientResult& result) {
+  if (result.outcome == Outcome::kDone) return Status::ok();
+  return Status(Code::kUnavailable, "no primary of the volume answers");
+}
 
 }  // namespace
 
@@ -51,7 +57,7 @@ void Gateway::set_record(const Record& record) {
   if (record.session.generation > parts_.session_generation) fence();
   if (moved && open_ && primary_ != record.primary) {
     lose_primary();
-  } else if (moved && opening_) {
+  } else if (moved && !open_) {
     // Whoever is asked now may never become the primary, and not answer.
     const Member* member = record.find_member(record.primary);
     const auto there =
@@ -230,6 +236,7 @@ Task<ClientResult> Gateway::ask_remote(Request& request, const Endpoint& to) {
   call.extents = &request.extents;
   const uint64_t number = next_number_++;
   calls_[number] = &call;
+  request.call = &call;
   wire::FrameHeader header;
   header.type = static_cast<uint8_t>(request.type);
   header.volume = wire::tag_of(parts_.volume);
@@ -241,6 +248,7 @@ Task<ClientResult> Gateway::ask_remote(Request& request, const Endpoint& to) {
   parts_.exchange->send(to, header, wire::encode_request(request.body), request.data);
   co_await CallDone{call};
   calls_.erase(number);
+  request.call = nullptr;
   co_return call.result;
 }
 
@@ -405,52 +413,54 @@ Task<Result<std::vector<Extent>>> Gateway::block_status(uint64_t offset, uint64_
 
 // --- the primary itself ---
 
-Task<Status> Gateway::ask_primary(Request& request, io::Nanoseconds patience) {
+// Whoever is paused, or was cut off without this end being told, does not answer.
+Task<void> Gateway::end_in_time(Request& request, io::Nanoseconds patience, io::CancelToken& over) {
+  const int64_t slept = co_await reactor().sleep(patience, &over);
+  if (slept == 0 && request.call != nullptr)
+    end_call(*request.call, {Outcome::kNotPrimary, {}, 0, 0});
+}
+
+Task<ClientResult> Gateway::ask_primary(Request& request, io::Nanoseconds patience) {
   const io::Nanoseconds until = reactor().now() + patience;
   ++under_way_;
-  Status status(Code::kUnavailable, "no primary of the volume answers");
+  io::CancelToken over;
+  io::Scope timer;
+  timer.spawn(end_in_time(request, patience, over));
+  ClientResult result;
+  result.outcome = Outcome::kNotPrimary;
   while (!closing_ && reactor().now() < until) {
-    const ClientResult result = co_await ask(request, parts_.record.primary);
-    if (result.outcome == Outcome::kDone) {
-      status = Status::ok();
-      break;
-    }
+    result = co_await ask(request, parts_.record.primary);
+    if (result.outcome == Outcome::kDone || closing_) break;
     const int64_t slept = co_await reactor().sleep(2 * kTryAgain, &cancel_);
     if (slept < 0) break;
   }
+  over.cancel();
+  co_await timer.join();
   if (--under_way_ == 0) ended_.wake_all();
-  co_return status;
+  co_return result;
 }
 
 Task<Status> Gateway::confirm(Epoch epoch, io::Nanoseconds patience) {
   Request request;
   request.type = wire::FrameType::kConfirm;
   request.body.offset = epoch.value;
-  co_return co_await ask_primary(request, patience);
+  const ClientResult result = co_await ask_primary(request, patience);
+  co_return status_of(result);
 }
 
 Task<ClientResult> Gateway::verify(uint64_t offset) {
   Request request;
   request.type = wire::FrameType::kVerify;
   request.body.offset = offset;
-  ++under_way_;
-  const io::Nanoseconds until = reactor().now() + 30 * io::kSecond;
-  ClientResult result;
-  while (true) {
-    result = co_await ask(request, parts_.record.primary);
-    if (result.outcome == Outcome::kDone || closing_ || reactor().now() >= until) break;
-    const int64_t slept = co_await reactor().sleep(2 * kTryAgain, &cancel_);
-    if (slept < 0) break;
-  }
-  if (--under_way_ == 0) ended_.wake_all();
-  co_return result;
+  co_return co_await ask_primary(request, kVerifyPatience);
 }
 
 Task<Status> Gateway::move_primary(ReplicaId replica) {
   Request request;
   request.type = wire::FrameType::kMove;
   request.body.to_replica = replica;
-  co_return co_await ask_primary(request, io::kSecond);
+  const ClientResult result = co_await ask_primary(request, io::kSecond);
+  co_return status_of(result);
 }
 
 }  // namespace cvol::replication

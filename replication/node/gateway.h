@@ -53,6 +53,7 @@ class Gateway final : public BlockDevice {
   Task<Result<std::vector<Extent>>> block_status(uint64_t offset, uint64_t length) override;
 
   // Asks the primary, and waits: to run `epoch` with all members; to move to `replica`.
+  // kUnavailable if it has not answered when the patience is over (for a move: 1 s).
   Task<Status> confirm(Epoch epoch, io::Nanoseconds patience);
   Task<Status> move_primary(ReplicaId replica);
   // One part of a comparison of all in-sync replicas (ReplicaHost::verify).
@@ -65,6 +66,7 @@ class Gateway final : public BlockDevice {
   void wake();
 
  private:
+  struct Call;
   struct Request {
     wire::FrameType type = wire::FrameType::kRead;
     wire::Request body;
@@ -72,6 +74,7 @@ class Gateway final : public BlockDevice {
     uint64_t after = 0;  // bytes of a write that come after this piece of it
     std::span<std::byte> into;
     std::vector<Extent> extents;
+    Call* call = nullptr;  // while another node is asked
   };
   struct Call {
     Endpoint to;
@@ -95,7 +98,8 @@ class Gateway final : public BlockDevice {
   Task<ClientResult> ask(Request& request, const ReplicaId& replica);
   Task<ClientResult> ask_local(Request& request, ReplicaHost& host);
   Task<ClientResult> ask_remote(Request& request, const Endpoint& to);
-  Task<Status> ask_primary(Request& request, io::Nanoseconds patience);
+  Task<ClientResult> ask_primary(Request& request, io::Nanoseconds patience);
+  Task<void> end_in_time(Request& request, io::Nanoseconds patience, io::CancelToken& over);
   Task<void> open_loop();
   Task<bool> ready();
   void lose_primary();

@@ -27,6 +27,7 @@ Task<bool> ReplicaHost::list_replica(ReplicaId replica, uint64_t list,
     request.join = list;
     request.range.begin = from;
     Call question;
+    question.until = now() + disk_patience();
     const bool got = co_await call(question, replica, wire::FrameType::kList,
                                    wire::encode_copy_request(request));
     if (!got) co_return false;
@@ -83,6 +84,8 @@ Task<Result<std::string>> ReplicaHost::compare(BlockRange range) {
   for (const InSync& peer : in_sync) {
     if (peer.replica == parts_.self) continue;
     Call question;
+    question.until = now() + disk_patience();
+    question.while_in_sync = peer.replica;  // writes to the range wait meanwhile
     const bool got = co_await call(question, peer.replica, wire::FrameType::kDigest, body);
     if (core_->record().find_in_sync(peer.replica) == nullptr) continue;  // it has left
     auto theirs = wire::decode_digested(question.body);

@@ -110,7 +110,9 @@ bool ReplicaHost::rests() const {
 void ReplicaHost::tick(io::Nanoseconds now) {
   core_->tick(now);
   for (const auto& [number, call] : calls_) {
-    if (call->answered || call->lost || now < call->until) continue;
+    const bool left = !call->while_in_sync.is_nil() &&
+                      core_->record().find_in_sync(call->while_in_sync) == nullptr;
+    if (call->answered || call->lost || (now < call->until && !left)) continue;
     call->lost = true;
     if (call->waiter) reactor().schedule(std::exchange(call->waiter, {}));
   }

@@ -182,12 +182,15 @@ class ReplicaHost final : public Driver {
     Endpoint to;
     const FrontEnd* front_end = nullptr;
     Nanoseconds until = INT64_MAX;  // then it counts as lost; looked at by tick()
+    ReplicaId while_in_sync;        // not nil: lost as soon as this one is not in the set
     bool answered = false, lost = false;
     wire::FrameHeader header;
     std::vector<std::byte> body;
     Buffer payload;
     std::coroutine_handle<> waiter;
   };
+  // Of questions whose answer takes a disk's work; longer than a write may take (R4).
+  Nanoseconds disk_patience() const { return 2 * parts_.exchange->options().stuck_write; }
   struct CallDone {
     Call& call;
     bool await_ready() const noexcept { return call.answered || call.lost; }

@@ -174,27 +174,6 @@ TEST_F(NodeScenario, a_copy_that_has_left_mends_what_the_last_one_has_damaged) {
   EXPECT_LT(cluster().world().now() - began, 8 * io::kSecond);
 }
 
-// One is the attached device's; the other one only asks, as a resize or an attach does.
-TEST_F(NodeScenario, two_gateways_of_a_volume_both_hear_their_answers) {
-  ClusterShape shape;
-  shape.nodes = 4;
-  shape.gateway_node = 4;  // the primary is on another node
-  begin(shape);
-  operate(50);
-  Node& node = cluster().gateway_node();
-  auto asking = node.make_gateway(1);
-  ASSERT_TRUE(cluster().run_on(node, work().write_lanes(&cluster().gateway(), 8, 8)));
-  EXPECT_TRUE(work().last());
-  Status confirmed(Code::kInternal, "not answered");
-  ASSERT_TRUE(cluster().run_on(node, confirm(asking.get(), replication::Epoch{1}, &confirmed)));
-  EXPECT_TRUE(confirmed) << confirmed.message();
-  ASSERT_TRUE(cluster().run_on(node, asking->close()));
-  ASSERT_TRUE(cluster().run_on(node, work().write_lanes(&cluster().gateway(), 8, 8)));
-  EXPECT_TRUE(work().last());
-  operate(200);
-  converge();
-}
-
 TEST_F(NodeScenario, damage_on_all_gives_an_error) {
   begin();
   work().shape().damage_allowed = true;
@@ -577,61 +556,6 @@ TEST_F(NodeScenario, another_session_fences_the_one_before) {
   cluster().run_for(io::kSecond);
   EXPECT_EQ(work().running(), 0u);
   operate(200);
-  converge();
-}
-
-// Nothing that this node's replica holds keeps a gateway from ending: neither writes that wait for
-// members, nor reads that wait for leases, nor what waits for those.
-TEST_F(NodeScenario, a_gateway_closes_while_its_requests_wait) {
-  ClusterShape shape;
-  shape.gateway_node = 1;
-  shape.work.unaligned = 50;
-  begin(shape);
-  operate(200);
-  wait_in_sync();
-  Node& node = cluster().node(1);
-  for (int round = 0; round < 3; ++round) {
-    wait([&] { return node.host()->core().is_primary(); }, 60 * io::kSecond, "it is the primary");
-    operate(20);  // the gateway has heard of it
-    cluster().reg().set_available(false);
-    cluster().isolate(node);
-    work().start(node, 12, 400);
-    cluster().run_for(5 * io::kSecond);
-    EXPECT_EQ(work().running(), 12u);
-    EXPECT_GT(node.host()->core().in_flight(), 0u);
-    const io::Nanoseconds began = cluster().world().now();
-    ASSERT_TRUE(cluster().run_on(node, close(node.gateway()), 60 * io::kSecond));
-    EXPECT_LT(cluster().world().now() - began, 100 * io::kMillisecond);
-    wait([&] { return work().running() == 0; }, io::kSecond, "its requests have ended");
-    EXPECT_GT(node.host()->core().in_flight(), 0u);  // their outcome is open
-    if (round % 2 == 0) node.reopen_gateway();
-    cluster().run_for(io::kSecond);
-    cluster().heal();
-    if (round % 2 != 0) node.reopen_gateway();
-    work().go_on(node, 4);
-    wait([&] { return work().done(); }, 60 * io::kSecond, "the operations end");
-    wait_in_sync();
-    ASSERT_TRUE(cluster().run_on(node, move_to(node)));
-    wait_in_sync();
-  }
-  converge();
-}
-
-TEST_F(NodeScenario, a_front_end_that_starts_again_gets_no_answers_of_its_life_before) {
-  ClusterShape shape;
-  shape.nodes = 4;
-  shape.gateway_node = 4;
-  shape.options.stuck_write = 8 * io::kSecond;
-  begin(shape);
-  for (int round = 0; round < 10; ++round) {
-    work().start(cluster().gateway_node(), 8, 400);
-    cluster().run_for((1 + round) * 3 * io::kMillisecond);
-    cluster().crash(cluster().gateway_node());
-    cluster().start(cluster().gateway_node());
-    wait([&] { return cluster().gateway_node().up(); }, 10 * io::kSecond, "it is up");
-    work().go_on(cluster().gateway_node(), 8);
-    wait([&] { return work().done(); }, 60 * io::kSecond, "the operations end");
-  }
   converge();
 }
 
