@@ -39,6 +39,18 @@ class Manage(ClusterTest):
         self.assertEqual(writer.report.connections, 1)
         self.cluster.check_copies(self.name, writer.history, 1)
 
+    def test_the_primary_comes_to_where_the_volume_is_used(self):
+        """Though each attachment begins an epoch, in which a primary forgets what it was asked."""
+        self.cluster.create_volume(self.name, gateways=[4])
+        for turn in range(12):
+            node = turn % 3 + 1
+            handle = stamps.connect(self.cluster.nbd_socket(node), self.name)
+            wait_for(f"the primary on node {node}",
+                     lambda node=node: self.cluster.primary(self.name) == node, 5)
+            handle.pwrite(bytes([turn + 1]) * BLOCK, 0)
+            handle.shutdown()
+        self.cluster.wait_in_sync(self.name)
+
     def test_damage_is_found_and_mended(self):
         """Bits change on the disk of one copy: readers do not notice, `volume verify` tells which
         blocks, and a scrub has them written again from another copy."""

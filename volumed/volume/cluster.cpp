@@ -13,6 +13,7 @@ using namespace std::chrono_literals;
 constexpr std::size_t kProposers = 8;
 constexpr auto kPeriod = 1s;
 constexpr int kMostAttempts = 20;
+constexpr auto kMoveAgain = 100ms;
 
 Task<bool> close_exchange(replication::Exchange* exchange) {
   co_await exchange->close();
@@ -394,14 +395,26 @@ bool Cluster::move_primary_here(const OpenGateway& gateway, const VolumeEntry& e
         [&](const v1::InSyncRecord& e) { return e.replica_id() == member.replica_id(); });
     auto replica = Uuid::parse(member.replica_id());
     if (!in_sync || !replica) return false;
-    const Status asked =
-        gateway.shard->run<Status>([&] { return gateway.gateway->move_primary(*replica); });
-    if (!asked) return false;
-    return wait_for(record.id(), 3s, [&](const std::optional<VolumeEntry>& now) {
-      return !now || now->record.primary() == member.replica_id();
-    });
+    return move_primary(gateway, record.id(), *replica, 3s).is_ok();
   }
   return false;
+}
+
+// A primary that begins another epoch meanwhile, as an attachment makes it do, forgets what it was
+// asked for: it is asked again.
+Status Cluster::move_primary(const OpenGateway& gateway, const std::string& volume_id,
+                             const replication::ReplicaId& to, std::chrono::milliseconds patience) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  const std::string replica = to.to_string();
+  do {
+    CVOL_TRY(gateway.shard->run<Status>([&] { return gateway.gateway->move_primary(to); }));
+    const bool moved =
+        wait_for(volume_id, kMoveAgain, [&](const std::optional<VolumeEntry>& entry) {
+          return !entry || entry->record.primary() == replica;
+        });
+    if (moved) return Status::ok();
+  } while (std::chrono::steady_clock::now() < until);
+  return Status(Code::kUnavailable, "the primary has not moved; try again");
 }
 
 std::vector<std::string> Cluster::problems() {

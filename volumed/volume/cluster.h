@@ -121,6 +121,9 @@ class Cluster {
   Status confirm(const OpenGateway& gateway, uint64_t epoch, std::chrono::milliseconds patience);
   // The primary moves here, if this node has an in-sync replica; false if it has not moved.
   bool move_primary_here(const OpenGateway& gateway, const VolumeEntry& entry);
+  // Waits until the record says so. kUnavailable: it has not moved, or nobody answers.
+  Status move_primary(const OpenGateway& gateway, const std::string& volume_id,
+                      const replication::ReplicaId& to, std::chrono::milliseconds patience);
   std::optional<LocalReplica> local_replica(const std::string& volume_id);
   // The metadata store knows less of the volume than its replicas do (restored from a backup): the
   // record is made anew from what they claim. All nodes of the volume have to be there, unless

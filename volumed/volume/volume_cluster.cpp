@@ -389,15 +389,8 @@ Result<VolumeView> VolumeManager::move_primary(const std::string& name, const st
     if (!replica) return replica.status();
     auto gateway = gateway_of(**hosted);
     if (!gateway) return gateway.status();
-    if (record.primary() != member.replica_id()) {
-      CVOL_TRY(
-          gateway->shard->run<Status>([&] { return gateway->gateway->move_primary(*replica); }));
-      const bool moved =
-          cluster_->wait_for(record.id(), 5s, [&](const std::optional<VolumeEntry>& now) {
-            return !now || now->record.primary() == member.replica_id();
-          });
-      if (!moved) return Status(Code::kUnavailable, "the primary has not moved; try again");
-    }
+    if (record.primary() != member.replica_id())
+      CVOL_TRY(cluster_->move_primary(*gateway, record.id(), *replica, 5s));
     return view_after(**hosted);
   }
   return Status(Code::kNotFound, "volume '" + name + "' has no replica on node " + node);
