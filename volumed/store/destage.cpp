@@ -38,7 +38,8 @@ constexpr io::Nanoseconds kLeastSleep = 200 * io::kMicrosecond;
 constexpr io::Nanoseconds kMostSleep = 5 * io::kMillisecond;  // the journal may fill meanwhile
 constexpr std::size_t kSlice = 64;      // blocks or chunks between which others get their turn
 constexpr std::size_t kSortHere = 512;  // more are sorted on a helper thread
-constexpr int kReadAttempts = 3;
+constexpr int kReadAttempts = 3;        // of a block; more until the round has waited for so long:
+constexpr io::Nanoseconds kReadPatience = 30 * io::kSecond;
 constexpr std::size_t kMostRetired = 16384;  // places that wait to be free: 1 GiB
 
 }  // namespace
@@ -62,7 +63,8 @@ struct Engine::DestageRound {
   Status status;
   uint64_t wrote = 0;
   io::Nanoseconds started = 0;
-  uint64_t moved = 0;  // blocks read and written so far; of twice the live ones
+  uint64_t moved = 0;               // blocks read and written so far; of twice the live ones
+  io::Nanoseconds reads_until = 0;  // since reads fail
 };
 
 bool Engine::destage_wanted() const {
@@ -285,10 +287,11 @@ Task<void> Engine::read_live_run(DestageRound& round, std::size_t first, std::si
     LiveBlock& block = round.live[i];
     block.data = buffer.data() + (block.position - start) * kBlockBytes;
     Status read = Status::ok();
-    if (!whole) read = co_await read_alone(block.position, const_cast<std::byte*>(block.data));
+    if (!whole) read = co_await read_alone(round, block);
     if (read.code() == Code::kCancelled) round.status = read;
     const Replica* replica = find_replica(block.key.replica());
     if (replica == nullptr || !round.status) continue;
+    if (!read && !is_newest(block)) continue;  // nobody asks for it any more
     const uint64_t number = block.key.chunk() * kBlocksPerChunk + block.block;
     if (short_checksum(block_checksum(replica->salt, number, block.data)) == block.checksum)
       continue;
@@ -300,14 +303,23 @@ Task<void> Engine::read_live_run(DestageRound& round, std::size_t first, std::si
   destage_writes_.release();
 }
 
-// A block of a run that could not be read. kIo if it cannot be read at all: it is lost, and what is
-// in its memory then does not pass for it. kCancelled: the next one to open the disk tries again.
-Task<Status> Engine::read_alone(uint32_t position, std::byte* memory) {
+// A block of a run that could not be read. An error may pass, and this may be the only copy: as
+// long as nobody waits for the journal's space it is tried again. kIo if it cannot be read at all:
+// it is lost, and what is in its memory then does not pass for it. kCancelled: the next one to open
+// the disk tries again.
+Task<Status> Engine::read_alone(DestageRound& round, const LiveBlock& block) {
+  std::byte* memory = const_cast<std::byte*>(block.data);
   const iovec iov{memory, kBlockBytes};
-  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
+  if (round.reads_until == 0) round.reads_until = reactor_.now() + kReadPatience;
+  const auto goes_on = [&](int attempt) {
+    if (attempt < kReadAttempts) return true;
+    return reactor_.now() < round.reads_until && is_newest(block) && !journal_->starved() &&
+           !journal_->crowded();
+  };
+  for (int attempt = 0; goes_on(attempt); ++attempt) {
     if (attempt > 0) co_await reactor_.sleep(options_.retry_after, cancel_.get());
     if (closing_) co_return Status(Code::kCancelled, "the disk is being closed");
-    const int64_t got = co_await journal_->readv(&iov, 1, position);
+    const int64_t got = co_await journal_->readv(&iov, 1, block.position);
     if (got == static_cast<int64_t>(kBlockBytes)) co_return Status::ok();
   }
   std::memset(memory, 0, kBlockBytes);

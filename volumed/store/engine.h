@@ -232,7 +232,7 @@ class Engine final : public DiskEngine {
   Task<void> sort_aside(Items& items, Less less);
   Task<Status> read_live(DestageRound& round);
   Task<void> read_live_run(DestageRound& round, std::size_t first, std::size_t count);
-  Task<Status> read_alone(uint32_t position, std::byte* memory);
+  Task<Status> read_alone(DestageRound& round, const LiveBlock& block);
   Task<Status> write_live(DestageRound& round);
   Task<void> write_live_run(DestageRound& round, std::size_t first, std::size_t count);
   void give_places(DestageRound& round);

@@ -522,6 +522,37 @@ TEST_F(ScrubTest, a_close_in_the_middle_of_a_verify_leaves_the_disk_failed) {
   }
 }
 
+// A path to the disk that is gone for a while: the only copy may be there.
+TEST_F(ScrubTest, reads_of_the_journal_that_fail_for_a_while_lose_nothing) {
+  start();
+  ASSERT_TRUE(write(1, 1, 1).is_ok());
+  ASSERT_TRUE(write(40, 1, 2).is_ok());
+  world_.faults.read_error = 1000000;
+  world_.at(world_.now() + 20 * io::kSecond, [this] { world_.faults.read_error = 0; });
+  ASSERT_TRUE(destage().is_ok());
+  EXPECT_EQ(world_.faults.read_error, 0u) << "it did not wait";
+  EXPECT_TRUE(told_.empty());
+  expect_value(1, 1);
+  expect_value(40, 2);
+}
+
+// What is written again meanwhile is not damaged, and not waited for.
+TEST_F(ScrubTest, a_block_of_the_journal_that_cannot_be_read_may_be_written_again) {
+  options_.destage_when_idle = true;
+  start();
+  ASSERT_TRUE(write(1, 1, 1).is_ok());
+  world_.faults.read_error = 1000000;
+  pass_time(5 * io::kSecond);
+  ASSERT_TRUE(write(1, 1, 2).is_ok());
+  const io::Nanoseconds began = world_.now();
+  pass_time(3 * io::kSecond);
+  world_.faults.read_error = 0;
+  ASSERT_TRUE(destage().is_ok());
+  EXPECT_LT(world_.now() - began, 6 * io::kSecond);
+  EXPECT_TRUE(told_.empty());
+  expect_value(1, 2);
+}
+
 TEST_F(ScrubTest, a_journal_that_cannot_be_read_loses_blocks_and_not_the_disk) {
   start();
   ASSERT_TRUE(write(1, 1, 1).is_ok());
