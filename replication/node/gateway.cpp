@@ -13,6 +13,8 @@ namespace {
 
 constexpr io::Nanoseconds kTryAgain = 5 * io::kMillisecond;
 constexpr io::Nanoseconds kLongestWait = 50 * io::kMillisecond;
+constexpr io::Nanoseconds kDrawFor = 3 * io::kSecond;
+constexpr io::Nanoseconds kDrawAgain = 100 * io::kMillisecond;
 constexpr io::Nanoseconds kVerifyPatience = 60 * io::kSecond;  // of a part: 64 MiB of each replica
 
 Status status_of(const ClientResult& result) {
@@ -461,6 +463,25 @@ Task<Status> Gateway::move_primary(ReplicaId replica) {
   request.body.to_replica = replica;
   const ClientResult result = co_await ask_primary(request, io::kSecond);
   co_return status_of(result);
+}
+
+void Gateway::draw_primary(ReplicaId replica) {
+  if (!closing_) scope_.spawn(draw(replica));
+}
+
+// A primary that begins another epoch meanwhile, as an attachment makes it do, forgets what it was
+// asked for: it is asked again.
+Task<void> Gateway::draw(ReplicaId replica) {
+  const io::Nanoseconds until = reactor().now() + kDrawFor;
+  while (!closing_ && !fenced_ && reactor().now() < until) {
+    if (parts_.record.primary == replica) break;
+    if (parts_.record.find_in_sync(replica) != nullptr) {
+      const Status asked = co_await move_primary(replica);
+      static_cast<void>(asked);
+    }
+    const int64_t slept = co_await reactor().sleep(kDrawAgain, &cancel_);
+    if (slept < 0) break;
+  }
 }
 
 }  // namespace cvol::replication

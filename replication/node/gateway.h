@@ -56,6 +56,9 @@ class Gateway final : public BlockDevice {
   // kUnavailable if it has not answered when the patience is over (for a move: 1 s).
   Task<Status> confirm(Epoch epoch, io::Nanoseconds patience);
   Task<Status> move_primary(ReplicaId replica);
+  // The primary is to come to `replica`, which lives here: asks for that in the background, for 3 s
+  // at most, while the replica is in sync. Requests need not wait for it.
+  void draw_primary(ReplicaId replica);
   // One part of a comparison of all in-sync replicas (ReplicaHost::verify).
   Task<ClientResult> verify(uint64_t offset);
 
@@ -100,6 +103,7 @@ class Gateway final : public BlockDevice {
   Task<ClientResult> ask_remote(Request& request, const Endpoint& to);
   Task<ClientResult> ask_primary(Request& request, io::Nanoseconds patience);
   Task<void> end_in_time(Request& request, io::Nanoseconds patience, io::CancelToken& over);
+  Task<void> draw(ReplicaId replica);
   Task<void> open_loop();
   Task<bool> ready();
   void lose_primary();

@@ -385,23 +385,15 @@ Status Cluster::confirm(const OpenGateway& gateway, uint64_t epoch,
   });
 }
 
-bool Cluster::move_primary_here(const OpenGateway& gateway, const VolumeEntry& entry) {
-  const v1::VolumeRecord& record = entry.record;
-  for (const v1::MemberRecord& member : record.members()) {
-    if (member.node_id() != options_.node_id) continue;
-    if (member.replica_id() == record.primary()) return true;
-    const bool in_sync = std::any_of(
-        record.in_sync().begin(), record.in_sync().end(),
-        [&](const v1::InSyncRecord& e) { return e.replica_id() == member.replica_id(); });
+void Cluster::draw_primary(const OpenGateway& gateway, const VolumeEntry& entry) {
+  for (const v1::MemberRecord& member : entry.record.members()) {
     auto replica = Uuid::parse(member.replica_id());
-    if (!in_sync || !replica) return false;
-    return move_primary(gateway, record.id(), *replica, 3s).is_ok();
+    if (member.node_id() != options_.node_id || !replica) continue;
+    gateway.shard->invoke([&] { gateway.gateway->draw_primary(*replica); });
   }
-  return false;
 }
 
-// A primary that begins another epoch meanwhile, as an attachment makes it do, forgets what it was
-// asked for: it is asked again.
+// Asked again, as Gateway::draw_primary() does.
 Status Cluster::move_primary(const OpenGateway& gateway, const std::string& volume_id,
                              const replication::ReplicaId& to, std::chrono::milliseconds patience) {
   const auto until = std::chrono::steady_clock::now() + patience;

@@ -119,8 +119,8 @@ class Cluster {
                                    std::shared_ptr<VolumeMetrics> metrics);
   // R12: the attachment is complete when the primary runs this epoch with all members.
   Status confirm(const OpenGateway& gateway, uint64_t epoch, std::chrono::milliseconds patience);
-  // The primary moves here, if this node has an in-sync replica; false if it has not moved.
-  bool move_primary_here(const OpenGateway& gateway, const VolumeEntry& entry);
+  // The primary moves here soon, if this node has an in-sync replica, or has one within 3 s.
+  void draw_primary(const OpenGateway& gateway, const VolumeEntry& entry);
   // Waits until the record says so. kUnavailable: it has not moved, or nobody answers.
   Status move_primary(const OpenGateway& gateway, const std::string& volume_id,
                       const replication::ReplicaId& to, std::chrono::milliseconds patience);

@@ -356,7 +356,7 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::make_gateway_export(Hosted& 
     hosted.gateway = open->gateway;
     hosted.gateway_shard = open->shard;
   }
-  cluster_->move_primary_here(*open, entry);
+  cluster_->draw_primary(*open, entry);
   auto made = std::make_unique<nbd::Export>();
   made->name = hosted.name;
   made->device = open->gateway;

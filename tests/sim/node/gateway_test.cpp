@@ -120,6 +120,31 @@ TEST_F(NodeScenario, a_move_of_a_silent_primary_is_given_up) {
   }
 }
 
+// An attachment begins an epoch, in which the primary forgets what it was asked for before.
+TEST_F(NodeScenario, an_attachment_draws_the_primary_through_its_epoch) {
+  begin();
+  operate(50);
+  wait_in_sync();
+  for (uint32_t turn = 1; turn <= 6; ++turn) {
+    Node& next = cluster().node(turn % 3 + 1);
+    work().start(cluster().gateway_node(), 4, 100);
+    cluster().run_for(5 * io::kMillisecond);
+    cluster().reg().change([&](replication::Record& record) {
+      record.epoch = record.epoch.next();
+      record.session.node = next.parts().node;
+      ++record.session.generation;
+    });
+    cluster().attach(next);
+    next.gateway()->draw_primary(next.parts().replica);
+    wait([&] { return &cluster().primary() == &next && cluster().serving(); }, 2 * io::kSecond,
+         "the primary has come");
+    work().lanes().history().end_sessions(turn);
+    wait([&] { return work().running() == 0; }, 10 * io::kSecond, "the old session has ended");
+    operate(50);
+  }
+  converge();
+}
+
 // Whoever is asked for a part of a comparison leaves the set when it is silent; what is written to
 // that part meanwhile waits no longer than for that.
 TEST_F(NodeScenario, a_comparison_with_a_silent_member_keeps_no_write_waiting) {
