@@ -445,7 +445,6 @@ void ReplicaHost::copy(OpId op, BlockRange range) {
   }
   if (copier == nullptr) {  // of hold_range()
     work->held = true;
-    changed_.wake_all();
     return;
   }
   work->copier = copier;

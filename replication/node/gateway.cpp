@@ -13,7 +13,13 @@ namespace {
 
 constexpr io::Nanoseconds kTryAgain = 5 * io::kMillisecond;
 constexpr io::Nanoseconds kLongestWait = 50 * io::kMillisecond;
-constexpr io::Nanoseconds kDrawFor = 3 * io::kSecond;
+// Of one replica that is asked whether it is the primary; twice as long when all were asked in
+// vain.
+constexpr io::Nanoseconds kOpenWithin = io::kSecond;
+constexpr io::Nanoseconds kMostOpenWithin = 8 * io::kSecond;
+// A request that waits so long lets the primary's process be asked whether it is there.
+constexpr io::Nanoseconds kLate = io::kSecond;
+constexpr io::Nanoseconds kSilent = 2 * io::kSecond;
 constexpr io::Nanoseconds kDrawAgain = 100 * io::kMillisecond;
 constexpr io::Nanoseconds kVerifyPatience = 60 * io::kSecond;  // of a part: 64 MiB of each replica
 
@@ -137,6 +143,7 @@ Task<bool> Gateway::ready() {
 // Asks one replica after the other, the recorded primary first, until one opens the connection.
 Task<void> Gateway::open_loop() {
   io::Nanoseconds wait = kTryAgain;
+  io::Nanoseconds patience = kOpenWithin;
   candidate_ = 0;
   while (!open_ && !closing_ && !fenced_) {
     std::vector<ReplicaId> order{parts_.record.primary};
@@ -149,7 +156,7 @@ Task<void> Gateway::open_loop() {
       request.body.session = parts_.session_generation;
       request.body.connection = ++connection_;
       const uint64_t connection = connection_;
-      const ClientResult result = co_await ask(request, replica);
+      const ClientResult result = co_await ask_within(request, replica, patience);
       if (closing_ || fenced_) break;
       if (result.outcome == Outcome::kDone && connection == connection_) {
         primary_ = replica;
@@ -163,6 +170,7 @@ Task<void> Gateway::open_loop() {
     const int64_t slept = co_await reactor().sleep(wait, &cancel_);
     if (slept < 0) break;
     wait = std::min(wait * 2, kLongestWait);
+    patience = std::min(patience * 2, kMostOpenWithin);
   }
   opening_ = false;
   opened_.wake_all();
@@ -221,7 +229,7 @@ Task<ClientResult> Gateway::ask_local(Request& request, ReplicaHost& host) {
       co_return ClientResult{confirmed ? Outcome::kDone : Outcome::kNotPrimary, {}, 0, 0};
     }
     case wire::FrameType::kVerify:
-      co_return co_await host.verify(body.offset);
+      co_return co_await host.verify(body.offset, &front_end_);
     case wire::FrameType::kMove:
       co_return ClientResult{
           host.hand_over(body.to_replica) ? Outcome::kDone : Outcome::kNotPrimary, {}, 0, 0};
@@ -237,8 +245,13 @@ Task<ClientResult> Gateway::ask_remote(Request& request, const Endpoint& to) {
   call.into = request.into;
   call.extents = &request.extents;
   const uint64_t number = next_number_++;
+  call.asked = reactor().now();
   calls_[number] = &call;
   request.call = &call;
+  if (open_ && !watching_) {
+    watching_ = true;
+    scope_.spawn(watch_primary());
+  }
   wire::FrameHeader header;
   header.type = static_cast<uint8_t>(request.type);
   header.volume = wire::tag_of(parts_.volume);
@@ -252,6 +265,53 @@ Task<ClientResult> Gateway::ask_remote(Request& request, const Endpoint& to) {
   calls_.erase(number);
   request.call = nullptr;
   co_return call.result;
+}
+
+// Whoever is paused, or was cut off without this end being told, does not answer.
+Task<void> Gateway::end_in_time(Request& request, io::Nanoseconds patience, io::CancelToken& over) {
+  const int64_t slept = co_await reactor().sleep(patience, &over);
+  if (slept == 0 && request.call != nullptr)
+    end_call(*request.call, {Outcome::kNotPrimary, {}, 0, 0});
+}
+
+Task<ClientResult> Gateway::ask_within(Request& request, const ReplicaId& replica,
+                                       io::Nanoseconds patience) {
+  io::CancelToken over;
+  io::Scope timer;
+  timer.spawn(end_in_time(request, patience, over));
+  const ClientResult result = co_await ask(request, replica);
+  over.cancel();
+  co_await timer.join();
+  co_return result;
+}
+
+// Runs while a primary elsewhere is asked. One that is silent keeps its connection for as long as
+// it is paused, and the record that names the next one may not come: the way to the store may be
+// cut.
+Task<void> Gateway::watch_primary() {
+  bool used = true;
+  while (used) {
+    const int64_t slept = co_await reactor().sleep(kLate, &cancel_);
+    if (slept < 0 || closing_ || fenced_) break;
+    used = !calls_.empty();
+    if (!open_) continue;  // whoever is asked then has his time
+    uint64_t late = 0;
+    Endpoint to;
+    for (const auto& [number, call] : calls_) {
+      if (reactor().now() - call->asked < kLate) continue;
+      late = number;
+      to = call->to;
+      break;
+    }
+    if (late == 0) continue;
+    const bool answers = co_await parts_.exchange->ping(to, kSilent);
+    if (closing_ || fenced_) break;
+    if (answers || !open_ || !waits_for_answer(to, late)) continue;
+    log::warning("replication", "the primary is silent; others are asked",
+                 {{"volume", parts_.volume.to_string()}});
+    lose_primary();
+  }
+  watching_ = false;
 }
 
 bool Gateway::waits_for_answer(const Endpoint& from, uint64_t number) const {
@@ -415,29 +475,17 @@ Task<Result<std::vector<Extent>>> Gateway::block_status(uint64_t offset, uint64_
 
 // --- the primary itself ---
 
-// Whoever is paused, or was cut off without this end being told, does not answer.
-Task<void> Gateway::end_in_time(Request& request, io::Nanoseconds patience, io::CancelToken& over) {
-  const int64_t slept = co_await reactor().sleep(patience, &over);
-  if (slept == 0 && request.call != nullptr)
-    end_call(*request.call, {Outcome::kNotPrimary, {}, 0, 0});
-}
-
 Task<ClientResult> Gateway::ask_primary(Request& request, io::Nanoseconds patience) {
   const io::Nanoseconds until = reactor().now() + patience;
   ++under_way_;
-  io::CancelToken over;
-  io::Scope timer;
-  timer.spawn(end_in_time(request, patience, over));
   ClientResult result;
   result.outcome = Outcome::kNotPrimary;
   while (!closing_ && reactor().now() < until) {
-    result = co_await ask(request, parts_.record.primary);
+    result = co_await ask_within(request, parts_.record.primary, until - reactor().now());
     if (result.outcome == Outcome::kDone || closing_) break;
     const int64_t slept = co_await reactor().sleep(2 * kTryAgain, &cancel_);
     if (slept < 0) break;
   }
-  over.cancel();
-  co_await timer.join();
   if (--under_way_ == 0) ended_.wake_all();
   co_return result;
 }
@@ -465,19 +513,23 @@ Task<Status> Gateway::move_primary(ReplicaId replica) {
   co_return status_of(result);
 }
 
-void Gateway::draw_primary(ReplicaId replica) {
-  if (!closing_) scope_.spawn(draw(replica));
+void Gateway::draw_primary(ReplicaId replica, io::Nanoseconds patience) {
+  if (!closing_) scope_.spawn(draw(replica, patience));
 }
 
 // A primary that begins another epoch meanwhile, as an attachment makes it do, forgets what it was
-// asked for: it is asked again.
-Task<void> Gateway::draw(ReplicaId replica) {
-  const io::Nanoseconds until = reactor().now() + kDrawFor;
+// asked for: it is asked again, but not after it has had the time to take a move back that failed.
+Task<void> Gateway::draw(ReplicaId replica, io::Nanoseconds patience) {
+  io::Nanoseconds until = reactor().now() + patience;
+  bool begun = false;
   while (!closing_ && !fenced_ && reactor().now() < until) {
     if (parts_.record.primary == replica) break;
     if (parts_.record.find_in_sync(replica) != nullptr) {
       const Status asked = co_await move_primary(replica);
-      static_cast<void>(asked);
+      if (asked && !begun) {
+        begun = true;
+        until = std::min(until, reactor().now() + parts_.exchange->options().hand_over);
+      }
     }
     const int64_t slept = co_await reactor().sleep(kDrawAgain, &cancel_);
     if (slept < 0) break;

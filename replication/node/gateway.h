@@ -4,7 +4,8 @@
 // Threading: the shard's thread, except size(). Ownership: the exchange outlives it; close() first.
 // Errors: only what the request itself brings (kNoSpace, kDamaged, kInvalidArgument), or kCancelled
 // when the gateway is closed, or kPermission when another session has the volume now. Everything
-// else is a pause.
+// else is a pause: requests wait for as long as it takes, but for no node that is silent while
+// another one serves.
 #pragma once
 
 #include <atomic>
@@ -56,9 +57,9 @@ class Gateway final : public BlockDevice {
   // kUnavailable if it has not answered when the patience is over (for a move: 1 s).
   Task<Status> confirm(Epoch epoch, io::Nanoseconds patience);
   Task<Status> move_primary(ReplicaId replica);
-  // The primary is to come to `replica`, which lives here: asks for that in the background, for 3 s
-  // at most, while the replica is in sync. Requests need not wait for it.
-  void draw_primary(ReplicaId replica);
+  // The primary is to come to `replica`: asks for that in the background until it has, or the
+  // patience is over, while the replica is in sync. Requests need not wait for it.
+  void draw_primary(ReplicaId replica, io::Nanoseconds patience);
   // One part of a comparison of all in-sync replicas (ReplicaHost::verify).
   Task<ClientResult> verify(uint64_t offset);
 
@@ -81,6 +82,7 @@ class Gateway final : public BlockDevice {
   };
   struct Call {
     Endpoint to;
+    io::Nanoseconds asked = 0;
     bool ended = false;
     ClientResult result;
     std::span<std::byte> into;
@@ -102,9 +104,12 @@ class Gateway final : public BlockDevice {
   Task<ClientResult> ask_local(Request& request, ReplicaHost& host);
   Task<ClientResult> ask_remote(Request& request, const Endpoint& to);
   Task<ClientResult> ask_primary(Request& request, io::Nanoseconds patience);
+  Task<ClientResult> ask_within(Request& request, const ReplicaId& replica,
+                                io::Nanoseconds patience);
   Task<void> end_in_time(Request& request, io::Nanoseconds patience, io::CancelToken& over);
-  Task<void> draw(ReplicaId replica);
+  Task<void> draw(ReplicaId replica, io::Nanoseconds patience);
   Task<void> open_loop();
+  Task<void> watch_primary();
   Task<bool> ready();
   void lose_primary();
   void end_call(Call& call, const ClientResult& result);
@@ -116,6 +121,7 @@ class Gateway final : public BlockDevice {
   uint64_t connection_ = 0;
   bool open_ = false;
   bool opening_ = false;
+  bool watching_ = false;
   bool closing_ = false;
   bool fenced_ = false;
   ReplicaId primary_;  // where the connection is open

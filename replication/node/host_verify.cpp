@@ -14,6 +14,9 @@ namespace {
 constexpr uint64_t kPieceBlocks = 256;      // compared at one moment
 constexpr uint64_t kPartBytes = 64 * kMiB;  // of one call
 constexpr std::size_t kMostText = 2000;     // about what differs, of one call
+// One call ends after so long, and a piece is waited for so long: whoever asks has his own bound.
+constexpr io::Nanoseconds kPartTime = 10 * io::kSecond;
+constexpr io::Nanoseconds kHoldTurn = 2 * io::kMillisecond;
 
 }  // namespace
 
@@ -42,8 +45,10 @@ Task<bool> ReplicaHost::list_replica(ReplicaId replica, uint64_t list,
   co_return true;
 }
 
-// Returns when nothing writes to the range any more; 0 if this is not the primary.
-Task<OpId> ReplicaHost::hold_range(BlockRange range) {
+// Returns when nothing writes to the range any more; 0 if this is not the primary, or the writes
+// that are under way there do not end in time.
+Task<OpId> ReplicaHost::hold_range(BlockRange range, const FrontEnd* front_end) {
+  const io::Nanoseconds until = now() + kPartTime;
   const OpId op = core_->hold(now(), range);
   if (op == 0) co_return 0;
   Work* work = find_work(op);
@@ -54,9 +59,13 @@ Task<OpId> ReplicaHost::hold_range(BlockRange range) {
     works_[op] = work;
   }
   ++work->pending;
-  while (!work->held && !work->finished && !closing_) co_await changed_.wait();
+  while (!work->held && !work->finished && !closing_ && !is_gone(front_end) && now() < until) {
+    const int64_t slept = co_await reactor().sleep(kHoldTurn);
+    if (slept < 0) break;
+  }
   const bool held = work->held && !work->finished;
   release(work);
+  if (!held) let_go(op);
   co_return held ? op : 0;
 }
 
@@ -70,7 +79,7 @@ void ReplicaHost::let_go(OpId op) {
 
 // What differs in the range, for people; empty if nothing does. kUnavailable: a replica that counts
 // did not answer.
-Task<Result<std::string>> ReplicaHost::compare(BlockRange range) {
+Task<Result<std::string>> ReplicaHost::compare(BlockRange range, const FrontEnd* front_end) {
   const uint64_t bytes = range.blocks() * kBlockBytes;
   Buffer buffer = co_await take(bytes);
   const Status read = co_await read_blocks(range, buffer.first(bytes));
@@ -85,6 +94,7 @@ Task<Result<std::string>> ReplicaHost::compare(BlockRange range) {
     if (peer.replica == parts_.self) continue;
     Call question;
     question.until = now() + disk_patience();
+    question.front_end = front_end;
     question.while_in_sync = peer.replica;  // writes to the range wait meanwhile
     const bool got = co_await call(question, peer.replica, wire::FrameType::kDigest, body);
     if (core_->record().find_in_sync(peer.replica) == nullptr) continue;  // it has left
@@ -102,37 +112,49 @@ Task<Result<std::string>> ReplicaHost::compare(BlockRange range) {
   co_return text;
 }
 
-Task<ClientResult> ReplicaHost::verify(uint64_t offset) {
+// The chunks that any replica of the set has, now or at the last such listing in this epoch.
+Task<Status> ReplicaHost::list_chunks() {
+  const Epoch epoch = core_->epoch();
+  std::map<uint64_t, uint64_t> chunks;
+  auto ours = co_await parts_.engine->changed_chunks(parts_.number, 0);
+  if (!ours) co_return ours.status();
+  for (const store::ChunkVersion& chunk : *ours) chunks[chunk.chunk] = chunk.version;
+  const std::vector<InSync> in_sync = core_->record().in_sync;
+  for (const InSync& peer : in_sync) {
+    if (peer.replica == parts_.self) continue;
+    const bool listed = co_await list_replica(peer.replica, next_call_, chunks);
+    if (!listed && core_->record().find_in_sync(peer.replica) != nullptr)
+      co_return Status(Code::kUnavailable, "a replica does not answer");
+  }
+  verified_chunks_ = std::move(chunks);
+  verified_epoch_ = epoch;
+  co_return Status::ok();
+}
+
+Task<ClientResult> ReplicaHost::verify(uint64_t offset, const FrontEnd* front_end) {
   ClientResult result;
   result.next = UINT64_MAX;
   if (closing_ || core_->role() != Role::kActive) {
     result.outcome = Outcome::kNotPrimary;
     co_return result;
   }
-  if (offset == 0) {
-    verified_chunks_.clear();
-    auto ours = co_await parts_.engine->changed_chunks(parts_.number, 0);
-    if (!ours) {
-      result.outcome = Outcome::kFailed;
-      result.status = ours.status();
+  // The parts before may have been another primary's, or of another set.
+  if (offset == 0 || verified_epoch_ != core_->epoch()) {
+    const Status listed = co_await list_chunks();
+    if (!listed) {
+      const bool again = listed.code() == Code::kUnavailable;
+      result.outcome = again ? Outcome::kNotPrimary : Outcome::kFailed;
+      result.status = again ? Status::ok() : listed;
       co_return result;
     }
-    for (const store::ChunkVersion& chunk : *ours) verified_chunks_[chunk.chunk] = chunk.version;
-    const std::vector<InSync> in_sync = core_->record().in_sync;
-    for (const InSync& peer : in_sync) {
-      if (peer.replica == parts_.self) continue;
-      const bool listed = co_await list_replica(peer.replica, next_call_, verified_chunks_);
-      if (!listed && core_->record().find_in_sync(peer.replica) != nullptr) {
-        result.outcome = Outcome::kNotPrimary;  // it is asked again soon
-        co_return result;
-      }
-    }
   }
+  const io::Nanoseconds until = now() + kPartTime;
   uint64_t looked = 0;
   std::string text;
   const uint64_t end = size_bytes() / kBlockBytes;
   auto at = verified_chunks_.lower_bound(offset / kChunkBytes);
-  while (at != verified_chunks_.end() && looked < kPartBytes && text.size() < kMostText) {
+  while (at != verified_chunks_.end() && looked < kPartBytes && text.size() < kMostText &&
+         now() < until) {
     BlockRange piece{at->first * kBlocksPerChunk, at->first * kBlocksPerChunk};
     while (at != verified_chunks_.end() && at->first * kBlocksPerChunk == piece.end &&
            piece.blocks() < kPieceBlocks) {
@@ -145,12 +167,12 @@ Task<ClientResult> ReplicaHost::verify(uint64_t offset) {
       at = verified_chunks_.end();
       break;
     }
-    const OpId held = co_await hold_range(piece);
+    const OpId held = co_await hold_range(piece, front_end);
     if (held == 0) {
       result.outcome = Outcome::kNotPrimary;
       co_return result;
     }
-    auto differs = co_await compare(piece);
+    auto differs = co_await compare(piece, front_end);
     let_go(held);
     if (!differs) {
       result.outcome = Outcome::kNotPrimary;

@@ -109,7 +109,7 @@ class ReplicaHost final : public Driver {
 
   // Compares the checksums of all in-sync replicas for a part of the volume from `offset` (bytes)
   // on. kDone with a status of kDamaged says which blocks differ, and where.
-  Task<ClientResult> verify(uint64_t offset);
+  Task<ClientResult> verify(uint64_t offset, const FrontEnd* front_end = nullptr);
   // The block is damaged here: it is written again, by whoever has it good.
   void mend(uint64_t block);
 
@@ -251,10 +251,11 @@ class ReplicaHost final : public Driver {
   Task<Fetched> seek_outside(BlockRange block, std::span<std::byte> into, const FrontEnd* front_end,
                              Nanoseconds until);
   Task<void> tail_task(Seq after, uint64_t ticket);
-  Task<OpId> hold_range(BlockRange range);
+  Task<OpId> hold_range(BlockRange range, const FrontEnd* front_end);
   void let_go(OpId op);
   Task<bool> list_replica(ReplicaId replica, uint64_t list, std::map<uint64_t, uint64_t>& chunks);
-  Task<Result<std::string>> compare(BlockRange range);
+  Task<Status> list_chunks();
+  Task<Result<std::string>> compare(BlockRange range, const FrontEnd* front_end);
   Task<void> mend_task(uint64_t block);
   Task<bool> call(Call& call, const ReplicaId& to, wire::FrameType type,
                   std::span<const std::byte> body, std::span<const std::byte> payload = {});
@@ -303,6 +304,7 @@ class ReplicaHost final : public Driver {
   std::vector<ResyncProgress> resyncs_;
   uint64_t resync_sent_ = 0;
   std::map<uint64_t, uint64_t> verified_chunks_;  // of a verify that goes on
+  Epoch verified_epoch_;                          // in which they were listed
   std::vector<store::ChunkVersion> listed_;       // for a source that asks page by page
   uint64_t listed_join_ = 0;
   io::Scope scope_;

@@ -13,7 +13,7 @@ using namespace std::chrono_literals;
 constexpr std::size_t kProposers = 8;
 constexpr auto kPeriod = 1s;
 constexpr int kMostAttempts = 20;
-constexpr auto kMoveAgain = 100ms;
+constexpr io::Nanoseconds kDrawFor = 3 * io::kSecond;
 
 Task<bool> close_exchange(replication::Exchange* exchange) {
   co_await exchange->close();
@@ -389,23 +389,19 @@ void Cluster::draw_primary(const OpenGateway& gateway, const VolumeEntry& entry)
   for (const v1::MemberRecord& member : entry.record.members()) {
     auto replica = Uuid::parse(member.replica_id());
     if (member.node_id() != options_.node_id || !replica) continue;
-    gateway.shard->invoke([&] { gateway.gateway->draw_primary(*replica); });
+    gateway.shard->invoke([&] { gateway.gateway->draw_primary(*replica, kDrawFor); });
   }
 }
 
-// Asked again, as Gateway::draw_primary() does.
 Status Cluster::move_primary(const OpenGateway& gateway, const std::string& volume_id,
                              const replication::ReplicaId& to, std::chrono::milliseconds patience) {
-  const auto until = std::chrono::steady_clock::now() + patience;
   const std::string replica = to.to_string();
-  do {
-    CVOL_TRY(gateway.shard->run<Status>([&] { return gateway.gateway->move_primary(to); }));
-    const bool moved =
-        wait_for(volume_id, kMoveAgain, [&](const std::optional<VolumeEntry>& entry) {
-          return !entry || entry->record.primary() == replica;
-        });
-    if (moved) return Status::ok();
-  } while (std::chrono::steady_clock::now() < until);
+  gateway.shard->invoke(
+      [&] { gateway.gateway->draw_primary(to, patience.count() * io::kMillisecond); });
+  const bool moved = wait_for(volume_id, patience, [&](const std::optional<VolumeEntry>& entry) {
+    return !entry || entry->record.primary() == replica;
+  });
+  if (moved) return Status::ok();
   return Status(Code::kUnavailable, "the primary has not moved; try again");
 }
 

@@ -135,7 +135,7 @@ TEST_F(NodeScenario, an_attachment_draws_the_primary_through_its_epoch) {
       ++record.session.generation;
     });
     cluster().attach(next);
-    next.gateway()->draw_primary(next.parts().replica);
+    next.gateway()->draw_primary(next.parts().replica, 3 * io::kSecond);
     wait([&] { return &cluster().primary() == &next && cluster().serving(); }, 2 * io::kSecond,
          "the primary has come");
     work().lanes().history().end_sessions(turn);
@@ -143,6 +143,92 @@ TEST_F(NodeScenario, an_attachment_draws_the_primary_through_its_epoch) {
     operate(50);
   }
   converge();
+}
+
+// No record comes to a node that is cut off from the store, and the connection to a paused process
+// stays: the next primary is found all the same.
+TEST_F(NodeScenario, a_gateway_that_hears_of_no_record_finds_the_next_primary) {
+  for (const bool used : {false, true}) {
+    ClusterShape shape;
+    shape.nodes = 4;
+    shape.gateway_node = 4;
+    begin(shape);
+    operate(50);
+    wait_in_sync();
+    Node& node = cluster().gateway_node();
+    Node& old = cluster().primary();
+    node.register_client().set_cut(true);
+    if (used) work().start(node, 4, 200);  // and waits for answers
+    if (used) cluster().run_for(10 * io::kMillisecond);
+    old.pause();
+    wait([&] { return &cluster().primary() != &old && cluster().serving(); }, 20 * io::kSecond,
+         "another one serves");
+    if (!used) work().start(node, 4, 200);
+    wait([&] { return work().done(); }, 20 * io::kSecond, "requests go there");
+    old.resume();
+    cluster().heal();
+    operate(50);
+    wait_in_sync();
+    converge();
+  }
+}
+
+// A comparison that goes on at another primary is one of what that one knows.
+TEST_F(NodeScenario, a_comparison_goes_on_at_another_primary) {
+  begin();
+  work().shape().damage_allowed = true;
+  operate(200);
+  wait_in_sync();
+  Node& node = cluster().gateway_node();
+  auto asking = node.make_gateway(1);
+  replication::ClientResult compared;
+  ASSERT_TRUE(cluster().run_on(node, compare(asking.get(), 0, &compared)));
+  ASSERT_EQ(compared.outcome, replication::Outcome::kDone);
+  EXPECT_TRUE(compared.status) << compared.status.message();
+  Node& next = cluster().secondary();
+  ASSERT_TRUE(cluster().run_on(node, move_to(next)));
+  wait([&] { return &cluster().primary() == &next; }, 10 * io::kSecond, "it has moved");
+  wait_in_sync();
+  ASSERT_TRUE(
+      cluster().run_on(node, work().write_lanes(&cluster().gateway(), 16 * kLanes, kLanes)));
+  EXPECT_GT(cluster().secondary().damage_block(16), 0u);
+  ASSERT_TRUE(
+      cluster().run_on(node, compare(asking.get(), kBlocksPerChunk * kBlockBytes, &compared)));
+  ASSERT_EQ(compared.outcome, replication::Outcome::kDone);
+  EXPECT_EQ(compared.status.code(), Code::kDamaged) << "nothing was compared";
+  ASSERT_TRUE(cluster().run_on(node, asking->close()));
+}
+
+// Of a volume whose writes wait for the store: the range is not to be had.
+TEST_F(NodeScenario, a_comparison_on_the_primarys_own_node_ends) {
+  for (const bool closed : {true, false}) {
+    begin();
+    operate(200);
+    wait_in_sync();
+    Node& node = cluster().gateway_node();
+    ASSERT_TRUE(cluster().run_on(node, move_to(node)));
+    wait_in_sync();
+    auto asking = node.make_gateway(1);
+    replication::ClientResult compared;
+    ASSERT_TRUE(cluster().run_on(node, compare(asking.get(), 0, &compared)));
+    cluster().reg().set_available(false);
+    Node& silent = cluster().secondary();
+    silent.pause();
+    work().start(node, 12, 400);
+    cluster().run_for(3 * io::kSecond);
+    compared.outcome = replication::Outcome::kFailed;
+    node.reactor().start(compare(asking.get(), 1, &compared));
+    if (!closed)
+      wait([&] { return compared.outcome != replication::Outcome::kFailed; }, 75 * io::kSecond,
+           "it ends");
+    cluster().run_for(100 * io::kMillisecond);
+    ASSERT_TRUE(cluster().run_on(node, asking->close(), io::kSecond));
+    silent.resume();
+    cluster().heal();
+    wait([&] { return work().done(); }, 30 * io::kSecond, "the writes end");
+    wait_in_sync();
+    converge();
+  }
 }
 
 // Whoever is asked for a part of a comparison leaves the set when it is silent; what is written to

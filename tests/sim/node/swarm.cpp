@@ -263,7 +263,7 @@ void Run::attach() {
     ++record.session.generation;
   });
   cluster_.attach(to);
-  if (to.has_replica()) to.gateway()->draw_primary(to.parts().replica);
+  if (to.has_replica()) to.gateway()->draw_primary(to.parts().replica, 3 * io::kSecond);
 }
 
 void Run::clients_go_on() {
