@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "replication/node/send_queue.h"
@@ -53,7 +54,7 @@ Mesh::Mesh(io::Reactor& reactor, MeshHandler& handler, Options options)
     : reactor_(reactor),
       handler_(handler),
       options_(options),
-      pool_(options.buffer_bytes, options.buffer_bytes / 4),
+      pool_(options.buffer_bytes, std::min<uint64_t>(options.buffer_bytes / 4, 32 * kMiB)),
       next_session_(reactor.random().next() >> 1) {
   pool_.set_on_return([](void* self) { static_cast<Mesh*>(self)->pool_waiters_.wake_one(); }, this);
 }

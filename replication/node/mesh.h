@@ -53,7 +53,9 @@ class Mesh {
     Endpoint self;
     Uuid cluster;
     Uuid process;
-    uint64_t buffer_bytes = 128 * 1024 * 1024;  // of payloads that are received
+    // Of payloads that are received and not on the disk yet: a disk that hangs keeps up to 64 MiB
+    // of each volume (R13). While there is no more, nothing is received.
+    uint64_t buffer_bytes = 512 * 1024 * 1024;
   };
 
   Mesh(io::Reactor& reactor, MeshHandler& handler, Options options);
