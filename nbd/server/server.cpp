@@ -37,6 +37,7 @@ class ServerImpl final : public Server {
   struct Connection {
     std::string volume;
     io::Reactor* reactor = nullptr;
+    bool accepted = false;                 // its client came by a listener
     Transmission* transmission = nullptr;  // touched on `reactor` only
     bool ended = false;                    // on `reactor`: the transmission is gone
     bool cut = false;                      // on `reactor`: end it as soon as it begins
@@ -64,6 +65,7 @@ class ServerImpl final : public Server {
   uint64_t handshakes_ = 0;
   std::vector<int> shaking_;  // sockets in handshake
   std::vector<std::shared_ptr<Connection>> connections_;
+  uint64_t accepted_ = 0;  // of connections_; the kernel's dead ones must not keep clients out
   uint64_t shards_closing_ = 0;
   io::WaitList changed_;
   io::Scope scope_;
@@ -95,7 +97,7 @@ Task<void> ServerImpl::accept_loop(std::size_t index) {
       continue;
     }
     io::Stream stream(&reactor_, static_cast<int>(handle));
-    if (connections_.size() + handshakes_ >= kMostConnections) {
+    if (accepted_ + handshakes_ >= kMostConnections) {
       log::warning("nbd", "too many connections; refusing one", {{"most", kMostConnections}});
       continue;
     }
@@ -144,6 +146,8 @@ void ServerImpl::transmit(int descriptor, std::shared_ptr<Export> target, Agreem
   auto connection = std::make_shared<Connection>();
   connection->volume = target->name;
   connection->reactor = target->reactor;
+  connection->accepted = resends == Resends::kBySession;
+  if (connection->accepted) ++accepted_;
   connections_.push_back(connection);
   {
     std::lock_guard lock(mutex_);
@@ -182,6 +186,7 @@ void ServerImpl::connection_ended(const std::shared_ptr<Connection>& connection)
   }
   log::info("nbd", "disconnected", {{"volume", connection->volume}});
   std::erase(connections_, connection);
+  if (connection->accepted) --accepted_;
   changed_.wake_all();
 }
 

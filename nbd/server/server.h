@@ -41,8 +41,10 @@ class ExportDirectory {
 // with a lower one and waits until what they had admitted is done, before it is admitted itself.
 
 struct ServerOptions {
-  uint64_t buffer_bytes = 256 * 1024 * 1024;  // bound of request payloads in memory, per shard
-  uint32_t requests_per_connection = 128;     // under way at once; more wait in the socket
+  // Bound of request payloads in memory, per shard. Beyond it each volume may always have one
+  // request, or several up to a 256th of this (memory_shares.h).
+  uint64_t buffer_bytes = 256 * 1024 * 1024;
+  uint32_t requests_per_connection = 128;  // under way at once; more wait in the socket
 };
 
 class Server {

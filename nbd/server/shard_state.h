@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "nbd/server/memory_shares.h"
 #include "volumed/base/buffer_pool.h"
 #include "volumed/io/scope.h"
 
@@ -23,10 +24,10 @@ class ShardState {
   io::Reactor& reactor() { return reactor_; }
   io::Scope& scope() { return scope_; }
 
-  // Waits until the pool's bound allows it. A client that does not read its replies, and so keeps
-  // memory that others wait for, is cut off after kStuckTime.
-  Task<Buffer> take(std::size_t bytes);
-  uint64_t buffer_bytes() const { return pool_.most_bytes(); }
+  MemoryShares& memory() { return memory_; }
+  // To be called when memory is short: as long as it is, a client that does not read its replies,
+  // and so keeps memory that others need, is cut off after kStuckTime.
+  void watch_memory();
   // For bytes that came along with a payload; empty if too many connections have some. Apart from
   // the pool: whoever waits for that may hold one of these.
   Buffer take_staging(std::size_t bytes) { return staging_.try_take(bytes); }
@@ -53,9 +54,8 @@ class ShardState {
   Task<void> close(std::function<void()> closed);
 
   io::Reactor& reactor_;
-  BufferPool pool_;
+  MemoryShares memory_;
   BufferPool staging_;
-  io::WaitList pool_waiters_;
   bool watching_ = false;  // cut_stuck_clients() runs
   std::vector<Transmission*> connections_;
   io::WaitList session_waiters_;

@@ -30,29 +30,48 @@ Transmission::Transmission(ShardState& shard, io::Stream stream, std::shared_ptr
       agreement_(agreement),
       name_(std::move(name)),
       resends_(resends),
-      places_(most_requests) {
+      places_(most_requests),
+      share_(shard_.memory().join(export_->name)) {
   shard_.add(this);
 }
 
 Transmission::~Transmission() {
   shard_.remove(this);
+  shard_.memory().leave(export_->name);
 }
 
-// No connection may hold more than a quarter of the shard's memory, but for one large request.
 Task<Buffer> Transmission::take(std::size_t bytes) {
-  while (held_bytes_ != 0 && held_bytes_ + bytes > shard_.buffer_bytes() / 4)
-    co_await held_waiters_.wait();
-  held_bytes_ += bytes;
-  Buffer buffer = co_await shard_.take(bytes);
-  held_bytes_ += buffer.capacity() - bytes;
+  MemoryShares& memory = shard_.memory();
+  co_await taking_.acquire();
+  while (held_bytes_ != 0 &&
+         held_bytes_ + BufferPool::capacity_of(bytes) > memory.most_bytes() / 4) {
+    returned_.reset();
+    co_await returned_.wait();
+  }
+  Buffer buffer = memory.try_take(share_, bytes);
+  if (buffer.empty()) {
+    waits_for_memory_ = true;
+    shard_.watch_memory();
+    buffer = co_await memory.wait_and_take(share_, bytes);
+    waits_for_memory_ = false;
+    if (is_given_up()) broken_ = true;
+  }
+  held_bytes_ += buffer.capacity();
+  if (memory.is_overdrawn()) shard_.watch_memory();
+  taking_.release();
   co_return buffer;
 }
 
 void Transmission::give_back(Buffer& buffer) {
   if (buffer.empty()) return;
   held_bytes_ -= buffer.capacity();
-  buffer.reset();
-  held_waiters_.wake_one();
+  shard_.memory().give_back(share_, buffer);
+  returned_.set();
+}
+
+void Transmission::shutdown() {
+  broken_ = true;
+  stream_.shutdown();
 }
 
 // The request's place is free when its reply is sent: a client that does not read stops itself.
@@ -62,12 +81,10 @@ void Transmission::done_with(Reply& sent) {
 }
 
 void Transmission::cut_if_stuck(io::Nanoseconds before) {
-  const bool sends = send_started_ != 0 && send_started_ <= before;
-  const bool receives = payload_progress_ != 0 && payload_progress_ <= before;
-  if (!sends && !receives) return;
-  log_end(sends ? "the client does not read its replies while others wait for the memory"
-                : "the client does not send its payload while others wait for the memory");
-  stream_.shutdown();
+  if (!is_stuck(before)) return;
+  log_end(sends(before) ? "the client does not read its replies while others need the memory"
+                        : "the client does not send its payload while others need the memory");
+  shutdown();
 }
 
 Task<void> Transmission::run() {
@@ -77,6 +94,7 @@ Task<void> Transmission::run() {
     if (!admitted) log_end("a newer connection of its session is there");
   }
   if (admitted) co_await receive_requests();
+  staging_.reset();
   co_await requests_.join();
   co_await sender_.join();
   stream_.shutdown();
@@ -157,10 +175,10 @@ Task<void> Transmission::receive_requests() {
         co_return;
       }
     }
-    if (is_given_up()) {
+    if (broken_ || is_given_up()) {
       give_back(payload);
       places_.release();
-      log_end("the kernel gave it up; what was unread comes again on another one");
+      if (!broken_) log_end("the kernel gave it up; what was unread comes again on another one");
       co_return;
     }
     requests_.spawn(serve(*request, std::move(payload)));
@@ -221,6 +239,11 @@ Task<Status> Transmission::serve_change(const Request& request, const Buffer& pa
 
 Task<void> Transmission::serve_read(Request request) {
   Buffer data = co_await take(request.length);
+  if (broken_) {  // nobody is there for the answer
+    give_back(data);
+    places_.release();
+    co_return;
+  }
   const Status status = co_await export_->device->read(request.offset, data.first(request.length));
   if (status) {
     reply({encode_read(request, agreement_),
@@ -280,8 +303,7 @@ Task<void> Transmission::send_replies() {
       const int64_t sent = co_await stream_.sendv(iov.data(), static_cast<uint32_t>(iov.size()));
       send_started_ = 0;
       if (sent != static_cast<int64_t>(bytes)) {
-        broken_ = true;
-        stream_.shutdown();
+        shutdown();
       }
     }
     for (Reply& one : sending_) done_with(one);
@@ -296,34 +318,29 @@ Task<void> Transmission::send_replies() {
 
 ShardState::ShardState(io::Reactor& reactor, uint64_t buffer_bytes)
     : reactor_(reactor),
-      pool_(buffer_bytes, std::min<uint64_t>(buffer_bytes, 32 * kMiB)),
-      staging_(kStagingPoolBytes, kStagingPoolBytes / 8) {
-  pool_.set_on_return(
-      [](void* state) { static_cast<ShardState*>(state)->pool_waiters_.wake_one(); }, this);
+      memory_(buffer_bytes, std::min<uint64_t>(buffer_bytes, 32 * kMiB)),
+      staging_(kStagingPoolBytes, kStagingPoolBytes / 8) {}
+
+void ShardState::watch_memory() {
+  if (watching_) return;
+  watching_ = true;
+  scope_.spawn(cut_stuck_clients());
 }
 
-Task<Buffer> ShardState::take(std::size_t bytes) {
-  Buffer buffer = pool_.try_take(bytes);
-  while (buffer.empty()) {
-    if (!watching_) {
-      watching_ = true;
-      scope_.spawn(cut_stuck_clients());
-    }
-    co_await pool_waiters_.wait();
-    buffer = pool_.try_take(bytes);
-  }
-  pool_waiters_.wake_one();  // there may be room for one more
-  co_return buffer;
-}
-
-// Runs while somebody waits for memory.
+// A client that has stopped with all of its connections waits for nobody but itself; it is cut off
+// for others only.
 Task<void> ShardState::cut_stuck_clients() {
-  while (!pool_waiters_.empty()) {
+  do {
     const int64_t slept = co_await reactor_.sleep(kStuckTime / 4, &closing_);
     if (slept != 0) break;
     const io::Nanoseconds before = reactor_.now() - kStuckTime;
+    const bool needed = memory_.is_overdrawn() ||
+                        std::any_of(connections_.begin(), connections_.end(), [&](auto* one) {
+                          return one->waits_for_memory() && !one->is_stuck(before);
+                        });
+    if (!needed) continue;
     for (Transmission* connection : connections_) connection->cut_if_stuck(before);
-  }
+  } while (memory_.anyone_waits() || memory_.is_overdrawn());
   watching_ = false;
 }
 

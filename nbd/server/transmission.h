@@ -37,8 +37,10 @@ class Transmission {
   // Returns when the connection has ended and everything admitted is done.
   Task<void> run();
   // Ends the connection: no further request is admitted.
-  void shutdown() { stream_.shutdown(); }
-  // Ends it if a send or an awaited payload has not moved since `before`.
+  void shutdown();
+  bool waits_for_memory() const { return waits_for_memory_; }
+  // A send or an awaited payload has not moved since `before`.
+  bool is_stuck(io::Nanoseconds before) const { return sends(before) || receives(before); }
   void cut_if_stuck(io::Nanoseconds before);
 
  private:
@@ -49,6 +51,10 @@ class Transmission {
     std::string payload;  // of BLOCK_STATUS
   };
 
+  bool sends(io::Nanoseconds before) const { return send_started_ != 0 && send_started_ <= before; }
+  bool receives(io::Nanoseconds before) const {
+    return payload_progress_ != 0 && payload_progress_ <= before;
+  }
   Task<void> receive_requests();
   // Makes at least `bytes` available at input_begin_; false at the end of the stream.
   Task<bool> fill(std::size_t bytes);
@@ -62,7 +68,8 @@ class Transmission {
   Task<void> serve_block_status(Request request);
   void reply(Reply made);
   Task<void> send_replies();
-  // Memory for a request, within this connection's share.
+  // Memory for a request, in the order of the calls. See MemoryShares; besides, one connection
+  // holds no more than a quarter of the shard's memory, but for one large request.
   Task<Buffer> take(std::size_t bytes);
   void give_back(Buffer& buffer);
   void done_with(Reply& sent);
@@ -90,9 +97,12 @@ class Transmission {
   bool sender_runs_ = false;
   io::Nanoseconds send_started_ = 0;      // of the send under way; 0: none
   io::Nanoseconds payload_progress_ = 0;  // since when a payload has not moved; 0: none awaited
-  uint64_t held_bytes_ = 0;               // of the pool, by requests and replies
-  io::WaitList held_waiters_;
-  bool broken_ = false;  // the stream takes no more
+  MemoryShares::Share& share_;            // of the export
+  uint64_t held_bytes_ = 0;               // of the share, by this connection's requests and replies
+  io::Semaphore taking_{1};               // so that small requests do not overtake a large one
+  io::Event returned_;                    // something of held_bytes_
+  bool waits_for_memory_ = false;         // because of others
+  bool broken_ = false;                   // the stream takes no more
   io::Scope requests_;
   io::Scope sender_;
 };

@@ -42,6 +42,10 @@ void BufferPool::trim() {
   kept_ = 0;
 }
 
+std::size_t BufferPool::capacity_of(std::size_t bytes) {
+  return kBlockBytes << class_of(bytes);
+}
+
 Buffer BufferPool::try_take(std::size_t bytes) {
   const std::size_t index = class_of(bytes);
   CVOL_ASSERT(index < kClasses);

@@ -59,6 +59,9 @@ class BufferPool {
   // An empty Buffer if the bound is reached: wait for others to be returned (io/buffer_wait.h).
   Buffer try_take(std::size_t bytes);
 
+  // What a buffer for `bytes` takes of the bound.
+  static std::size_t capacity_of(std::size_t bytes);
+
   // Gives the memory of free buffers back to the system.
   void trim();
 
