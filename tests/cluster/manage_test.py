@@ -51,6 +51,20 @@ class Manage(ClusterTest):
             handle.shutdown()
         self.cluster.wait_in_sync(self.name)
 
+    def test_a_volume_whose_primary_is_silent_is_removed_by_force(self):
+        """Requests of its clients wait for the primary; the removal ends them."""
+        self.cluster.create_volume(self.name, replicas=1, gateways=[1, 3, 4])
+        handle = stamps.connect(self.cluster.nbd_socket(1), self.name)
+        handle.pwrite(bytes([1]) * BLOCK, 0)
+        self.cluster.pause(2)
+        asked = handle.aio_pread(stamps.nbd.Buffer(BLOCK), 0)
+        handle.poll(0)
+        self.assertFalse(handle.aio_command_completed(asked))
+        begin = time.monotonic()
+        self.cluster.cvol(1, "volume", "rm", "--force", self.name, timeout=40)
+        say("a removal by force", seconds=f"{time.monotonic() - begin:.1f}")
+        self.assertNotIn(self.name, self.cluster.cvol(1, "volume", "ls").stdout)
+
     def test_damage_is_found_and_mended(self):
         """Bits change on the disk of one copy: readers do not notice, `volume verify` tells which
         blocks, and a scrub has them written again from another copy."""

@@ -11,9 +11,8 @@ namespace {
 using namespace std::chrono_literals;
 constexpr auto kCloseTime = 3s;  // for requests under way when a volume is removed by force
 
-Task<bool> disconnect_all(nbd::Server* server, std::string name) {
-  co_await server->disconnect(std::move(name));
-  co_return true;
+Task<void> close_gateway(std::shared_ptr<replication::Gateway> gateway) {
+  co_await gateway->close();
 }
 
 std::string new_session() {
@@ -158,12 +157,26 @@ void VolumeManager::drop_session_if_unused(Hosted& hosted) {
                  {{"volume", hosted.name}, {"error", dropped.message()}});
 }
 
-// Ends connections and waits until nothing holds the export. The caller holds hosted.operation and
-// has set hosted.removing.
+// Requests that wait for a primary, perhaps for ever, end with errors.
+void VolumeManager::end_requests(Hosted& hosted) {
+  std::shared_ptr<replication::Gateway> gateway;
+  io::Shard* shard = nullptr;
+  {
+    std::lock_guard lock(mutex_);
+    gateway = hosted.gateway.lock();
+    shard = hosted.gateway_shard;
+  }
+  if (gateway) shard->spawn([gateway] { return close_gateway(gateway); });
+}
+
+// Ends connections and waits a while until nothing holds the export: a disk that does not answer
+// may keep it for ever. The caller holds hosted.operation and has set hosted.removing.
 bool VolumeManager::close_exports(Hosted& hosted) {
   const auto until = std::chrono::steady_clock::now() + kCloseTime;
   if (!hosted.open_export.expired() && server_) {
-    disk_set_.first_shard().run<bool>([&] { return disconnect_all(server_.get(), hosted.name); });
+    end_requests(hosted);
+    disk_set_.first_shard().spawn(
+        [server = server_.get(), name = hosted.name] { return server->disconnect(name); });
   }
   while (!hosted.open_export.expired()) {
     if (std::chrono::steady_clock::now() > until) return false;

@@ -320,6 +320,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Result<std::shared_ptr<nbd::Export>> make_export(Hosted& hosted);
   Status ensure_session(Hosted& hosted);
   void drop_session_if_unused(Hosted& hosted);
+  void end_requests(Hosted& hosted);
   bool close_exports(Hosted& hosted);
   std::vector<attach::Device> devices();
   Result<attach::Device> attach_device(Hosted& hosted, bool force = false);
