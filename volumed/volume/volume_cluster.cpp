@@ -90,7 +90,7 @@ void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> 
       hosted->entry = std::move(*entry);
     }
   }
-  evictor_->post([this, hosted, taken] { evict(*hosted, taken); });
+  evictor_->post(id, [this, hosted, taken] { evict(*hosted, taken); });
 }
 
 bool VolumeManager::attached_elsewhere(const v1::VolumeRecord& record) const {
@@ -361,18 +361,7 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::make_gateway_export(Hosted& 
   made->name = hosted.name;
   made->device = open->gateway;
   made->reactor = &open->shard->reactor();
-  auto closed = [this, opener = std::weak_ptr<Worker>(opener_),
-                 name = hosted.name](nbd::Export* gone) {
-    delete gone;
-    if (auto worker = opener.lock()) {
-      worker->post([this, name] {
-        if (HostedPtr volume = find(name)) drop_session_if_unused(*volume);
-      });
-    }
-  };
-  std::shared_ptr<nbd::Export> shown(made.release(), std::move(closed));
-  hosted.open_export = shown;
-  return shown;
+  return show_export(hosted, std::move(made));
 }
 
 Result<VolumeView> VolumeManager::move_primary(const std::string& name, const std::string& node) {

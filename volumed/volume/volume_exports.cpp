@@ -25,7 +25,7 @@ std::string new_session() {
 void VolumeManager::open(std::string name,
                          std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) {
   auto shared = std::make_shared<decltype(done)>(std::move(done));
-  const bool taken = opener_->post([this, name, shared] {
+  const bool taken = opener_->post(name, [this, name, shared] {
     const Status refused = refuse_failed(name);
     (*shared)(refused ? open_now(name) : Result<std::shared_ptr<nbd::Export>>(refused));
   });
@@ -103,12 +103,18 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::make_export(Hosted& hosted) 
   made->name = hosted.name;
   made->device = std::make_shared<LocalPrimary>(std::move(parts));
   made->reactor = &disk.shard->reactor();
-  // The last connection to go gives the attachment back, if no device holds it.
-  auto closed = [this, opener = std::weak_ptr<Worker>(opener_),
+  return show_export(hosted, std::move(made));
+}
+
+// The last connection to go gives the attachment back, if no device holds it. The caller holds
+// hosted.opening.
+std::shared_ptr<nbd::Export> VolumeManager::show_export(Hosted& hosted,
+                                                        std::unique_ptr<nbd::Export> made) {
+  auto closed = [this, opener = std::weak_ptr<KeyedWorkers>(opener_),
                  name = hosted.name](nbd::Export* gone) {
     delete gone;
-    if (auto worker = opener.lock()) {
-      worker->post([this, name] {
+    if (auto workers = opener.lock()) {
+      workers->post(name, [this, name] {
         if (HostedPtr volume = find(name)) drop_session_if_unused(*volume);
       });
     }

@@ -20,6 +20,8 @@ using google::protobuf::util::TimeUtil;
 constexpr std::size_t kMostLabels = 64;
 constexpr uint32_t kMostReplicas = 8;
 constexpr std::size_t kMostLabelBytes = 1024;
+// Volumes that may be blocked at once before others are: they may be all those of a dead node.
+constexpr std::size_t kMostWorkers = 64;
 
 Status not_found(const std::string& name) {
   return Status(Code::kNotFound,
@@ -105,8 +107,9 @@ VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::Metad
                 [this](const std::string& path) { return hooks_for(path); }),
       file_systems_(options_.file_systems ? std::move(options_.file_systems)
                                           : FileSystems::real(options_.run_dir + "/attach/locks")),
-      opener_(std::make_shared<Worker>()),
-      evictor_(std::make_shared<Worker>()),
+      opener_(std::make_shared<KeyedWorkers>(kMostWorkers)),
+      evictor_(std::make_shared<KeyedWorkers>(kMostWorkers)),
+      settler_(std::make_shared<KeyedWorkers>(kMostWorkers / 4)),
       reporter_(std::make_shared<Worker>()) {
   node_.started = std::chrono::system_clock::now();
 }

@@ -29,6 +29,7 @@
 #include "volumed/volume/disk_set.h"
 #include "volumed/volume/event_log.h"
 #include "volumed/volume/file_systems.h"
+#include "volumed/volume/keyed_workers.h"
 #include "volumed/volume/local_primary.h"
 #include "volumed/volume/worker.h"
 
@@ -243,6 +244,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status open_attacher();
   void settle_attachments();
   void settle_mounts(Hosted& hosted, bool device_lives);
+  void settle_session(const HostedPtr& hosted);
 
   // Records.
   HostedPtr find(const std::string& name);
@@ -318,6 +320,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status refuse_failed(const std::string& name);
   Result<std::shared_ptr<nbd::Export>> open_now(const std::string& name);
   Result<std::shared_ptr<nbd::Export>> make_export(Hosted& hosted);
+  std::shared_ptr<nbd::Export> show_export(Hosted& hosted, std::unique_ptr<nbd::Export> made);
   Status ensure_session(Hosted& hosted);
   void drop_session_if_unused(Hosted& hosted);
   void end_requests(Hosted& hosted);
@@ -347,10 +350,14 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::unique_ptr<FileSystems> file_systems_;
   std::unique_ptr<attach::Attacher> attacher_;  // null: see no_attach_because
   std::unique_ptr<nbd::Server> server_;         // made, used and destroyed on the first shard
-  std::shared_ptr<Worker> opener_;
-  // Takes away what attachments that are over have left. Not the opener: an operation that is
-  // waited for may itself be waiting for an export.
-  std::shared_ptr<Worker> evictor_;
+  // By volume: one whose holder, primary or disk is silent does not keep others from being opened.
+  std::shared_ptr<KeyedWorkers> opener_;
+  // Takes away what attachments that are over have left, by volume. Not the opener: an operation
+  // that is waited for may itself be waiting for an export.
+  std::shared_ptr<KeyedWorkers> evictor_;
+  // Gives attachments back that the process before left, by volume. Not the evictor, for which an
+  // operation may wait.
+  std::shared_ptr<KeyedWorkers> settler_;
   std::atomic<bool> attacher_is_there_{false};  // and does not change any more
   std::atomic<bool> stopped_{false};
 

@@ -249,8 +249,21 @@ void VolumeManager::settle_attachments() {
   for (const HostedPtr& hosted : all) {
     std::lock_guard operation(hosted->operation);
     settle_mounts(*hosted, living.contains(hosted->name));
-    drop_session_if_unused(*hosted);
+    if (!cluster_) drop_session_if_unused(*hosted);
   }
+  if (!cluster_) return;
+  for (const HostedPtr& hosted : all) settle_session(hosted);
+}
+
+// In the background: the primaries that have to confirm it may be as far from answering as this
+// node just was, seconds for each volume.
+void VolumeManager::settle_session(const HostedPtr& hosted) {
+  const v1::VolumeRecord record = record_of(*hosted);
+  if (record.session().id().empty() || attached_elsewhere(record)) return;
+  settler_->post(hosted->id, [this, hosted] {
+    std::lock_guard operation(hosted->operation);
+    if (find(hosted->name) == hosted) drop_session_if_unused(*hosted);
+  });
 }
 
 void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
@@ -306,6 +319,7 @@ void VolumeManager::stop() {
   events_.close();
   stop_keeper();
   evictor_->stop();
+  settler_->stop();
   if (server_) {
     io::Shard& shard = disk_set_.first_shard();
     shard.run<bool>([&] { return stop_server(server_.get()); });

@@ -159,10 +159,13 @@ class VolumeManagerTest : public testing::Test {
     options.make_attacher = [this](attach::AttachOptions) {
       return Result<std::unique_ptr<attach::Attacher>>(std::make_unique<FakeAttacher>(host_));
     };
+    adjust(options);
+    store_ = store->get();
     auto manager = VolumeManager::start(std::move(options), std::move(*store));
     ASSERT_TRUE(manager.is_ok()) << manager.message();
     manager_ = std::move(*manager);
   }
+  virtual void adjust(ManagerOptions&) {}
   // Changes the stored record while nothing runs, as a crash would have left it.
   void edit_record(const std::string& name, const std::function<void(v1::VolumeRecord&)>& change) {
     manager_.reset();
@@ -222,6 +225,7 @@ class VolumeManagerTest : public testing::Test {
   std::string boot_id_ = "boot-1";
   std::chrono::seconds scrub_interval_{0};
   FakeHost host_;
+  meta::MetadataStore* store_ = nullptr;  // the manager's
   std::unique_ptr<VolumeManager> manager_;
 };
 

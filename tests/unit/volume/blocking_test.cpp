@@ -1,0 +1,227 @@
+// The trouble of one volume, disk or node is no trouble of other volumes.
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <future>
+
+#include "tests/unit/volume/gated_engine.h"
+#include "tests/unit/volume/manager_fixture.h"
+#include "volumed/meta/records.h"
+#include "volumed/volume/keyed_workers.h"
+
+namespace cvol::volume {
+namespace {
+
+using namespace std::chrono_literals;
+constexpr auto kSoon = 3s;  // far less than any of the waits that others have here
+
+std::string new_id() {
+  Random random = Random::from_system();
+  return Uuid::make(random).to_string();
+}
+
+bool is_free(uint16_t port) {
+  const int handle = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const int bound = ::bind(handle, reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  ::close(handle);
+  return bound == 0;
+}
+
+// The first of as many as there are shards at most here.
+uint16_t free_ports() {
+  auto port = static_cast<uint16_t>(20000 + ::getpid() % 10000);
+  while (!is_free(port) || !is_free(port + 1)) port += 2;
+  return port;
+}
+
+Task<Result<std::unique_ptr<store::DiskEngine>>> open_gated(io::Reactor& reactor, std::string path,
+                                                            store::EngineOptions options,
+                                                            Gate* gate) {
+  auto engine = co_await store::open_disk(reactor, path, std::move(options));
+  if (!engine || !path.ends_with("gated")) co_return engine;
+  std::unique_ptr<store::DiskEngine> gated =
+      std::make_unique<GatedEngine>(reactor, std::move(*engine), *gate);
+  co_return gated;
+}
+
+Task<void> write_block(std::shared_ptr<nbd::Export> shown, std::promise<Status>* done) {
+  const std::vector<std::byte> block(kBlockBytes);
+  Status written = co_await shown->device->write(0, block, false);
+  shown.reset();
+  done->set_value(written);
+}
+
+// A cluster of one node that runs, and a node "n2" that does not.
+class BlockingTest : public VolumeManagerTest {
+ protected:
+  void SetUp() override {
+    port_ = free_ports();
+    VolumeManagerTest::SetUp();
+    auto node = Catalog(*store_, "default").register_node("", "n2", "boot-1");
+    ASSERT_TRUE(node.is_ok()) << node.message();
+    away_ = node->id();
+  }
+  void TearDown() override {
+    gate_.shut = false;
+    VolumeManagerTest::TearDown();
+  }
+  void adjust(ManagerOptions& options) override {
+    ManagerOptions::ClusterMode mode;
+    mode.listen = "tcp:127.0.0.1:" + std::to_string(port_);
+    options.cluster_mode = mode;
+    options.disks.open = [this](io::Reactor& reactor, std::string path,
+                                store::EngineOptions engine) {
+      return open_gated(reactor, std::move(path), std::move(engine), &gate_);
+    };
+  }
+  // What other nodes see, or do not: n2 has a lease, and answers nothing.
+  void set_alive(bool alive) {
+    v1::AliveRecord record;
+    record.set_node_id(away_);
+    record.set_process(new_id());
+    const std::string key = Catalog(*store_, "default").keys().alive(away_);
+    std::optional<std::string> value;
+    if (alive) value = meta::encode_record(record);
+    ASSERT_TRUE(store_->commit({{}, {{key, value, 0}}}).is_ok());
+  }
+  // As another node makes volumes: with one copy.
+  void insert(const std::string& name, const std::string& node, const std::string& disk, bool ready,
+              const std::string& holder = "") {
+    VolumeEntry entry;
+    v1::VolumeRecord& record = entry.record;
+    record.set_id(new_id());
+    record.set_name(name);
+    record.set_size_bytes(64 * kMiB);
+    record.set_replicas(1);
+    record.set_durability("durable");
+    record.set_min_in_sync(1);
+    record.set_fs("ext4");
+    v1::MemberRecord& member = *record.add_members();
+    member.set_replica_id(new_id());
+    member.set_node_id(node);
+    member.set_disk_id(disk);
+    member.set_wanted("present");
+    member.set_made(ready);
+    record.add_in_sync()->set_replica_id(member.replica_id());
+    record.set_primary(member.replica_id());
+    record.set_epoch(1);
+    record.set_state(ready ? "ready" : "creating");
+    if (!holder.empty()) {
+      record.mutable_session()->set_id(new_id());
+      record.mutable_session()->set_node_id(holder);
+      record.mutable_session()->set_generation(1);
+    }
+    ASSERT_TRUE(Catalog(*store_, "default").insert_volume(entry).is_ok());
+  }
+  static bool within(std::chrono::milliseconds time, const std::function<bool()>& holds) {
+    for (const auto until = std::chrono::steady_clock::now() + time; !holds();
+         std::this_thread::sleep_for(5ms)) {
+      if (std::chrono::steady_clock::now() > until) return false;
+    }
+    return true;
+  }
+  std::future<Result<std::shared_ptr<nbd::Export>>> open(const std::string& name) {
+    auto opened = std::make_shared<std::promise<Result<std::shared_ptr<nbd::Export>>>>();
+    auto answer = opened->get_future();
+    manager_->open(name, [opened](auto result) { opened->set_value(std::move(result)); });
+    return answer;
+  }
+  bool is_known(const std::string& name) { return manager_->get(name).is_ok(); }
+
+  uint16_t port_ = 0;
+  std::string away_;
+  Gate gate_;
+};
+
+TEST_F(BlockingTest, RemovesByForceThoughNoPrimaryAnswers) {
+  insert("far", away_, new_id(), /*ready=*/true);
+  ASSERT_TRUE(within(kSoon, [&] { return is_known("far"); }));
+  auto shown = open("far").get();
+  ASSERT_TRUE(shown.is_ok()) << shown.message();
+  // On the heap, where they stay if the write does not end.
+  auto* written = new std::promise<Status>;
+  auto* scope = new io::Scope;
+  io::Reactor& reactor = *(*shown)->reactor;
+  std::promise<void> begun;
+  reactor.post([&begun, scope, written, target = std::move(*shown)]() mutable {
+    scope->spawn(write_block(std::move(target), written));
+    begun.set_value();
+  });
+  begun.get_future().wait();
+  shown = Status(Code::kCancelled, "");
+  const Status removed = manager_->remove("far", /*force=*/true);
+  EXPECT_TRUE(removed.is_ok()) << removed.message();
+  auto outcome = written->get_future();
+  ASSERT_EQ(outcome.wait_for(kSoon), std::future_status::ready);
+  EXPECT_FALSE(outcome.get().is_ok());
+  std::promise<void> ended;
+  reactor.post([&] {
+    delete scope;
+    ended.set_value();
+  });
+  ended.get_future().wait();
+  delete written;
+}
+
+TEST_F(BlockingTest, OpensVolumesWhileTheHolderOfOthersIsSilent) {
+  create("b");
+  set_alive(true);
+  std::vector<std::string> held = {"h1", "h2", "h3", "h4"};
+  for (const std::string& name : held) {
+    insert(name, away_, new_id(), /*ready=*/true, away_);
+    ASSERT_TRUE(within(kSoon, [&] { return is_known(name); }));
+  }
+  std::vector<std::future<Result<std::shared_ptr<nbd::Export>>>> waiting;
+  for (const std::string& name : held) waiting.push_back(open(name));
+  auto opened = open("b");
+  EXPECT_EQ(opened.wait_for(kSoon), std::future_status::ready);
+  EXPECT_EQ(waiting[0].wait_for(0s), std::future_status::timeout) << "nothing was waited for";
+  set_alive(false);
+  for (auto& one : waiting) EXPECT_TRUE(one.get().is_ok());
+  EXPECT_TRUE(opened.get().is_ok());
+}
+
+TEST_F(BlockingTest, StartsWithoutWaitingForPrimariesToConfirm) {
+  const std::string self = manager_->node().id;
+  std::vector<std::string> left = {"l1", "l2", "l3"};
+  for (const std::string& name : left) {
+    insert(name, away_, new_id(), /*ready=*/true, self);
+    ASSERT_TRUE(within(kSoon, [&] { return is_known(name); }));
+  }
+  manager_.reset();
+  const auto begun = std::chrono::steady_clock::now();
+  start();
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, 4s);
+  for (const std::string& name : left)
+    EXPECT_TRUE(within(kSoon, [&] { return manager_->get(name)->attached_node.empty(); })) << name;
+}
+
+TEST(KeyedWorkersTest, KeepsTheOrderOfAKeyWhileAnotherIsBlocked) {
+  KeyedWorkers workers(2);
+  std::promise<void> gate;
+  std::promise<void> done;
+  std::vector<int> order;
+  workers.post("blocked", [open = gate.get_future().share()] { open.wait(); });
+  for (int i = 0; i < 100; ++i) workers.post("free", [&order, i] { order.push_back(i); });
+  workers.post("free", [&] { done.set_value(); });
+  ASSERT_EQ(done.get_future().wait_for(kSoon), std::future_status::ready);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(order[static_cast<std::size_t>(i)], i);
+  gate.set_value();
+}
+
+TEST(KeyedWorkersTest, RunsWhatIsQueuedBeforeItStops) {
+  KeyedWorkers workers(2);
+  std::atomic<int> ran{0};
+  for (int i = 0; i < 100; ++i) workers.post(std::to_string(i % 5), [&] { ++ran; });
+  workers.stop();
+  EXPECT_EQ(ran, 100);
+  EXPECT_FALSE(workers.post("late", [&] { ++ran; }));
+}
+
+}  // namespace
+}  // namespace cvol::volume
