@@ -11,6 +11,8 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr std::size_t kProposers = 8;
+constexpr std::size_t kMostReconcilers = 64;
+constexpr auto kFirstTurns = 10s;  // for replicas to be opened, before the node serves
 constexpr auto kPeriod = 1s;
 constexpr int kMostAttempts = 20;
 constexpr io::Nanoseconds kDrawFor = 3 * io::kSecond;
@@ -36,6 +38,7 @@ Cluster::Cluster(ClusterOptions options, Catalog& catalog, DiskSet& disks)
   Random random = Random::from_system();
   process_ = Uuid::make(random);
   for (std::size_t i = 0; i < kProposers; ++i) proposers_.push_back(std::make_unique<Worker>());
+  reconcilers_ = std::make_unique<KeyedWorkers>(kMostReconcilers);
   records_ = std::make_unique<Worker>();
 }
 
@@ -85,6 +88,7 @@ Status Cluster::start() {
   }
   keeper_ = std::thread([this] { keep_alive_loop(); });
   periodic_ = std::thread([this] { run_periodically(); });
+  wait_for_turns(kFirstTurns);
   return Status::ok();
 }
 
@@ -101,15 +105,13 @@ void Cluster::stop() {
   records_->stop();
   // An orderly stop says so: nobody waits for leases to run out.
   if (lease_ != 0) (void)catalog_.store().revoke_lease(lease_).is_ok();
+  reconcilers_->stop();
   std::vector<std::string> open;
   {
     std::lock_guard lock(locals_mutex_);
     for (const auto& [id, local] : locals_) open.push_back(id);
   }
-  for (const std::string& id : open) {
-    std::lock_guard lock(locals_mutex_);
-    close_local(id);
-  }
+  for (const std::string& id : open) close_local(id);
   for (int i = 0; *gateways_ > 0 && i < 1000; ++i) std::this_thread::sleep_for(5ms);
   for (auto& worker : proposers_) worker->stop();
   for (ShardPart* part : parts()) {
@@ -140,8 +142,9 @@ Result<Cluster::ShardPart*> Cluster::part_of(io::Shard* shard, uint16_t index) {
     part->exchange = std::make_unique<replication::Exchange>(shard->reactor(), *part->reg, mesh,
                                                              options_.replication);
     part->exchange->on_death = [this](const Uuid& gone, const Uuid& process) {
-      records_->post(
-          [this, gone, process] { process_died(gone.to_string(), process.to_string()); });
+      reconcilers_->post("node " + gone.to_string(), [this, gone, process] {
+        process_died(gone.to_string(), process.to_string());
+      });
     };
     return part->exchange->mesh().listen(address);
   });
@@ -300,7 +303,7 @@ void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> ent
     changed_.notify_all();
   }
   if (entry) publish(id, *entry);
-  reconcile(id);
+  reconcile_soon(id);
   if (options_.on_volume) options_.on_volume(id, entry);
 }
 
@@ -350,13 +353,13 @@ Result<Cluster::OpenGateway> Cluster::open_gateway(const VolumeEntry& entry,
   if (!volume) return volume.status();
   io::Shard* shard = &disks_.first_shard();
   uint16_t index = 0;
-  {
-    std::lock_guard lock(locals_mutex_);
-    const auto local = locals_.find(entry.record.id());
-    if (local != locals_.end() && local->second.disk != nullptr) {
-      shard = local->second.disk->shard;
-      index = local->second.disk->shard_index;
-    }
+  // Where the replica of this node is, or will be.
+  for (const v1::MemberRecord& member : entry.record.members()) {
+    if (member.node_id() != options_.node_id || member.wanted() == "removed") continue;
+    Disk* disk = disks_.find(member.disk_id());
+    if (disk == nullptr || disk->engine == nullptr) continue;
+    shard = disk->shard;
+    index = disk->shard_index;
   }
   auto part = part_of(shard, index);
   if (!part) return part.status();
@@ -406,12 +409,17 @@ Status Cluster::move_primary(const OpenGateway& gateway, const std::string& volu
 }
 
 std::vector<std::string> Cluster::problems() {
+  std::map<std::string, std::string> found;
+  {
+    std::lock_guard lock(locals_mutex_);
+    for (const auto& [id, local] : locals_) {
+      if (!local.problem.empty()) found[id] = local.problem;
+    }
+  }
   std::vector<std::string> all;
-  std::lock_guard lock(locals_mutex_);
-  for (const auto& [id, local] : locals_) {
-    if (local.problem.empty()) continue;
+  for (const auto& [id, problem] : found) {
     auto known = entry(id);
-    all.push_back("volume '" + (known ? known->record.name() : id) + "': " + local.problem);
+    all.push_back("volume '" + (known ? known->record.name() : id) + "': " + problem);
   }
   return all;
 }

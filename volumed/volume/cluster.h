@@ -2,7 +2,9 @@
 // volumes' records as the metadata store has them, and repair of volumes whose primary is here.
 //
 // The one reconciler of wanted and actual state: what records say of replicas on this node's disks
-// is made so (made, opened, removed), whenever a record changes and every few seconds.
+// is made so (made, opened, removed), whenever a record changes and every few seconds: by workers,
+// one for each disk, since a disk may hang. What is told of records and nodes waits for no disk and
+// no store.
 //
 // Threading: any thread but a shard's, unless said; calls may block. Owner: VolumeManager; what it
 // is given outlives it.
@@ -27,6 +29,7 @@
 #include "replication/node/replica_host.h"
 #include "volumed/volume/catalog.h"
 #include "volumed/volume/disk_set.h"
+#include "volumed/volume/keyed_workers.h"
 #include "volumed/volume/placement.h"
 #include "volumed/volume/record_map.h"
 #include "volumed/volume/worker.h"
@@ -136,13 +139,18 @@ class Cluster {
 
  private:
   friend class StoreRegister;
+  // Filled, used and emptied on the disk's shard; empty: it is being opened, or closed.
+  using HostSlot = std::unique_ptr<replication::ReplicaHost>;
   struct Local {
     Disk* disk = nullptr;
     store::ReplicaNumber number = 0;
     std::string replica_id;
-    std::unique_ptr<replication::ReplicaHost> host;  // used on the disk's shard
+    std::shared_ptr<HostSlot> host;  // null: not open
     std::string problem;
   };
+  // Of a volume that is to be reconciled: one turn at a time, and another if it is asked for during
+  // one.
+  enum class Turn : uint8_t { kQueued, kRuns, kRunsAndAgain };
   struct ShardPart;
 
   // cluster.cpp
@@ -166,11 +174,18 @@ class Cluster {
   void tell_peers();
 
   // cluster_replicas.cpp
+  void reconcile_soon(const std::string& volume_id);
+  void take_turn(const std::string& volume_id);
+  void wait_for_turns(std::chrono::milliseconds time);
+  std::string disk_of(const std::string& volume_id);
+  std::optional<Local> local_of(const std::string& volume_id);
+  void set_local(const std::string& volume_id, Local local);
   void reconcile(const std::string& volume_id);
   void reconcile_all();
   bool bring_about(const VolumeEntry& entry);
   Status make_local(const VolumeEntry& entry, const v1::MemberRecord& member);
-  void open_local(const VolumeEntry& entry, const v1::MemberRecord& member);
+  bool open_local(const VolumeEntry& entry, const v1::MemberRecord& member);
+  Status open_host(const VolumeEntry& entry, const v1::MemberRecord& member, Local& local);
   void close_local(const std::string& volume_id);
   Status remove_local(const VolumeEntry& entry, const v1::MemberRecord& member);
   Status check_not_behind(const VolumeEntry& entry, Disk& disk, const store::ReplicaInfo& info);
@@ -210,10 +225,13 @@ class Cluster {
 
   std::shared_ptr<std::atomic<int>> gateways_ = std::make_shared<std::atomic<int>>(0);
 
-  std::mutex locals_mutex_;              // one reconciliation of replicas at a time
-  std::map<std::string, Local> locals_;  // by volume id
+  std::mutex locals_mutex_;  // guards the next ones; nothing is waited for while it is held
+  std::condition_variable turned_;
+  std::map<std::string, Turn> turns_;    // by volume id, as the next
+  std::map<std::string, Local> locals_;  // changed in the volume's turn
 
   std::vector<std::unique_ptr<Worker>> proposers_;  // compare-and-swaps of replication
+  std::unique_ptr<KeyedWorkers> reconcilers_;       // by disk: they wait for it, and for the store
   std::unique_ptr<Worker> records_;                 // applies what watches tell, in order
   std::unique_ptr<meta::Watch> watch_;
   std::thread keeper_;  // of the lease

@@ -239,14 +239,13 @@ void Cluster::repair(const VolumeEntry& entry) {
   // A member that is to go but is still in the set: its primary puts it out.
   for (const v1::MemberRecord& member : record.members()) {
     if (member.wanted() != "removed" || !is_in_sync(record, member.replica_id())) continue;
-    std::lock_guard lock(locals_mutex_);
-    const auto local = locals_.find(record.id());
-    if (local == locals_.end() || !local->second.host) return;
+    const auto local = local_of(record.id());
     auto replica = Uuid::parse(member.replica_id());
-    auto* host = local->second.host.get();
-    io::Shard* shard = local->second.disk->shard;
-    if (!replica) return;
+    if (!local || !local->host || !replica) return;
+    io::Shard* shard = local->disk->shard;
     shard->invoke([&] {
+      replication::ReplicaHost* host = local->host->get();
+      if (host == nullptr) return;
       if (*replica != host->self()) {
         host->core().put_out(shard->reactor().now(), *replica, "it is to be removed");
         return;

@@ -1,6 +1,7 @@
 // The replicas on this node's disks: made, opened, closed and removed as the records say.
 #include <algorithm>
 
+#include "volumed/base/assert.h"
 #include "volumed/base/log.h"
 #include "volumed/volume/cluster.h"
 #include "volumed/volume/cluster_register.h"
@@ -32,6 +33,67 @@ std::optional<store::ReplicaInfo> Cluster::find_on_disk(Disk& disk, const std::s
   return std::nullopt;
 }
 
+// --- turns ---
+
+// Where the volume's replica is or was; empty: nowhere here.
+std::string Cluster::disk_of(const std::string& volume_id) {
+  if (const auto known = entry(volume_id)) {
+    for (const v1::MemberRecord& member : known->record.members()) {
+      if (member.node_id() == options_.node_id) return member.disk_id();
+    }
+  }
+  const auto local = local_of(volume_id);
+  return local && local->disk != nullptr ? local->disk->id : "";
+}
+
+// Any thread; waits for nothing.
+void Cluster::reconcile_soon(const std::string& volume_id) {
+  const std::string disk = disk_of(volume_id);
+  std::lock_guard lock(locals_mutex_);
+  const auto [turn, fresh] = turns_.try_emplace(volume_id, Turn::kQueued);
+  if (!fresh) {
+    if (turn->second == Turn::kRuns) turn->second = Turn::kRunsAndAgain;
+    return;
+  }
+  if (!reconcilers_->post(disk, [this, volume_id] { take_turn(volume_id); })) turns_.erase(turn);
+}
+
+// The volume's turns are one after the other whatever worker they are on: a replica that changes
+// disks changes workers.
+void Cluster::take_turn(const std::string& volume_id) {
+  {
+    std::lock_guard lock(locals_mutex_);
+    CVOL_ASSERT(turns_.at(volume_id) == Turn::kQueued);
+    turns_[volume_id] = Turn::kRuns;
+  }
+  reconcile(volume_id);
+  bool again = false;
+  {
+    std::lock_guard lock(locals_mutex_);
+    again = turns_.at(volume_id) == Turn::kRunsAndAgain;
+    turns_.erase(volume_id);
+    turned_.notify_all();
+  }
+  if (again) reconcile_soon(volume_id);
+}
+
+// Until nothing is to be done, or the time is over: a disk may hang.
+void Cluster::wait_for_turns(std::chrono::milliseconds time) {
+  std::unique_lock lock(locals_mutex_);
+  turned_.wait_for(lock, time, [this] { return turns_.empty(); });
+}
+
+std::optional<Cluster::Local> Cluster::local_of(const std::string& volume_id) {
+  std::lock_guard lock(locals_mutex_);
+  const auto at = locals_.find(volume_id);
+  return at == locals_.end() ? std::nullopt : std::optional<Local>(at->second);
+}
+
+void Cluster::set_local(const std::string& volume_id, Local local) {
+  std::lock_guard lock(locals_mutex_);
+  locals_[volume_id] = std::move(local);
+}
+
 void Cluster::reconcile_all() {
   std::vector<std::string> all;
   {
@@ -41,20 +103,24 @@ void Cluster::reconcile_all() {
       if (settled == settled_.end() || settled->second != entry.revision) all.push_back(id);
     }
   }
-  for (const std::string& id : all) reconcile(id);
+  for (const std::string& id : all) reconcile_soon(id);
 }
 
+// --- in the volume's turn ---
+
 void Cluster::reconcile(const std::string& volume_id) {
-  std::lock_guard lock(locals_mutex_);
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+  }
   const auto known = entry(volume_id);
   if (!known) return close_local(volume_id);
   if (!bring_about(*known)) return;
-  std::lock_guard entries_lock(mutex_);
+  std::lock_guard lock(mutex_);
   if (entries_.contains(volume_id)) settled_[volume_id] = known->revision;
 }
 
-// With locals_mutex_. True: what the record wants of this node is there, and stays without being
-// looked at again.
+// True: what the record wants of this node is there, and stays without being looked at again.
 bool Cluster::bring_about(const VolumeEntry& entry) {
   const std::string& volume_id = entry.record.id();
   const v1::MemberRecord* ours = nullptr;
@@ -68,7 +134,10 @@ bool Cluster::bring_about(const VolumeEntry& entry) {
     const bool may_go =
         entry.record.state() == "removing" || !is_in_sync(entry.record, leaving->replica_id());
     if (may_go) {
-      if (Status gone = remove_local(entry, *leaving); !gone.is_ok())
+      Status gone = remove_local(entry, *leaving);
+      // Not news: what was done in the turn before may not have come back to this node yet.
+      const bool known = gone.code() == Code::kCancelled || gone.code() == Code::kNotFound;
+      if (!gone.is_ok() && !known)
         log::warning("volume", "cannot remove a replica; it is tried again",
                      {{"volume", entry.record.name()}, {"error", gone.message()}});
       return false;
@@ -81,16 +150,16 @@ bool Cluster::bring_about(const VolumeEntry& entry) {
   }
   if (!ours->made()) {
     if (Status made = make_local(entry, *ours); !made.is_ok()) {
-      locals_[volume_id].problem = made.message();
+      Local local = local_of(volume_id).value_or(Local());
+      local.problem = made.message();
+      set_local(volume_id, std::move(local));
       log::warning("volume", "cannot make a replica; it is tried again",
                    {{"volume", entry.record.name()}, {"error", made.message()}});
     }
     return false;  // the changed record comes back
   }
   if (entry.record.state() != "ready") return false;
-  open_local(entry, *ours);
-  const auto local = locals_.find(volume_id);
-  return local != locals_.end() && local->second.host && leaving == nullptr;
+  return open_local(entry, *ours) && leaving == nullptr;
 }
 
 Status Cluster::make_local(const VolumeEntry& entry, const v1::MemberRecord& member) {
@@ -120,43 +189,54 @@ Status Cluster::make_local(const VolumeEntry& entry, const v1::MemberRecord& mem
       .status();
 }
 
-void Cluster::open_local(const VolumeEntry& entry, const v1::MemberRecord& member) {
-  Local& local = locals_[entry.record.id()];
-  if (local.host && local.replica_id == member.replica_id()) return;
-  if (local.host) close_local(entry.record.id());
-  Local& fresh = locals_[entry.record.id()];
-  fresh.replica_id = member.replica_id();
-  fresh.disk = disks_.find(member.disk_id());
-  if (fresh.disk == nullptr || fresh.disk->engine == nullptr) {
-    fresh.problem = "its replica's disk " + member.disk_id() + " does not work here" +
-                    (fresh.disk != nullptr ? ": " + fresh.disk->problem : "");
-    fresh.disk = nullptr;
-    return;
+// True: it is open.
+bool Cluster::open_local(const VolumeEntry& entry, const v1::MemberRecord& member) {
+  const std::string& volume_id = entry.record.id();
+  const auto known = local_of(volume_id);
+  if (known && known->host) {
+    if (known->replica_id == member.replica_id()) return true;
+    close_local(volume_id);
   }
-  const auto info = find_on_disk(*fresh.disk, member.replica_id());
-  if (!info) {
-    fresh.problem = "its replica is not on disk " + fresh.disk->path +
-                    " any more; it is replaced from the other replicas after a while";
-    return;
-  }
-  fresh.number = info->number;
-  if (Status behind = check_not_behind(entry, *fresh.disk, *info); !behind.is_ok()) {
-    if (fresh.problem != behind.message())
+  Local local;
+  local.replica_id = member.replica_id();
+  if (known) local.problem = known->problem;
+  const Status opened = open_host(entry, member, local);
+  if (!opened.is_ok()) {
+    if (local.problem != opened.message())
       log::error("volume", "a replica is not served",
-                 {{"volume", entry.record.name()}, {"why", behind.message()}});
-    fresh.problem = behind.message();
-    fresh.disk = nullptr;
-    return;
+                 {{"volume", entry.record.name()}, {"why", opened.message()}});
+    local.disk = nullptr;
+    local.host = nullptr;
   }
+  local.problem = opened.message();
+  set_local(volume_id, std::move(local));
+  if (!opened.is_ok()) return false;
+  // What was told before there was anybody to hear it.
+  if (const auto latest = this->entry(volume_id); latest && latest->revision > entry.revision)
+    publish(volume_id, *latest);
+  return true;
+}
+
+Status Cluster::open_host(const VolumeEntry& entry, const v1::MemberRecord& member, Local& local) {
+  local.disk = disks_.find(member.disk_id());
+  if (local.disk == nullptr || local.disk->engine == nullptr)
+    return Status(Code::kUnavailable,
+                  "its replica's disk " + member.disk_id() + " does not work here" +
+                      (local.disk != nullptr ? ": " + local.disk->problem : ""));
+  const auto info = find_on_disk(*local.disk, member.replica_id());
+  if (!info)
+    return Status(Code::kNotFound,
+                  "its replica is not on disk " + local.disk->path +
+                      " any more; it is replaced from the other replicas after a while");
+  local.number = info->number;
+  CVOL_TRY(check_not_behind(entry, *local.disk, *info));
   auto record = to_replication(entry.record, entry.revision);
-  auto part = part_of(fresh.disk->shard, fresh.disk->shard_index);
-  if (!record || !part) {
-    fresh.problem = record ? part.message() : record.message();
-    return;
-  }
+  if (!record) return record.status();
+  auto part = part_of(local.disk->shard, local.disk->shard_index);
+  if (!part) return part.status();
   replication::ReplicaHost::Parts parts;
   parts.exchange = (*part)->exchange.get();
-  parts.engine = fresh.disk->engine.get();
+  parts.engine = local.disk->engine.get();
   parts.number = info->number;
   parts.volume = info->volume;
   parts.self = info->replica;
@@ -164,32 +244,32 @@ void Cluster::open_local(const VolumeEntry& entry, const v1::MemberRecord& membe
     parts.event = [on_event = options_.on_event, name = entry.record.name()](
                       const std::string& text) { on_event("replication", name, text); };
   }
-  auto host = fresh.disk->shard->invoke(
-      [&] { return replication::ReplicaHost::open(std::move(parts), &*record); });
-  if (!host) {
-    fresh.problem = host.message();
-    log::error("volume", "a replica cannot be opened",
-               {{"volume", entry.record.name()}, {"error", host.message()}});
-    return;
-  }
-  fresh.host = std::move(*host);
-  fresh.problem.clear();
-  // What was told before there was anybody to hear it.
-  if (const auto latest = this->entry(entry.record.id());
-      latest && latest->revision > entry.revision)
-    publish(entry.record.id(), *latest);
+  // Shown before it is open, so that it is told of a disk that fails meanwhile.
+  local.host = std::make_shared<HostSlot>();
+  set_local(entry.record.id(), local);
+  return local.disk->shard->invoke([&] {
+    auto host = replication::ReplicaHost::open(std::move(parts), &*record);
+    if (host) *local.host = std::move(*host);
+    return host.status();
+  });
 }
 
-// With locals_mutex_.
+// In the volume's turn, or when there are no turns any more.
 void Cluster::close_local(const std::string& volume_id) {
-  const auto at = locals_.find(volume_id);
-  if (at == locals_.end()) return;
-  if (at->second.host) {
-    io::Shard* shard = at->second.disk->shard;
-    shard->run<bool>([&] { return close_host(at->second.host.get()); });
-    shard->invoke([&] { at->second.host.reset(); });
+  Local local;
+  {
+    std::lock_guard lock(locals_mutex_);
+    const auto at = locals_.find(volume_id);
+    if (at == locals_.end()) return;
+    local = std::move(at->second);
+    locals_.erase(at);
   }
-  locals_.erase(at);
+  if (!local.host) return;
+  io::Shard* shard = local.disk->shard;
+  HostSlot host;  // whoever still has the slot finds nothing in it
+  shard->invoke([&] { host = std::move(*local.host); });
+  shard->run<bool>([&] { return close_host(host.get()); });
+  shard->invoke([&] { host.reset(); });
 }
 
 // The replica first, then its entry in the record: a crash in between repeats it. The last one to
@@ -208,11 +288,14 @@ Status Cluster::remove_local(const VolumeEntry& entry, const v1::MemberRecord& m
   return update(entry.record.id(),
                 [&](v1::VolumeRecord& next) {
                   auto& members = *next.mutable_members();
+                  const int before = members.size();
                   members.erase(std::remove_if(members.begin(), members.end(),
                                                [&](const v1::MemberRecord& other) {
                                                  return other.replica_id() == member.replica_id();
                                                }),
                                 members.end());
+                  if (members.size() == before)
+                    return Status(Code::kCancelled, "the record has no such member any more");
                   if (next.state() != "removing") next.set_epoch(next.epoch() + 1);
                   return Status::ok();
                 })
@@ -220,25 +303,26 @@ Status Cluster::remove_local(const VolumeEntry& entry, const v1::MemberRecord& m
 }
 
 std::optional<LocalReplica> Cluster::local_replica(const std::string& volume_id) {
-  std::lock_guard lock(locals_mutex_);
-  const auto at = locals_.find(volume_id);
-  if (at == locals_.end()) return std::nullopt;
-  const Local& local = at->second;
+  const auto known = local_of(volume_id);
+  if (!known) return std::nullopt;
+  const Local& local = *known;
   LocalReplica view;
   view.replica_id = local.replica_id;
   view.problem = local.problem;
   if (local.disk == nullptr || !local.host) return view;
   view.disk_id = local.disk->id;
   local.disk->shard->invoke([&] {
-    const replication::Replica& core = local.host->core();
+    const replication::ReplicaHost* host = local.host->get();
+    if (host == nullptr) return;
+    const replication::Replica& core = host->core();
     view.role = replication::name_of(core.role());
     view.joining = core.joining();
     view.trusted = core.trusts_itself();
     view.epoch = core.epoch().value;
     view.commit_point = core.commit_point().value;
     view.last_seq = core.last_seq().value;
-    view.resyncs = local.host->resyncs();
-    view.resync_sent_bytes = local.host->resync_sent_bytes();
+    view.resyncs = host->resyncs();
+    view.resync_sent_bytes = host->resync_sent_bytes();
     view.waits_for = core.waits_for(local.disk->shard->reactor().now());
     auto info = local.disk->engine->replica(local.number);
     if (info) view.allocated_bytes = info->allocated_bytes;
@@ -247,10 +331,11 @@ std::optional<LocalReplica> Cluster::local_replica(const std::string& volume_id)
 }
 
 void Cluster::mend(const std::string& volume_id, uint64_t block) {
-  std::lock_guard lock(locals_mutex_);
-  const auto at = locals_.find(volume_id);
-  if (at == locals_.end() || !at->second.host) return;
-  at->second.disk->shard->invoke([&] { at->second.host->mend(block); });
+  const auto local = local_of(volume_id);
+  if (!local || !local->host) return;
+  local->disk->shard->invoke([&] {
+    if (*local->host) (*local->host)->mend(block);
+  });
 }
 
 void Cluster::disk_added() {
@@ -263,8 +348,8 @@ void Cluster::disk_failed(const std::string& disk_id) {
   std::lock_guard lock(locals_mutex_);
   for (auto& [id, local] : locals_) {
     if (local.disk == nullptr || local.disk->id != disk_id || !local.host) continue;
-    local.disk->shard->reactor().post([host = local.host.get(), shard = local.disk->shard] {
-      host->core().on_disk_failed(shard->reactor().now());
+    local.disk->shard->reactor().post([slot = local.host, shard = local.disk->shard] {
+      if (*slot) (*slot)->core().on_disk_failed(shard->reactor().now());
     });
   }
 }

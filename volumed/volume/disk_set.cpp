@@ -50,6 +50,7 @@ Result<DiskSet::Home*> DiskSet::home_for_next() {
   if (index < homes_.size()) return &homes_[index];
   auto shard = io::Shard::start("cvol-shard-" + std::to_string(homes_.size()));
   if (!shard) return shard.status();
+  std::lock_guard lock(mutex_);
   homes_.push_back({std::move(*shard), std::make_unique<BouncePool>(kBounceBytes)});
   return &homes_.back();
 }
@@ -136,7 +137,7 @@ Result<Disk*> DiskSet::add(const std::string& path, store::FormatOptions format)
 }
 
 std::vector<io::Shard*> DiskSet::shards() {
-  std::lock_guard adding(adding_);
+  std::lock_guard lock(mutex_);
   std::vector<io::Shard*> all;
   for (Home& home : homes_) all.push_back(home.shard.get());
   return all;
@@ -164,12 +165,13 @@ void DiskSet::close_all() {
     disk->shard->run<bool>([&] { return close_engine(disk->engine.get()); });
     disk->shard->invoke([&] { disk->engine.reset(); });
   }
+  std::vector<Home> gone;
   {
     std::lock_guard lock(mutex_);
     disks_.clear();
+    gone.swap(homes_);
   }
-  for (Home& home : homes_) home.shard->invoke([&] { home.bounce.reset(); });
-  homes_.clear();
+  for (Home& home : gone) home.shard->invoke([&] { home.bounce.reset(); });
 }
 
 }  // namespace cvol::volume

@@ -87,10 +87,10 @@ class DiskSet {
   DiskMaker maker_;
   store::EngineOptions options_;
   MakeHooks hooks_;
-  std::mutex adding_;  // one at a time
-  std::mutex mutex_;   // guards disks_
+  std::mutex adding_;  // one at a time; held while a disk is opened, which may hang
+  std::mutex mutex_;   // guards disks_ and homes_, which change under adding_ too
   std::vector<std::unique_ptr<Disk>> disks_;
-  std::vector<Home> homes_;  // guarded by adding_; reserved, so that elements do not move
+  std::vector<Home> homes_;  // reserved, so that elements do not move
 };
 
 }  // namespace cvol::volume

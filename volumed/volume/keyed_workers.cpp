@@ -1,5 +1,7 @@
 #include "volumed/volume/keyed_workers.h"
 
+#include <pthread.h>
+
 #include <utility>
 
 #include "volumed/base/assert.h"
@@ -33,6 +35,7 @@ void KeyedWorkers::stop() {
 }
 
 void KeyedWorkers::run() {
+  ::pthread_setname_np(::pthread_self(), "cvol-worker");  // a shard may have made it
   std::unique_lock lock(mutex_);
   while (true) {
     ++idle_;

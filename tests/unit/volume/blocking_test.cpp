@@ -131,6 +131,26 @@ class BlockingTest : public VolumeManagerTest {
     manager_->open(name, [opened](auto result) { opened->set_value(std::move(result)); });
     return answer;
   }
+  // Smaller than the other: what is made without being told where goes there.
+  std::string add_gated_disk() {
+    store::FormatOptions format;
+    format.capacity_bytes = 128 * kMiB;
+    format.journal_bytes = 16 * kMiB;
+    auto added = manager_->add_disk(folder_ + "/disks/gated", format);
+    EXPECT_TRUE(added.is_ok()) << added.message();
+    return added->id;
+  }
+  // As stored; nullopt: there is no such volume.
+  std::optional<VolumeEntry> stored(const std::string& name) {
+    std::vector<std::string> problems;
+    auto entries = Catalog(*store_, "default").load_volumes(problems);
+    for (const VolumeEntry& entry : *entries) {
+      if (entry.record.name() == name) return entry;
+    }
+    return std::nullopt;
+  }
+  bool is_made(const std::string& name) { return stored(name)->record.members(0).made(); }
+  void expect_others_are_served();
   bool is_known(const std::string& name) { return manager_->get(name).is_ok(); }
 
   uint16_t port_ = 0;
@@ -199,6 +219,63 @@ TEST_F(BlockingTest, StartsWithoutWaitingForPrimariesToConfirm) {
   EXPECT_LT(std::chrono::steady_clock::now() - begun, 4s);
   for (const std::string& name : left)
     EXPECT_TRUE(within(kSoon, [&] { return manager_->get(name)->attached_node.empty(); })) << name;
+}
+
+// What works on a node that has a disk which does not answer.
+void BlockingTest::expect_others_are_served() {
+  const auto begun = std::chrono::steady_clock::now();
+  create("b");
+  EXPECT_TRUE(open("b").get().is_ok());
+  EXPECT_FALSE(manager_->volumes().empty());
+  EXPECT_TRUE(manager_->problems().empty());
+  EXPECT_TRUE(manager_->explain("b").is_ok());
+  EXPECT_TRUE(within(kSoon, [&] { return manager_->get("b")->local->role == "active"; }));
+  EXPECT_TRUE(manager_->remove("b", /*force=*/true).is_ok());
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, kSoon);
+}
+
+TEST_F(BlockingTest, ServesOthersWhileADiskHangsThatAReplicaIsMadeOn) {
+  const std::string disk = add_gated_disk();
+  gate_.shut = true;
+  insert("hangs", manager_->node().id, disk, /*ready=*/false);
+  ASSERT_TRUE(within(kSoon, [&] { return gate_.waiting > 0; }));
+  expect_others_are_served();
+  gate_.shut = false;
+  EXPECT_TRUE(within(kSoon, [&] { return is_made("hangs"); }));
+}
+
+TEST_F(BlockingTest, ServesOthersWhileADiskHangsThatAReplicaIsRemovedFrom) {
+  const std::string disk = add_gated_disk();
+  insert("hangs", manager_->node().id, disk, /*ready=*/false);
+  ASSERT_TRUE(within(kSoon, [&] { return is_made("hangs"); }));
+  VolumeEntry entry = *stored("hangs");
+  v1::VolumeRecord ready = entry.record;
+  ready.set_state("ready");
+  ASSERT_TRUE(Catalog(*store_, "default").update_volume(entry, std::move(ready)).is_ok());
+  ASSERT_TRUE(within(kSoon, [&] { return is_known("hangs"); }));
+  gate_.shut = true;
+  auto removed = std::async(std::launch::async, [&] { return manager_->remove("hangs", false); });
+  ASSERT_TRUE(within(kSoon, [&] { return gate_.waiting > 0; }));
+  expect_others_are_served();
+  gate_.shut = false;
+  EXPECT_TRUE(removed.get().is_ok());
+  EXPECT_FALSE(is_known("hangs"));
+  EXPECT_TRUE(within(kSoon, [&] { return manager_->disks()[1].info.replicas == 0; }));
+}
+
+// Records of one volume that change while its disk hangs are brought about one after the other.
+TEST_F(BlockingTest, RemovesWhatIsStillBeingMade) {
+  const std::string disk = add_gated_disk();
+  gate_.shut = true;
+  insert("hangs", manager_->node().id, disk, /*ready=*/false);
+  ASSERT_TRUE(within(kSoon, [&] { return gate_.waiting > 0; }));
+  VolumeEntry entry = *stored("hangs");
+  ASSERT_TRUE(Catalog(*store_, "default").begin_removal(entry).is_ok());
+  expect_others_are_served();  // the records' thread has been through it since
+  EXPECT_EQ(gate_.waiting, 1);
+  gate_.shut = false;
+  EXPECT_TRUE(within(kSoon, [&] { return !stored("hangs"); }));
+  EXPECT_EQ(manager_->disks()[1].info.replicas, 0u);
 }
 
 TEST(KeyedWorkersTest, KeepsTheOrderOfAKeyWhileAnotherIsBlocked) {
