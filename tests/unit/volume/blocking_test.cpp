@@ -229,7 +229,10 @@ void BlockingTest::expect_others_are_served() {
   EXPECT_FALSE(manager_->volumes().empty());
   EXPECT_TRUE(manager_->problems().empty());
   EXPECT_TRUE(manager_->explain("b").is_ok());
-  EXPECT_TRUE(within(kSoon, [&] { return manager_->get("b")->local->role == "active"; }));
+  EXPECT_TRUE(within(kSoon, [&] {
+    const auto local = manager_->get("b")->local;
+    return local && local->role == "active";
+  }));
   EXPECT_TRUE(manager_->remove("b", /*force=*/true).is_ok());
   EXPECT_LT(std::chrono::steady_clock::now() - begun, kSoon);
 }
