@@ -107,6 +107,7 @@ void Replica::on_copied(Nanoseconds now, OpId id, bool ok) {
   if (op == nullptr || op->kind != OpKind::kCopy) return;
   const Slot slot = op->joiner;
   const uint64_t join = op->join;
+  if (op->state == Op::State::kWaiting) --waiting_;  // given up
   std::erase(order_, op);
   ops_.erase(id);
   if (!ok && join != 0 && peers_[slot].join == join) end_join(slot, true);

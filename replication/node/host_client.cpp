@@ -241,6 +241,7 @@ bool ReplicaHost::hand_over(const ReplicaId& to) {
 }
 
 Task<bool> ReplicaHost::confirm(Epoch epoch, io::Nanoseconds patience) {
+  const Guest guest(*this);
   const io::Nanoseconds until = now() + patience;
   while (!closing_) {
     if (core_->epoch() >= epoch && core_->confirmed() && local_size_ >= size_bytes())

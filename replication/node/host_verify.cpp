@@ -132,6 +132,7 @@ Task<Status> ReplicaHost::list_chunks() {
 }
 
 Task<ClientResult> ReplicaHost::verify(uint64_t offset, const FrontEnd* front_end) {
+  const Guest guest(*this);
   ClientResult result;
   result.next = UINT64_MAX;
   if (closing_ || core_->role() != Role::kActive) {

@@ -266,7 +266,9 @@ std::string Mesh::why_refused(const wire::Hello& hello) const {
     return fmt::format("frames of version {} are spoken here, of {} to {} there",
                        wire::kFrameVersion, hello.oldest_version, hello.newest_version);
   if (hello.cluster != options_.cluster) return "it belongs to another cluster";
-  if (hello.node == options_.self.node) return "it has the same node id";
+  // (Another shard of this process is a peer like any other.)
+  if (hello.node == options_.self.node && hello.process != options_.process)
+    return "it has the same node id";
   return "";
 }
 

@@ -88,6 +88,7 @@ Task<void> ReplicaHost::close() {
   }
   changed_.wake_all();
   buffer_waiters_.wake_all();
+  while (guests_ > 0) co_await guests_left_.wait();
   co_await scope_.join();
   copiers_.clear();
 }

@@ -177,6 +177,16 @@ class ReplicaHost final : public Driver {
     void await_suspend(std::coroutine_handle<> handle) noexcept { work.waiter = handle; }
     void await_resume() const noexcept {}
   };
+  // Of those that work here in a coroutine of their own, a gateway's: close() waits for them.
+  struct Guest {
+    explicit Guest(ReplicaHost& at) : host(at) { ++host.guests_; }
+    Guest(const Guest&) = delete;
+    Guest& operator=(const Guest&) = delete;
+    ~Guest() {
+      if (--host.guests_ == 0) host.guests_left_.wake_all();
+    }
+    ReplicaHost& host;
+  };
   // A question to another replica.
   struct Call {
     Endpoint to;
@@ -298,6 +308,8 @@ class ReplicaHost final : public Driver {
   BufferPool buffers_;
   io::WaitList buffer_waiters_;
   io::WaitList changed_;
+  uint32_t guests_ = 0;
+  io::WaitList guests_left_;
   std::map<uint64_t, std::unique_ptr<Copier>> copiers_;  // by join
   Copier* beginning_ = nullptr;                          // of a piece
   uint32_t inside_core_ = 0;

@@ -353,13 +353,16 @@ Result<Cluster::OpenGateway> Cluster::open_gateway(const VolumeEntry& entry,
   if (!volume) return volume.status();
   io::Shard* shard = &disks_.first_shard();
   uint16_t index = 0;
-  // Where the replica of this node is, or will be.
-  for (const v1::MemberRecord& member : entry.record.members()) {
-    if (member.node_id() != options_.node_id || member.wanted() == "removed") continue;
-    Disk* disk = disks_.find(member.disk_id());
-    if (disk == nullptr || disk->engine == nullptr) continue;
-    shard = disk->shard;
-    index = disk->shard_index;
+  // Where the replica of this node is, or will be; else where one is that is to go, but serves yet.
+  for (const bool leaving : {true, false}) {
+    for (const v1::MemberRecord& member : entry.record.members()) {
+      if (member.node_id() != options_.node_id || (member.wanted() == "removed") != leaving)
+        continue;
+      Disk* disk = disks_.find(member.disk_id());
+      if (disk == nullptr || disk->engine == nullptr) continue;
+      shard = disk->shard;
+      index = disk->shard_index;
+    }
   }
   auto part = part_of(shard, index);
   if (!part) return part.status();

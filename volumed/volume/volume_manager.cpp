@@ -470,6 +470,11 @@ Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
   if (close_exports(hosted)) return Status::ok();
   std::lock_guard opening(hosted.opening);
   hosted.removing = false;
+  if (cluster_) {  // its gateway is closed; whoever comes now gets another one
+    hosted.open_export.reset();
+    std::lock_guard lock(mutex_);
+    hosted.gateway.reset();
+  }
   return Status(Code::kBusy, "requests to volume '" + name + "' are still under way; try again");
 }
 

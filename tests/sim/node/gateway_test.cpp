@@ -231,6 +231,36 @@ TEST_F(NodeScenario, a_comparison_on_the_primarys_own_node_ends) {
   }
 }
 
+Task<void> compare_here(replication::ReplicaHost* host, bool* ended) {
+  const replication::ClientResult result = co_await host->verify(0);
+  static_cast<void>(result);
+  *ended = true;
+}
+
+Task<void> close_replica(replication::ReplicaHost* host, const bool* ended, bool* in_time) {
+  co_await host->close();
+  *in_time = *ended;
+}
+
+// As when the volume is removed meanwhile: nothing touches the replica when it has closed.
+TEST_F(NodeScenario, a_replica_that_compares_closes_when_that_has_ended) {
+  for (int at = 0; at < 12; ++at) {
+    begin();
+    operate(100);
+    wait_in_sync();
+    Node& node = cluster().primary();
+    bool ended = false;
+    bool in_time = false;
+    node.reactor().start(compare_here(node.host(), &ended));
+    cluster().run_for(at * 40 * io::kMicrosecond);
+    node.reactor().start(close_replica(node.host(), &ended, &in_time));
+    cluster().run_for(100 * io::kMillisecond);
+    EXPECT_TRUE(ended);
+    EXPECT_TRUE(in_time) << at;
+    node.stop();
+  }
+}
+
 // Whoever is asked for a part of a comparison leaves the set when it is silent; what is written to
 // that part meanwhile waits no longer than for that.
 TEST_F(NodeScenario, a_comparison_with_a_silent_member_keeps_no_write_waiting) {

@@ -97,6 +97,28 @@ TEST_F(MeshScenario, a_connection_that_never_greets_is_ended) {
   close(one);
 }
 
+// A gateway may be on another shard than the replica that is the primary, of the same process. (Two
+// processes with one node's id are a mistake.)
+TEST_F(MeshScenario, shards_of_one_process_are_peers) {
+  for (const bool same : {true, false}) {
+    Process one(world_, 1);
+    Mesh::Options options = Process::options(1);
+    options.self.shard = 1;
+    if (!same) options.process.bytes[0] = 9;
+    io::SimReactor reactor(world_, 2);
+    Handler handler;
+    Mesh other(reactor, handler, options);
+    ASSERT_TRUE(other.listen("shard1"));
+    one.mesh.set_address(options.self, "shard1");
+    one.mesh.want(options.self);
+    EXPECT_EQ(run_until([&] { return one.handler.ups == 1 && handler.ups == 1; }, 10 * io::kSecond),
+              same);
+    close(one);
+    reactor.start(other.close());
+    ASSERT_TRUE(run_until([&] { return reactor.done(); }, 10 * io::kSecond));
+  }
+}
+
 TEST_F(MeshScenario, half_a_greeting_is_none) {
   Process one(world_, 1);
   ASSERT_TRUE(one.mesh.listen("node1"));
