@@ -248,5 +248,31 @@ class Slow(ClusterTest):
         self.cluster.check_copies(self.name, writer.history, 1)
 
 
+class Shards(unittest.TestCase):
+    def test_a_volume_that_is_used_on_another_shard_than_its_copy(self):
+        """A node's second disk has a shard of its own. The volume is opened before the node has a
+        copy, which comes to that disk and becomes the primary: the open device reaches it."""
+        with Cluster() as cluster:
+            second = cluster.folder / "node1-second"
+            second.mkdir()
+            cluster.cvol(1, "disk", "add", second, "--capacity", "8GiB", "--journal-size", "64MiB")
+            cluster.create_volume("v", "64MiB", 2, gateways=[1])
+            handle = stamps.connect(cluster.nbd_socket(1), "v")
+            handle.pwrite(b"\1" * BLOCK, 0)
+            cluster.cvol(2, "volume", "modify", "v", "--replicas", "3")
+            cluster.wait_in_sync("v", 3)
+            used = {copy["node"]: copy["disk"] for copy in cluster.copies("v")}
+            disks = {disk["path"]: disk["id"] for disk in cluster.json(1, "disk", "ls")}
+            self.assertEqual(used["node1"], disks[str(second)])
+            cluster.move("v", 1)
+            answers = []
+            asking = threading.Thread(
+                target=lambda: answers.append(bytes(handle.pread(BLOCK, 0))[:4]), daemon=True)
+            asking.start()
+            asking.join(20)
+            self.assertEqual(answers, [b"\1" * 4], "the device does not reach its primary")
+            handle.shutdown()
+
+
 if __name__ == "__main__":
     unittest.main(verbosity=2)
