@@ -34,7 +34,7 @@ TEST(Records, ReadTheStoredTextOfVersionOne) {
 }
 
 TEST(Records, RefuseANewerVersionEvenWithUnknownFields) {
-  auto read = parse_record<v1::VolumeRecord>("k", R"({"format_version":2,"novel":true})");
+  auto read = parse_record<v1::VolumeRecord>("k", R"({"format_version":3,"novel":true})");
   EXPECT_EQ(read.code(), Code::kUnsupported);
   EXPECT_NE(read.message().find("newer volumed"), std::string::npos);
 }
