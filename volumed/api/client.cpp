@@ -34,6 +34,9 @@ class GrpcClient final : public ApiClient {
   Result<v1::VerifyDiskResponse> verify_disk(const v1::VerifyDiskRequest& request) override {
     return call<v1::VerifyDiskResponse>(&v1::Cvol::Stub::VerifyDisk, request);
   }
+  Result<v1::RemoveDiskResponse> remove_disk(const v1::RemoveDiskRequest& request) override {
+    return call<v1::RemoveDiskResponse>(&v1::Cvol::Stub::RemoveDisk, request);
+  }
   Result<v1::CreateVolumeResponse> create_volume(const v1::CreateVolumeRequest& request) override {
     return call<v1::CreateVolumeResponse>(&v1::Cvol::Stub::CreateVolume, request);
   }

@@ -27,6 +27,7 @@ class ApiClient {
   virtual Result<v1::ScrubDiskResponse> scrub_disk(const v1::ScrubDiskRequest& request) = 0;
   virtual Result<v1::StopScrubResponse> stop_scrub(const v1::StopScrubRequest& request) = 0;
   virtual Result<v1::VerifyDiskResponse> verify_disk(const v1::VerifyDiskRequest& request) = 0;
+  virtual Result<v1::RemoveDiskResponse> remove_disk(const v1::RemoveDiskRequest& request) = 0;
   virtual Result<v1::CreateVolumeResponse> create_volume(
       const v1::CreateVolumeRequest& request) = 0;
   virtual Result<v1::ListVolumesResponse> list_volumes() = 0;

@@ -178,7 +178,10 @@ v1::Disk to_proto(const volume::DiskView& view, const std::string& node) {
   disk.set_id(view.id);
   disk.set_node(node);
   disk.set_path(view.path);
-  disk.set_state(view.problem.empty() ? "ok" : view.metrics != nullptr ? "failed" : "missing");
+  disk.set_state(view.leaving              ? "leaving"
+                 : view.problem.empty()    ? "ok"
+                 : view.metrics != nullptr ? "failed"
+                                           : "missing");
   disk.set_problem(view.problem);
   disk.set_capacity_bytes(view.info.capacity_bytes);
   disk.set_allocated_bytes(view.info.allocated_bytes);

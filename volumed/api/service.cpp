@@ -139,6 +139,12 @@ class Service final : public v1::Cvol::Service {
     return answer_disk(manager_.verify_disk(request->disk(), request->accept_damage()), response);
   }
 
+  grpc::Status RemoveDisk(grpc::ServerContext*, const v1::RemoveDiskRequest* request,
+                          v1::RemoveDiskResponse* response) override {
+    return answer_disk(
+        manager_.remove_disk(request->disk(), {request->in_place(), request->cancel()}), response);
+  }
+
   grpc::Status CreateVolume(grpc::ServerContext*, const v1::CreateVolumeRequest* request,
                             v1::CreateVolumeResponse* response) override {
     volume::CreateRequest create;

@@ -49,6 +49,8 @@ struct Settings {
   std::string node;
   std::string to;
   bool accept_data_loss = false;
+  bool in_place = false;
+  bool cancel = false;
 };
 
 // Each returns what went wrong, if anything.
@@ -58,6 +60,8 @@ Status show_status(api::ApiClient& api, const Settings& settings, std::ostream& 
 Status list_nodes(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status list_disks(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status remove_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status replace_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status scrub_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status verify_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);

@@ -132,6 +132,24 @@ void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
                    "Take a failed disk into service although blocks are damaged");
   verify->add_flag("--wait", settings.wait, "Wait for the end (the default)");
   verify->add_flag("--no-wait", settings.no_wait, "Only begin it");
+  CLI::App* leave = add_command(*disk, "rm", "Take a disk out of the pool; its copies go elsewhere",
+                                remove_disk, chosen);
+  CLI::App* replace =
+      add_command(*disk, "replace", "Take a new disk into the pool, and an old one out of it",
+                  replace_disk, chosen);
+  for (CLI::App* command : {leave, replace}) {
+    command->add_option("DISK", settings.name, "Path of the disk, or the first digits of its id")
+        ->required();
+    command->add_flag("--in-place", settings.in_place,
+                      "Let copies be made anew on other disks of this node where no other node can "
+                      "take them: until that is done their volumes have one copy fewer");
+    command->add_flag("--wait", settings.wait, "Wait until nothing is left on it");
+  }
+  leave->add_flag("--cancel", settings.cancel, "Keep a disk that is leaving");
+  replace->add_option("PATH", settings.path, "Folder on a local file system: the new disk")
+      ->required();
+  replace->add_option("--capacity", settings.capacity, "Most to use; default: what is free there");
+  replace->add_option("--journal-size", settings.journal_size, "Size of the write-ahead journal");
   add_volume_commands(app, settings, chosen);
   CLI::App* events = add_command(app, "events", "Show what happened lately", show_events, chosen);
   events->add_flag("-f,--follow", settings.follow, "Go on with what happens next");

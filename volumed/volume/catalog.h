@@ -55,6 +55,8 @@ class Catalog {
 
   Result<std::vector<v1::DiskRecord>> load_disks();
   Status put_disk(v1::DiskRecord record);
+  // With what is noted of its failure.
+  Status erase_disk(const std::string& disk_id);
   Result<std::vector<v1::DiskFailureRecord>> load_disk_failures();
   Status put_disk_failure(const std::string& disk_id, const std::string& reason);
   // Ok if there is none.

@@ -338,6 +338,7 @@ void Cluster::run_periodically() {
     looked_at = heard_;
     lock.unlock();
     if (due && ++turn % 5 == 0) reconcile_all();
+    if (due && options_.on_period) options_.on_period();
     if (anything) all_whole = repair_all();
     lock.lock();
   }

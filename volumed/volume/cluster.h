@@ -20,6 +20,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <unordered_set>
@@ -47,6 +48,8 @@ struct ClusterOptions {
   std::function<void(const std::string& id, std::optional<VolumeEntry>)> on_volume;
   std::function<void(const std::string& kind, const std::string& subject, const std::string& text)>
       on_event;
+  // Every second or so, on a thread of its own that looks after volumes; short.
+  std::function<void()> on_period;
   // Where this node's end has to be told, should it come suddenly; whenever that changes.
   std::function<void(const std::vector<std::string>& addresses)> on_peers;
 };
@@ -83,6 +86,10 @@ class Cluster {
   void disk_added();
   // A disk has failed.
   void disk_failed(const std::string& disk_id);
+  // Others hear that a disk of this node leaves the pool, or does not any more.
+  void disk_leaves();
+  // Volumes with a replica on the disk, as the records say.
+  std::vector<VolumeEntry> volumes_on(const std::string& disk_id);
 
   const std::string& node_id() const { return options_.node_id; }
   const replication::Options& replication_options() const { return options_.replication; }
@@ -109,9 +116,12 @@ class Cluster {
                 const std::function<bool(const std::optional<VolumeEntry>&)>& holds);
 
   // Disks of living nodes that take new replicas; those of preferred nodes (ids) first, in order.
+  // One replica of `existing` a node; those in `lost_replicas` do not count, so that the successor
+  // of a lost one may lie on another disk of the same node.
   Result<std::vector<DiskChoice>> choose(uint32_t count, const v1::VolumeRecord* existing,
                                          bool zone_spread,
-                                         const std::vector<std::string>& preferred_nodes = {});
+                                         const std::vector<std::string>& preferred_nodes = {},
+                                         const std::set<std::string>& lost_replicas = {});
 
   // A gateway on the best shard, and that shard.
   struct OpenGateway {
@@ -197,6 +207,11 @@ class Cluster {
   static bool is_whole(const v1::VolumeRecord& record,
                        const std::unordered_set<std::string>& steady);
   void repair(const VolumeEntry& entry);
+  struct Survey;
+  Survey survey(const v1::VolumeRecord& record);
+  bool add_successor(const v1::VolumeRecord& record, const Survey& found);
+  void mark_removed(const v1::VolumeRecord& record, const std::string& replica);
+  void put_out_removed(const v1::VolumeRecord& record);
   void give_up_unfinished(const VolumeEntry& entry);
 
   ClusterOptions options_;

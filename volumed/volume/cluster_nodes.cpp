@@ -31,7 +31,7 @@ v1::AliveRecord Cluster::describe_self() {
   for (std::size_t i = 0; i < shards; ++i)
     record.add_replication_addresses(with_port(options_.advertise, static_cast<uint16_t>(i)));
   for (Disk* disk : disks_.all()) {
-    if (disk->engine == nullptr) continue;
+    if (disk->engine == nullptr || disk->gone) continue;
     const store::DiskInfo info = disk->invoke([](auto& engine) { return engine.info(); });
     v1::AliveDisk& entry = *record.add_disks();
     entry.set_id(disk->id);
@@ -39,6 +39,8 @@ v1::AliveRecord Cluster::describe_self() {
     entry.set_capacity_bytes(info.capacity_bytes);
     entry.set_allocated_bytes(info.allocated_bytes);
     entry.set_failed(info.failed);
+    entry.set_leaving(disk->leaving);
+    entry.set_in_place(disk->in_place);
   }
   return record;
 }

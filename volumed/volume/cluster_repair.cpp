@@ -28,7 +28,8 @@ std::string new_id() {
 
 Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::VolumeRecord* existing,
                                                 bool zone_spread,
-                                                const std::vector<std::string>& preferred_nodes) {
+                                                const std::vector<std::string>& preferred_nodes,
+                                                const std::set<std::string>& lost_replicas) {
   std::vector<DiskChoice> disks;
   std::set<std::string> taken_nodes;
   std::multiset<std::string> taken_zones;
@@ -46,7 +47,7 @@ Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::Volume
         continue;
       }
       for (const v1::AliveDisk& disk : alive->second.disks()) {
-        if (disk.failed()) continue;
+        if (disk.failed() || disk.leaving()) continue;
         DiskChoice choice;
         choice.node_id = id;
         choice.node_name = record.name();
@@ -59,6 +60,7 @@ Result<std::vector<DiskChoice>> Cluster::choose(uint32_t count, const v1::Volume
     }
     if (existing != nullptr) {
       for (const v1::MemberRecord& member : existing->members()) {
+        if (lost_replicas.contains(member.replica_id())) continue;
         taken_nodes.insert(member.node_id());
         if (member.wanted() == "removed") continue;
         const auto record = node_records_.find(member.node_id());
@@ -119,7 +121,7 @@ std::unordered_set<std::string> Cluster::steady_disks() const {
     const auto node = node_records_.find(id);
     if (node == node_records_.end() || node->second.draining()) continue;
     for (const v1::AliveDisk& disk : alive.disks()) {
-      if (!disk.failed()) steady.insert(id + ' ' + disk.id());
+      if (!disk.failed() && !disk.leaving()) steady.insert(id + ' ' + disk.id());
     }
   }
   return steady;
@@ -148,95 +150,100 @@ void Cluster::give_up_unfinished(const VolumeEntry& entry) {
   if (catalog_.begin_removal(changed)) learned(changed);
 }
 
-void Cluster::repair(const VolumeEntry& entry) {
-  const v1::VolumeRecord& record = entry.record;
+// How the members of a volume do, for repair.
+struct Cluster::Survey {
+  uint32_t good = 0;           // wanted, and in sync or on the way to it
+  uint32_t in_sync = 0;        // of those, in sync
+  std::set<std::string> lost;  // not in sync, and their time is over or their disk does not work
+  std::string to_drop;         // on a node or disk that is being emptied
+  bool in_place = false;       // to_drop may go before its successor is made
+  bool goes_in_place = false;  // one that is marked as removed may leave the set before that
+};
+
+// The caller holds mutex_.
+Cluster::Survey Cluster::survey(const v1::VolumeRecord& record) {
+  Survey found;
   const auto now = std::chrono::steady_clock::now();
-  uint32_t good = 0;       // wanted, and in sync or on the way to it
-  uint32_t in_sync = 0;    // of those, in sync
-  std::string to_replace;  // a member whose time is over
-  std::string to_drop;     // a member too many, or on a draining node, once there are enough
-  {
-    std::lock_guard lock(mutex_);
-    for (const v1::MemberRecord& member : record.members()) {
-      if (member.wanted() == "removed") continue;
-      const auto node = node_records_.find(member.node_id());
-      const bool draining = node != node_records_.end() && node->second.draining();
-      const auto missing = missing_since_.find(member.node_id());
-      const auto alive = alive_.find(member.node_id());
-      bool failed_disk = false;
-      if (alive != alive_.end()) {
-        bool there = false;
-        for (const v1::AliveDisk& disk : alive->second.disks()) {
-          if (disk.id() != member.disk_id()) continue;
-          there = true;
-          failed_disk = disk.failed();
-        }
-        failed_disk = failed_disk || !there;
+  for (const v1::MemberRecord& member : record.members()) {
+    const auto node = node_records_.find(member.node_id());
+    const auto missing = missing_since_.find(member.node_id());
+    const auto alive = alive_.find(member.node_id());
+    const v1::AliveDisk* disk = nullptr;
+    if (alive != alive_.end()) {
+      for (const v1::AliveDisk& known : alive->second.disks()) {
+        if (known.id() == member.disk_id()) disk = &known;
       }
-      const bool synced = is_in_sync(record, member.replica_id());
-      const bool lost =
-          !synced &&
-          ((missing != missing_since_.end() && now - missing->second > options_.rebuild_after) ||
-           node == node_records_.end() || failed_disk);
-      if (lost) {
-        if (to_replace.empty()) to_replace = member.replica_id();
-        continue;
-      }
-      if (draining) {
-        if (to_drop.empty() || !synced) to_drop = member.replica_id();
-        continue;
-      }
-      ++good;
-      if (synced) ++in_sync;
     }
-  }
-  const auto mark_removed = [&](const std::string& replica) {
-    (void)update(record.id(),
-                 [&](v1::VolumeRecord& next) {
-                   for (v1::MemberRecord& member : *next.mutable_members()) {
-                     if (member.replica_id() == replica) member.set_wanted("removed");
-                   }
-                   next.set_epoch(next.epoch() + 1);
-                   return Status::ok();
-                 })
-        .status()
-        .is_ok();
-  };
-  if (good < record.replicas()) {
-    auto chosen = choose(1, &record, record.zone_spread());
-    if (!chosen) return;  // waits for a node; status tells
-    const DiskChoice& disk = chosen->front();
-    const auto added = update(record.id(), [&](v1::VolumeRecord& next) {
-      if (next.epoch() != record.epoch() || next.members_size() != record.members_size())
-        return Status(Code::kCancelled, "it changed meanwhile");
-      v1::MemberRecord& member = *next.add_members();
-      member.set_replica_id(new_id());
-      member.set_node_id(disk.node_id);
-      member.set_disk_id(disk.disk_id);
-      member.set_wanted("present");
-      next.set_epoch(next.epoch() + 1);
-      return Status::ok();
-    });
-    if (added && options_.on_event)
-      options_.on_event("rebuild", record.name(),
-                        "a new replica is made on node " + disk.node_name);
-    return;
-  }
-  // Enough good ones: those that were replaced, drained or are too many may go; never before.
-  if (in_sync < record.replicas()) return;
-  if (!to_replace.empty()) return mark_removed(to_replace);
-  if (!to_drop.empty()) return mark_removed(to_drop);
-  if (good > record.replicas()) {
-    // One that is not in sync, if there is one: those that are have all that counts.
-    const v1::MemberRecord* one_too_many = nullptr;
-    for (const v1::MemberRecord& member : record.members()) {
-      if (member.wanted() == "removed" || member.replica_id() == record.primary()) continue;
-      if (one_too_many == nullptr || !is_in_sync(record, member.replica_id()))
-        one_too_many = &member;
+    const bool disk_leaves = disk != nullptr && disk->leaving();
+    if (member.wanted() == "removed") {
+      found.goes_in_place = found.goes_in_place || (disk_leaves && disk->in_place());
+      continue;
     }
-    if (one_too_many != nullptr) return mark_removed(one_too_many->replica_id());
+    const bool failed_disk = alive != alive_.end() && (disk == nullptr || disk->failed());
+    const bool synced = is_in_sync(record, member.replica_id());
+    const bool away_long =
+        missing != missing_since_.end() && now - missing->second > options_.rebuild_after;
+    if (!synced && (away_long || node == node_records_.end() || failed_disk)) {
+      found.lost.insert(member.replica_id());
+      continue;
+    }
+    if (disk_leaves || (node != node_records_.end() && node->second.draining())) {
+      if (found.to_drop.empty() || !synced) {
+        found.to_drop = member.replica_id();
+        found.in_place = disk_leaves && disk->in_place();
+      }
+      continue;
+    }
+    ++found.good;
+    if (synced) ++found.in_sync;
   }
-  // A member that is to go but is still in the set: its primary puts it out.
+  return found;
+}
+
+void Cluster::mark_removed(const v1::VolumeRecord& record, const std::string& replica) {
+  (void)update(record.id(),
+               [&](v1::VolumeRecord& next) {
+                 for (v1::MemberRecord& member : *next.mutable_members()) {
+                   if (member.replica_id() == replica) member.set_wanted("removed");
+                 }
+                 next.set_epoch(next.epoch() + 1);
+                 return Status::ok();
+               })
+      .status()
+      .is_ok();
+}
+
+// False: no disk can take it. A lost replica on the node that gets its successor is marked with the
+// same change: a node serves one replica of a volume.
+bool Cluster::add_successor(const v1::VolumeRecord& record, const Survey& found) {
+  auto chosen = choose(1, &record, record.zone_spread(), {}, found.lost);
+  if (!chosen) return false;  // waits for a node or disk; status tells
+  const DiskChoice& disk = chosen->front();
+  const auto added = update(record.id(), [&](v1::VolumeRecord& next) {
+    if (next.epoch() != record.epoch() || next.members_size() != record.members_size())
+      return Status(Code::kCancelled, "it changed meanwhile");
+    for (v1::MemberRecord& other : *next.mutable_members()) {
+      if (other.node_id() != disk.node_id || other.wanted() == "removed") continue;
+      if (!found.lost.contains(other.replica_id()) || is_in_sync(next, other.replica_id()))
+        return Status(Code::kCancelled, "the node has a replica of it meanwhile");
+      other.set_wanted("removed");
+    }
+    v1::MemberRecord& member = *next.add_members();
+    member.set_replica_id(new_id());
+    member.set_node_id(disk.node_id);
+    member.set_disk_id(disk.disk_id);
+    member.set_wanted("present");
+    next.set_epoch(next.epoch() + 1);
+    return Status::ok();
+  });
+  if (added && options_.on_event)
+    options_.on_event("rebuild", record.name(),
+                      "a new replica is made on node " + disk.node_name + ", disk " + disk.disk_id);
+  return true;
+}
+
+// A member that is to go but is still in the set: its primary, which is here, puts it out.
+void Cluster::put_out_removed(const v1::VolumeRecord& record) {
   for (const v1::MemberRecord& member : record.members()) {
     if (member.wanted() != "removed" || !is_in_sync(record, member.replica_id())) continue;
     const auto local = local_of(record.id());
@@ -256,6 +263,39 @@ void Cluster::repair(const VolumeEntry& entry) {
     });
     return;
   }
+}
+
+void Cluster::repair(const VolumeEntry& entry) {
+  const v1::VolumeRecord& record = entry.record;
+  Survey found;
+  {
+    std::lock_guard lock(mutex_);
+    found = survey(record);
+  }
+  if (found.good < record.replicas()) {
+    if (add_successor(record, found)) return;
+    // Nowhere to go but to another disk of the same node, which serves one replica of a volume.
+    const uint32_t enough = std::max(1u, record.min_in_sync());
+    if (found.in_sync < enough) return;
+    if (!found.to_drop.empty() && found.in_place) return mark_removed(record, found.to_drop);
+    if (found.goes_in_place) put_out_removed(record);
+    return;
+  }
+  // Enough good ones: those that were replaced, drained or are too many may go; never before.
+  if (found.in_sync < record.replicas()) return;
+  if (!found.lost.empty()) return mark_removed(record, *found.lost.begin());
+  if (!found.to_drop.empty()) return mark_removed(record, found.to_drop);
+  if (found.good > record.replicas()) {
+    // One that is not in sync, if there is one: those that are have all that counts.
+    const v1::MemberRecord* one_too_many = nullptr;
+    for (const v1::MemberRecord& member : record.members()) {
+      if (member.wanted() == "removed" || member.replica_id() == record.primary()) continue;
+      if (one_too_many == nullptr || !is_in_sync(record, member.replica_id()))
+        one_too_many = &member;
+    }
+    if (one_too_many != nullptr) return mark_removed(record, one_too_many->replica_id());
+  }
+  put_out_removed(record);
 }
 
 }  // namespace cvol::volume

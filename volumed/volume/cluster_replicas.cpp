@@ -19,6 +19,11 @@ Task<bool> close_host(replication::ReplicaHost* host) {
   co_return true;
 }
 
+bool works(Disk* disk) {
+  return disk != nullptr && disk->engine != nullptr &&
+         !disk->invoke([](auto& engine) { return engine.info(); }).failed;
+}
+
 bool is_in_sync(const v1::VolumeRecord& record, const std::string& replica) {
   return std::any_of(record.in_sync().begin(), record.in_sync().end(),
                      [&](const v1::InSyncRecord& entry) { return entry.replica_id() == replica; });
@@ -38,9 +43,12 @@ std::optional<store::ReplicaInfo> Cluster::find_on_disk(Disk& disk, const std::s
 // Where the volume's replica is or was; empty: nowhere here.
 std::string Cluster::disk_of(const std::string& volume_id) {
   if (const auto known = entry(volume_id)) {
+    std::string found;
     for (const v1::MemberRecord& member : known->record.members()) {
-      if (member.node_id() == options_.node_id) return member.disk_id();
+      if (member.node_id() != options_.node_id) continue;
+      if (found.empty() || member.wanted() != "removed") found = member.disk_id();
     }
+    if (!found.empty()) return found;
   }
   const auto local = local_of(volume_id);
   return local && local->disk != nullptr ? local->disk->id : "";
@@ -136,13 +144,16 @@ bool Cluster::bring_about(const VolumeEntry& entry) {
     if (may_go) {
       Status gone = remove_local(entry, *leaving);
       // Not news: what was done in the turn before may not have come back to this node yet.
-      const bool known = gone.code() == Code::kCancelled || gone.code() == Code::kNotFound;
+      const bool known = gone.code() == Code::kCancelled || gone.code() == Code::kNotFound ||
+                         (ours != nullptr && gone.code() == Code::kUnavailable);
       if (!gone.is_ok() && !known)
         log::warning("volume", "cannot remove a replica; it is tried again",
                      {{"volume", entry.record.name()}, {"error", gone.message()}});
-      return false;
+      // What stays on a disk that does not work keeps its successor from nothing.
+      if (gone.is_ok() || ours == nullptr) return false;
+    } else if (ours == nullptr) {
+      ours = leaving;  // until it has left the set
     }
-    ours = leaving;  // until it has left the set
   }
   if (ours == nullptr) {
     close_local(volume_id);
@@ -275,15 +286,19 @@ void Cluster::close_local(const std::string& volume_id) {
 // The replica first, then its entry in the record: a crash in between repeats it. The last one to
 // go takes the record along.
 Status Cluster::remove_local(const VolumeEntry& entry, const v1::MemberRecord& member) {
-  close_local(entry.record.id());
+  if (const auto open = local_of(entry.record.id());
+      open && (open->replica_id == member.replica_id() || open->replica_id.empty()))
+    close_local(entry.record.id());
   Disk* disk = disks_.find(member.disk_id());
-  if (disk != nullptr && disk->engine != nullptr) {
+  if (works(disk)) {
     if (const auto info = find_on_disk(*disk, member.replica_id())) {
       CVOL_TRY(disk->run<Status>(
           [&](store::DiskEngine& engine) { return engine.remove_replica(info->number); }));
     }
-  } else if (entry.record.state() != "removing") {
-    return Status(Code::kUnavailable, "its disk is not there");
+  } else if (entry.record.state() != "removing" &&
+             static_cast<uint32_t>(entry.record.in_sync_size()) < entry.record.replicas()) {
+    return Status(Code::kUnavailable,
+                  "its disk does not work; it is forgotten when the volume is whole without it");
   }
   return update(entry.record.id(),
                 [&](v1::VolumeRecord& next) {
@@ -342,6 +357,27 @@ void Cluster::disk_added() {
   (void)open_parts().is_ok();
   (void)announce().is_ok();
   reconcile_all();
+}
+
+void Cluster::disk_leaves() {
+  (void)announce().is_ok();
+  std::lock_guard lock(mutex_);
+  ++heard_;
+  repair_soon_ = true;
+  changed_.notify_all();
+}
+
+std::vector<VolumeEntry> Cluster::volumes_on(const std::string& disk_id) {
+  std::vector<VolumeEntry> found;
+  std::lock_guard lock(mutex_);
+  for (const auto& [id, entry] : entries_) {
+    for (const v1::MemberRecord& member : entry.record.members()) {
+      if (member.disk_id() != disk_id || member.node_id() != options_.node_id) continue;
+      found.push_back(entry);
+      break;
+    }
+  }
+  return found;
 }
 
 void Cluster::disk_failed(const std::string& disk_id) {

@@ -5,6 +5,7 @@
 // closed all together, but never taken out: a Disk* stays valid until close_all().
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -36,6 +37,11 @@ struct Disk {
   BouncePool* bounce = nullptr;
   std::unique_ptr<store::DiskEngine> engine;  // null: not open, see problem
   std::string problem;
+  // It is being taken out of the pool (volume_disk_removal.cpp), as its record says; `gone`: it has
+  // been, and nothing is placed or looked for on it any more until the next start forgets it.
+  std::atomic<bool> leaving{false};
+  std::atomic<bool> in_place{false};
+  std::atomic<bool> gone{false};
 
   // Runs `call(engine)`, which returns a Task<T>, on the disk's shard. The engine must be open.
   template <typename T, typename Call>

@@ -44,6 +44,7 @@ Status VolumeManager::start_cluster() {
   };
   options.on_event = [this](const std::string& kind, const std::string& subject,
                             const std::string& text) { events_.add(kind, subject, text); };
+  options.on_period = [this] { finish_leaving_disks(); };
   if (mode.on_peers) {
     auto self = Uuid::parse(node_.id);
     if (!self) return self.status();

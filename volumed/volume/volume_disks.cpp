@@ -138,6 +138,7 @@ DiskView VolumeManager::look_at(Disk& disk) {
   view.id = disk.id;
   view.path = disk.path;
   view.problem = disk.problem;
+  view.leaving = disk.leaving;
   if (disk.engine == nullptr) return view;
   disk.invoke([&view](auto& engine) {
     view.info = engine.info();
@@ -159,6 +160,7 @@ Result<Disk*> VolumeManager::find_disk(const std::string& name) {
   const std::string clean = std::filesystem::weakly_canonical(name, ignored).string();
   std::vector<Disk*> found;
   for (Disk* disk : disk_set_.all()) {
+    if (disk->gone) continue;
     if (disk->path == name || disk->path == clean) return disk;
     if (name.size() >= kLeastIdDigits && disk->id.starts_with(name)) found.push_back(disk);
   }

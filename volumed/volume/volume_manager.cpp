@@ -165,7 +165,7 @@ Result<Disk*> VolumeManager::choose_disk() {
   Disk* best = nullptr;
   uint64_t most_free = 0;
   for (Disk* disk : disk_set_.all()) {
-    if (disk->engine == nullptr) continue;
+    if (disk->engine == nullptr || disk->leaving) continue;
     const store::DiskInfo info = disk->invoke([](auto& engine) { return engine.info(); });
     if (info.failed) continue;
     const uint64_t free = info.capacity_bytes - std::min(info.capacity_bytes, info.allocated_bytes);
@@ -497,6 +497,7 @@ Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatO
   record.set_node_id(node_.id);
   record.set_path((*disk)->path);
   CVOL_TRY(catalog_.put_disk(record));
+  (*disk)->leaving = (*disk)->in_place = (*disk)->gone = false;
   {
     std::lock_guard lock(keeper_mutex_);
     disk_since_.emplace((*disk)->id, static_cast<uint64_t>(std::time(nullptr)));
@@ -509,7 +510,9 @@ Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatO
 
 std::vector<DiskView> VolumeManager::disks() {
   std::vector<DiskView> views;
-  for (Disk* disk : disk_set_.all()) views.push_back(look_at(*disk));
+  for (Disk* disk : disk_set_.all()) {
+    if (!disk->gone) views.push_back(look_at(*disk));
+  }
   return views;
 }
 

@@ -139,6 +139,7 @@ struct DiskView {
   std::string id;
   std::string path;
   std::string problem;                            // empty: it works
+  bool leaving = false;                           // it is being taken out of the pool
   store::DiskInfo info;                           // if it is open
   const store::EngineMetrics* metrics = nullptr;  // valid as long as the manager; null: not open
   store::ScrubInfo scrub;                         // if it is open
@@ -203,6 +204,13 @@ class VolumeManager final : public nbd::ExportDirectory {
 
   Result<DiskView> add_disk(const std::string& path, store::FormatOptions format);
   std::vector<DiskView> disks();
+  // Takes a disk out of the pool, or (cancel) keeps it after all; returns when that has begun. The
+  // rules are those of the API's RemoveDisk.
+  struct DiskRemoval {
+    bool in_place = false;
+    bool cancel = false;
+  };
+  Result<DiskView> remove_disk(const std::string& name, const DiskRemoval& how);
   // Disks are named by path, or by at least four digits of their id. `rate`: bytes per second, 0:
   // the configured one. The calls return when the work has begun.
   Result<DiskView> scrub_disk(const std::string& name, uint64_t rate);
@@ -314,6 +322,13 @@ class VolumeManager final : public nbd::ExportDirectory {
   static void apply_failure(VolumeView& view, const std::string& failure);
   uint64_t next_scrub(const Disk& disk, const store::ScrubInfo& scrub);
   void keep_scrubbing();
+
+  // Taking disks out (volume_disk_removal.cpp).
+  Status check_disk_may_leave(Disk& disk, const DiskRemoval& how);
+  Status note_leaving(Disk& disk, bool leaving, bool in_place);
+  void finish_leaving_disks();
+  bool has_replicas(Disk& disk);
+  void finish_leaving(Disk& disk);
   void stop_keeper();
 
   // Devices and exports (volume_exports.cpp).

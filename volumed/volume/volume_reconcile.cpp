@@ -71,7 +71,9 @@ Status VolumeManager::open_disks() {
       std::lock_guard lock(keeper_mutex_);
       disk_since_[record.id()] = static_cast<uint64_t>(record.created().seconds());
     }
-    disk_set_.open_known(record.id(), record.path(), reasons[record.id()]);
+    Disk& disk = disk_set_.open_known(record.id(), record.path(), reasons[record.id()]);
+    disk.leaving = record.leaving();
+    disk.in_place = record.in_place();
     any = true;
   }
   if (any) return Status::ok();

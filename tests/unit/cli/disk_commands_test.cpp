@@ -49,6 +49,9 @@ class ScriptedApi final : public api::ApiClient {
   Result<v1::GetStatusResponse> get_status() override { return none(); }
   Result<v1::ListNodesResponse> list_nodes() override { return none(); }
   Result<v1::AddDiskResponse> add_disk(const v1::AddDiskRequest&) override { return none(); }
+  Result<v1::RemoveDiskResponse> remove_disk(const v1::RemoveDiskRequest&) override {
+    return none();
+  }
   Result<v1::CreateVolumeResponse> create_volume(const v1::CreateVolumeRequest&) override {
     return none();
   }

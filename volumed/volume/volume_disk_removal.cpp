@@ -1,0 +1,147 @@
+// Taking disks out of the pool.
+//
+// A disk that is to go is marked in its record, and says so to the other nodes: nothing new is
+// placed there, and repair (cluster_repair.cpp) makes its replicas anew elsewhere before it gives
+// them up. When no record names a replica on it any more its own record goes. Every step can be
+// done again.
+#include <fmt/format.h>
+
+#include "volumed/base/log.h"
+#include "volumed/volume/hosted.h"
+
+namespace cvol::volume {
+namespace {
+
+bool is_in_sync(const v1::VolumeRecord& record, const std::string& replica) {
+  for (const v1::InSyncRecord& entry : record.in_sync()) {
+    if (entry.replica_id() == replica) return true;
+  }
+  return false;
+}
+
+const v1::MemberRecord* member_on(const v1::VolumeRecord& record, const std::string& disk_id) {
+  for (const v1::MemberRecord& member : record.members()) {
+    if (member.disk_id() == disk_id) return &member;
+  }
+  return nullptr;
+}
+
+bool is_broken(Disk& disk) {
+  return disk.engine == nullptr || disk.invoke([](auto& engine) { return engine.info(); }).failed;
+}
+
+Status refused(const Disk& disk, const std::string& why) {
+  return Status(Code::kFailedPrecondition, "disk " + disk.path + " stays in the pool: " + why);
+}
+
+}  // namespace
+
+Result<DiskView> VolumeManager::remove_disk(const std::string& name, const DiskRemoval& how) {
+  auto found = find_disk(name);
+  if (!found) return found.status();
+  Disk& disk = **found;
+  if (how.cancel) {
+    CVOL_TRY(note_leaving(disk, false, false));
+    events_.add("disk_stays", disk.path, "the disk stays in the pool after all");
+    return look_at(disk);
+  }
+  CVOL_TRY(check_disk_may_leave(disk, how));
+  const bool again = disk.leaving;
+  CVOL_TRY(note_leaving(disk, true, how.in_place));
+  if (!again) events_.add("disk_leaves", disk.path, "the disk is being taken out of the pool");
+  if (!has_replicas(disk)) finish_leaving(disk);
+  return look_at(disk);
+}
+
+// Where its copies can go is asked before anything changes.
+Status VolumeManager::check_disk_may_leave(Disk& disk, const DiskRemoval& how) {
+  std::size_t others = 0;
+  for (Disk* other : disk_set_.all()) {
+    if (other != &disk && !other->gone && !other->leaving && !is_broken(*other)) ++others;
+  }
+  if (others == 0)
+    return refused(disk,
+                   "it is the only disk of this node that works; add another one first "
+                   "('cvol disk add PATH')");
+  if (!cluster_) {
+    if (!has_replicas(disk)) return Status::ok();
+    return refused(disk,
+                   "it holds volumes, and a node that is alone cannot move them; copy them to new "
+                   "ones and remove these, or make this node part of a cluster");
+  }
+  for (const VolumeEntry& entry : cluster_->volumes_on(disk.id)) {
+    const v1::VolumeRecord& record = entry.record;
+    const v1::MemberRecord* member = member_on(record, disk.id);
+    if (record.state() == "removing" || member == nullptr || member->wanted() == "removed")
+      continue;
+    const bool synced = is_in_sync(record, member->replica_id());
+    if (synced && is_broken(disk) && record.in_sync_size() == 1)
+      return refused(disk,
+                     fmt::format("it has failed, and holds the only copy in sync of volume "
+                                 "'{}'; mend it ('cvol disk verify {}'), or remove the volume",
+                                 record.name(), disk.path));
+    std::set<std::string> lost;
+    if (!synced) lost.insert(member->replica_id());
+    if (cluster_->choose(1, &record, record.zone_spread(), {}, lost)) continue;
+    const uint32_t others_in_sync = static_cast<uint32_t>(record.in_sync_size()) - (synced ? 1 : 0);
+    if (!how.in_place)
+      return refused(
+          disk, fmt::format("no other node can take its copy of volume '{}'. Add a node, or let it "
+                            "be made anew on another disk of this node with --in-place: until it "
+                            "is in sync again the volume has {} copies instead of {}",
+                            record.name(), others_in_sync, record.in_sync_size()));
+    if (others_in_sync < std::max(1u, record.min_in_sync()))
+      return refused(
+          disk, fmt::format("volume '{}' has {} other copies in sync and needs {}; wait "
+                            "for its resync, or give it more copies",
+                            record.name(), others_in_sync, std::max(1u, record.min_in_sync())));
+  }
+  return Status::ok();
+}
+
+Status VolumeManager::note_leaving(Disk& disk, bool leaving, bool in_place) {
+  auto records = catalog_.load_disks();
+  if (!records) return records.status();
+  for (v1::DiskRecord& record : *records) {
+    if (record.id() != disk.id) continue;
+    record.set_leaving(leaving);
+    record.set_in_place(in_place);
+    CVOL_TRY(catalog_.put_disk(record));
+    disk.leaving = leaving;
+    disk.in_place = in_place;
+    if (cluster_) cluster_->disk_leaves();
+    return Status::ok();
+  }
+  return Status(Code::kNotFound, "disk " + disk.path + " has no record any more; restart volumed");
+}
+
+bool VolumeManager::has_replicas(Disk& disk) {
+  if (cluster_) return !cluster_->volumes_on(disk.id).empty();
+  std::lock_guard lock(mutex_);
+  for (const auto& [name, hosted] : volumes_) {
+    if (member_on(hosted->entry.record, disk.id) != nullptr) return true;
+  }
+  return false;
+}
+
+// On the cluster's periodic thread.
+void VolumeManager::finish_leaving_disks() {
+  for (Disk* disk : disk_set_.all()) {
+    if (disk->leaving && !disk->gone && !has_replicas(*disk)) finish_leaving(*disk);
+  }
+}
+
+void VolumeManager::finish_leaving(Disk& disk) {
+  if (Status erased = catalog_.erase_disk(disk.id); !erased.is_ok()) {
+    log::warning("volume", "the record of an empty disk stays; it is tried again",
+                 {{"disk", disk.path}, {"error", erased.message()}});
+    return;
+  }
+  if (disk.gone.exchange(true)) return;
+  if (cluster_) cluster_->disk_leaves();
+  events_.add("disk_removed", disk.path,
+              "the disk is no part of the pool any more; it can be taken out when volumed has been "
+              "started again");
+}
+
+}  // namespace cvol::volume
