@@ -13,7 +13,8 @@
 namespace cvol::meta {
 
 // The version that is written. A record with a newer one is refused; older ones are read as they
-// are, since fields are only added. 2: identity of disks and nodes, states of removal and attachment.
+// are, since fields are only added. 2: identity of disks and nodes, states of removal and
+// attachment.
 constexpr uint32_t kRecordVersion = 2;
 
 // Sets the format version and encodes; names as in the .proto file, so that people recognise them.
