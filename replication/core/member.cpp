@@ -61,7 +61,7 @@ void Replica::on_reach(const Message& message) {
 void Replica::answer_reach() {
   if (!reach_.waits || !known_persisted()) return;
   if (reach_.wants_tail) {
-    if (appending_ > 0 || reach_.tail_asked) return;
+    if (disk_holds_writes() || reach_.tail_asked) return;
     reach_.tail_asked = true;
     reach_.ticket = ++tail_ticket_;
     driver_.collect_tail(commit_point_, reach_.ticket);
@@ -243,13 +243,36 @@ void Replica::say_hello() {
 // `rebuilding` is durable, and nothing of before is on its way to the disk.
 void Replica::begin_joining() {
   if (!member_join_persisting_ || !persisted_rebuilding_ || !durable_.rebuilding) return;
-  if (appending_ > 0) return;
+  if (disk_holds_writes()) return;
   member_join_persisting_ = false;
   member_join_ready_ = true;
   const Slot primary = slot_of(durable_.record.primary);
   Message ready = make(MessageType::kJoinReady, primary);
   ready.join = member_join_;
   send(primary, ready);
+}
+
+// A role ends when the disk has let go of everything that it was given for that role. A piece of a
+// join that is over would land in what the next role has compared, acknowledged or written.
+bool Replica::disk_holds_writes() const {
+  if (mutant(Mutant::kPiecesOutliveTheirJoin)) return appending_ > 0;
+  return appending_ + storing_ > 0;
+}
+
+bool Replica::begin_store(Nanoseconds now, uint64_t join) {
+  now_ = now;
+  if (join == 0 || join != ready_join() || role_ != Role::kFollower) return false;
+  ++storing_;
+  return true;
+}
+
+void Replica::on_stored(Nanoseconds now) {
+  now_ = now;
+  CVOL_ASSERT(storing_ > 0);
+  --storing_;
+  answer_reach();
+  begin_joining();
+  if (role_ == Role::kRecovering) recover();
 }
 
 void Replica::leave_join() {
@@ -278,7 +301,7 @@ void Replica::on_join_accept(const Message& message) {
 
 void Replica::on_join_complete(const Message& message) {
   if (!accepts(message) || message.join != member_join_ || !member_join_ready_) return;
-  if (appending_ > 0) return;  // the primary has all acknowledgements; it asks again
+  if (disk_holds_writes()) return;  // the primary has all acknowledgements; it asks again
   raise_commit_point(message.commit_point);
   last_seq_ = std::max(last_seq_, message.seq);  // copied or acknowledged
   durable_.rebuilding = false;

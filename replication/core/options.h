@@ -31,6 +31,7 @@ enum class Mutant : uint8_t {
   kReconcileOwnTailOnly = 23,      // R9
   kServeBeforeReconciled = 24,     // R9 (4)
   kCommitPointTooEarly = 25,       // R13
+  kPiecesOutliveTheirJoin = 26,    // R10: a role begins while the disk has writes of the one before
 };
 
 struct Options {

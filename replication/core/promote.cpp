@@ -97,7 +97,7 @@ void Replica::begin_recovering() {
 // R9 (1) and (2).
 void Replica::recover() {
   if (role_ != Role::kRecovering) return;
-  if (appending_ > 0) return;  // of before; on_appended() goes on
+  if (disk_holds_writes()) return;  // of before; on_appended(), on_stored() go on
   if (!tail_ready_) {
     collect_own_tail();
     return;

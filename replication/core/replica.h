@@ -60,6 +60,11 @@ class Replica {
   void on_tail(Nanoseconds now, uint64_t ticket, std::vector<BlockRange> ranges);
   void on_proposed(Nanoseconds now, uint64_t ticket, CasResult result, uint64_t revision);
   void on_copied(Nanoseconds now, OpId op, bool ok);
+  // R10, as the joiner: the driver has a piece of this join for the local disk. True: the piece
+  // goes there now, and on_stored() follows when the disk has let go of it, whatever became of the
+  // join. False: that join is over, and so is the piece.
+  bool begin_store(Nanoseconds now, uint64_t join);
+  void on_stored(Nanoseconds now);
   // The difference is copied, and checksums agree; or (not ok) the join cannot go on.
   void on_copy_done(Nanoseconds now, const ReplicaId& joiner, uint64_t join, bool ok);
   // The local disk fails everything from now on (R11).
@@ -270,6 +275,7 @@ class Replica {
   void say_hello();
   void begin_joining();
   void leave_join();
+  bool disk_holds_writes() const;
 
   // primary.cpp
   void on_reached(const Message& message);
@@ -373,6 +379,7 @@ class Replica {
   bool handed_to_me_ = false;
   std::array<Recent, kRecent> recent_{};
   uint64_t appending_ = 0;  // writes on their way to the disk, own ones too
+  uint64_t storing_ = 0;    // pieces of joins on their way to it, of joins that are over too
   struct Gated {
     uint64_t seq;
     ReplicaId to;

@@ -121,6 +121,42 @@ Result run_removed_member_grants(uint64_t seed, Mutant mutant) {
   return result;
 }
 
+// A piece of a resync that is slow in the joiner's disk (R10): its join ends, the block is written
+// again, the next join copies what is new, and then the piece lands.
+Result run_piece_outlives_its_join(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 2;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  Gateway& gateway = cluster.gateway();
+  const auto write = [&] {
+    const uint64_t number = gateway.submit(Gateway::Operation::kWrite, {3, 4});
+    cluster.run_until(20 * kSecond, [&] { return gateway.is_answered(number); });
+  };
+  cluster.run(5 * kSecond);
+  cluster.kill(1);
+  cluster.run_until(20 * kSecond, [&] { return cluster.set_is({0}); });
+  write();
+  cluster.network().set_delay(0, 1, 100 * kMillisecond);
+  cluster.restart(1);
+  cluster.run_until(20 * kSecond, [&] {
+    return cluster.node(1).replica() != nullptr && cluster.node(1).replica()->ready_join() != 0;
+  });
+  cluster.node(1).disk().set_slowness(6000);  // of what it is given now
+  cluster.run_until(5 * kSecond, [&] { return cluster.node(1).disk().under_way({3, 4}); });
+  cluster.node(1).disk().set_slowness(1);
+  write();  // waits until the join has ended
+  cluster.run_until(20 * kSecond, [&] { return cluster.set_is({0, 1}); });
+  cluster.run(20 * kSecond);
+  cluster.kill(0);
+  cluster.run_until(20 * kSecond, [&] { return cluster.serves(1) || cluster.world().failed(); });
+  Result result;
+  result.complaint = cluster.world().failure();
+  return result;
+}
+
 void hunt(Runner run, Mutant mutant, uint64_t seeds) {
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
     found().seed = seed;
@@ -179,6 +215,7 @@ constexpr Case kCases[] = {
     {"reconcile_own_tail_only", Mutant::kReconcileOwnTailOnly, 6000},
     {"serve_before_reconciled", Mutant::kServeBeforeReconciled, 1000},
     {"commit_point_too_early", Mutant::kCommitPointTooEarly, 1000},
+    {"pieces_outlive_their_join", Mutant::kPiecesOutliveTheirJoin, 60, run_piece_outlives_its_join},
 };
 
 class EachMutant : public ::testing::TestWithParam<Case> {};
@@ -191,6 +228,7 @@ TEST(ProtocolMutants, without_one_the_chosen_ways_do_no_harm) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     EXPECT_EQ(run_candidate_crash(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_joiner_promotes(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_piece_outlives_its_join(seed, Mutant::kNone).complaint, "");
     if (seed > 5) continue;  // it takes its time
     EXPECT_EQ(run_removed_member_grants(seed, Mutant::kNone).complaint, "");
   }
