@@ -283,12 +283,20 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
     }
     message.ticket = next_prepared_++;
     prepared_[message.ticket] = std::move(prepared);
-    if (message.range.end > local_size_ / kBlockBytes && message.epoch == core_->epoch()) {
-      beyond_.push_back(std::move(message));
-      return;
-    }
+    return take_prepare(std::move(message));
   }
   core_->on_message(now(), message);
+}
+
+// One that reaches beyond the end of what is here waits until the replica has grown, and all that
+// come after it wait too: of overlapping writes the later one must not be applied first (R2).
+void ReplicaHost::take_prepare(Message prepare) {
+  const bool beyond_end = prepare.range.end > local_size_ / kBlockBytes;
+  if ((beyond_end || !beyond_.empty()) && prepare.epoch == core_->epoch()) {
+    beyond_.push_back(std::move(prepare));
+    return;
+  }
+  core_->on_message(now(), prepare);
 }
 
 // --- size ---
@@ -306,7 +314,7 @@ void ReplicaHost::grew() {
   changed_.wake_all();
   std::vector<Message> waited;
   waited.swap(beyond_);
-  for (const Message& message : waited) core_->on_message(now(), message);
+  for (Message& prepare : waited) take_prepare(std::move(prepare));  // some may wait for more
 }
 
 // --- the disk ---

@@ -222,6 +222,7 @@ class ReplicaHost final : public Driver {
   // Until the replica has grown to what the record says, if the range needs it.
   Task<void> grown(uint64_t end_bytes, const FrontEnd* front_end = nullptr);
   void grew();
+  void take_prepare(Message prepare);
   const Member* member(const ReplicaId& id) const { return core_->record().find_member(id); }
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
@@ -290,7 +291,7 @@ class ReplicaHost final : public Driver {
   Parts parts_;
   const uint64_t salt_;
   uint64_t local_size_;
-  std::vector<Message> beyond_;  // PREPAREs that wait until the replica has grown
+  std::vector<Message> beyond_;  // PREPAREs that wait until the replica has grown, by arrival
   std::unique_ptr<Replica> core_;
   bool closing_ = false;
   bool links_pending_ = false;
