@@ -164,12 +164,15 @@ void Replica::hear_commit_point(Seq seq) {
 }
 
 // Every member of the set has acknowledged all up to the commit point as durable, or was copied to
-// and told how far: its highest seq is no lower, after a crash too.
+// and told how far: its highest seq is no lower, after a crash too. What counts is what it has
+// itself, and not what a recovery has heard of from others: else the answer that comes first
+// decides whether another one is understood.
 bool Replica::lacks(Seq committed) const {
 #ifdef CVOL_MUTANTS
+  if (options_.mutant == Mutant::kJudgedByTheFirstAnswer) return committed > last_seq_;
   if (options_.mutant != Mutant::kNone) return false;  // they are to be caught by what clients see
 #endif
-  return committed > last_seq_;
+  return committed > held_seq_;
 }
 
 // The disk holds an older state than it said that it does: an older copy of it was put in its
@@ -180,7 +183,7 @@ void Replica::distrust_itself(Seq committed) {
   driver_.event(fmt::format(
       "this replica holds nothing above seq {}, but once had all up to {}: its disk was taken back "
       "to an older state; it gets what it lacks from the others",
-      last_seq_.value, committed.value));
+      held_seq_.value, committed.value));
   const InSync* entry = durable_.record.find_in_sync(self_);
   durable_.incarnation =
       std::max(durable_.incarnation, entry != nullptr ? entry->incarnation : 0) + 1;
@@ -195,6 +198,7 @@ void Replica::distrust_itself(Seq committed) {
 void Replica::raise_commit_point(Seq seq) {
   commit_point_ = std::max(commit_point_, seq);
   last_seq_ = std::max(last_seq_, commit_point_);
+  held_seq_ = std::max(held_seq_, commit_point_);
   driver_.note_commit_point(commit_point_);
 }
 
@@ -304,6 +308,7 @@ void Replica::on_join_complete(const Message& message) {
   if (disk_holds_writes()) return;  // the primary has all acknowledgements; it asks again
   raise_commit_point(message.commit_point);
   last_seq_ = std::max(last_seq_, message.seq);  // copied or acknowledged
+  held_seq_ = std::max(held_seq_, message.seq);
   durable_.rebuilding = false;
   durable_.given_up = false;
   member_join_completing_ = true;

@@ -125,6 +125,7 @@ void Replica::on_appended(Nanoseconds now, Seq seq, AppendResult result) {
   now_ = now;
   CVOL_ASSERT(appending_ > 0);
   --appending_;
+  if (result == AppendResult::kDurable) held_seq_ = std::max(held_seq_, seq);
   if (prepares_.contains(seq.value)) {
     member_appended(seq, result);
   } else if (Op* op = in_flight(seq)) {

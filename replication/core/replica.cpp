@@ -20,6 +20,7 @@ Replica::Replica(Driver& driver, const Options& options, Start start)
       persisted_promise_(durable_.promised),
       persisted_rebuilding_(durable_.rebuilding),
       last_seq_(std::max(start.last_seq, start.commit_point)),
+      held_seq_(std::max(start.last_seq, start.commit_point)),
       commit_point_(start.commit_point),
       noted_commit_point_(start.commit_point),
       grace_until_(start.now + options.grace) {

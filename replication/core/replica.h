@@ -368,7 +368,8 @@ class Replica {
   std::vector<Peer> peers_;  // [0] is this replica
   Mask set_ = 1;             // of the record
   Mask required_ = 1;        // who must acknowledge (R3)
-  Seq last_seq_;
+  Seq last_seq_;             // highest that is known of: new ones are above it
+  Seq held_seq_;  // highest that this replica has made durable, or was copied to; never hearsay
   Seq commit_point_;
   Seq highest_done_;  // of the writes of this life as the primary that all of `required` have
   Seq noted_commit_point_;

@@ -121,6 +121,47 @@ Result run_removed_member_grants(uint64_t seed, Mutant mutant) {
   return result;
 }
 
+// The primary's disk is an older copy of itself, of before a burst of writes. Node 1 has the burst
+// but not its commit point, and answers first; node 2 knows, and answers last (R9).
+Result run_taken_back(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 3;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  Gateway& gateway = cluster.gateway();
+  const auto burst = [&] {
+    for (uint64_t block = 0; block < 8; ++block)
+      gateway.submit(Gateway::Operation::kWrite, {block, block + 1});
+  };
+  Result result;
+  cluster.run(2 * kSecond);
+  burst();
+  cluster.run(5 * kSecond);
+  if (!cluster.serves(0) || gateway.unanswered() > 0) return result;
+  cluster.node(0).disk().take_image();
+  const uint64_t whole = cluster.node(0).replica()->last_seq().value + 8;
+  burst();
+  cluster.run_until(kSecond, [&] { return cluster.node(1).replica()->last_seq().value >= whole; });
+  cluster.network().cut(0, 1, true);
+  cluster.run_until(800 * kMillisecond, [&] {
+    return gateway.unanswered() == 0 && cluster.node(2).replica()->commit_point().value >= whole;
+  });
+  cluster.lose_power(0);
+  cluster.take_back(0);
+  cluster.network().cut(0, 1, false);
+  cluster.network().clog(2, 0, cluster.world().now() + 800 * kMillisecond);
+  cluster.restart(0);
+  cluster.run(3 * kSecond);
+  for (uint64_t block = 0; block < 8; ++block)
+    gateway.submit(Gateway::Operation::kRead, {block, block + 1});
+  cluster.run(10 * kSecond);
+  const bool failed = cluster.world().failed();
+  result.complaint = failed ? cluster.world().failure() : cluster.history().check();
+  return result;
+}
+
 // A piece of a resync that is slow in the joiner's disk (R10): its join ends, the block is written
 // again, the next join copies what is new, and then the piece lands.
 Result run_piece_outlives_its_join(uint64_t seed, Mutant mutant) {
@@ -216,6 +257,7 @@ constexpr Case kCases[] = {
     {"serve_before_reconciled", Mutant::kServeBeforeReconciled, 1000},
     {"commit_point_too_early", Mutant::kCommitPointTooEarly, 1000},
     {"pieces_outlive_their_join", Mutant::kPiecesOutliveTheirJoin, 60, run_piece_outlives_its_join},
+    {"judged_by_the_first_answer", Mutant::kJudgedByTheFirstAnswer, 60, run_taken_back},
 };
 
 class EachMutant : public ::testing::TestWithParam<Case> {};
@@ -229,6 +271,7 @@ TEST(ProtocolMutants, without_one_the_chosen_ways_do_no_harm) {
     EXPECT_EQ(run_candidate_crash(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_joiner_promotes(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_piece_outlives_its_join(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_taken_back(seed, Mutant::kNone).complaint, "");
     if (seed > 5) continue;  // it takes its time
     EXPECT_EQ(run_removed_member_grants(seed, Mutant::kNone).complaint, "");
   }
