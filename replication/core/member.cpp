@@ -31,6 +31,7 @@ void Replica::refuse(const Message& message, Refusal why) {
 void Replica::on_reach(const Message& message) {
   CVOL_ASSERT(message.record != nullptr);
   if (message.epoch != message.record->epoch || message.record->primary != message.from) return;
+  if (!is_sound(*message.record)) return;
   make_slot(message.from);
   if (message.epoch < durable_.record.epoch || message.epoch <= durable_.promised)
     return refuse(message, Refusal::kEpoch);
@@ -287,6 +288,7 @@ void Replica::leave_join() {
 void Replica::on_join_accept(const Message& message) {
   CVOL_ASSERT(message.record != nullptr);
   if (message.record->primary != message.from || message.epoch != message.record->epoch) return;
+  if (!is_sound(*message.record)) return;
   make_slot(message.from);
   if (message.epoch > durable_.record.epoch && message.epoch > durable_.promised) {
     Record record = *message.record;

@@ -185,6 +185,7 @@ void Replica::on_refuse(const Message& message) {
     rewrite_for(slot, message.seq);
   const bool higher = message.record != nullptr && message.record->epoch > durable_.record.epoch;
   if (message.refusal == Refusal::kEpoch && higher) {
+    if (!is_sound(*message.record)) return;
     Record record = *message.record;
     record.revision = 0;  // heard, not read
     adopt(record);        // R11

@@ -157,6 +157,7 @@ void Replica::on_persisted(Nanoseconds now, uint64_t ticket) {
 void Replica::on_record(Nanoseconds now, const Record& record) {
   now_ = now;
   fetching_ = false;
+  if (!is_sound(record)) return;
   Record& known = durable_.record;
   if (record.epoch > known.epoch) {
     adopt(record);
@@ -174,6 +175,18 @@ void Replica::on_record(Nanoseconds now, const Record& record) {
   const bool shown = mutant(Mutant::kOutcomeByReading) && proposal_ && !proposal_->under_way;
   if (shown || (proposal_ && record.revision > proposal_->next.revision)) forget_proposal();
   consider_promotion();
+}
+
+// One from the register or from a peer that does not hold together changes nothing here.
+bool Replica::is_sound(const Record& record) {
+  const std::string problem = problem_of(record);
+  if (problem.empty()) return true;
+  if (record.epoch != unsound_) {
+    driver_.event(fmt::format("a record of epoch {} is ignored: {}; see 'cvol volume explain'",
+                              record.epoch.value, problem));
+  }
+  unsound_ = record.epoch;
+  return false;
 }
 
 // A record with a higher epoch, whoever told it (R1).

@@ -233,6 +233,7 @@ class Replica {
   bool mutant(Mutant which) const;
 
   // replica.cpp
+  bool is_sound(const Record& record);
   void adopt(const Record& record);
   void become(Role role);
   void step_down();
@@ -373,6 +374,8 @@ class Replica {
   Seq commit_point_;
   Seq highest_done_;  // of the writes of this life as the primary that all of `required` have
   Seq noted_commit_point_;
+
+  Epoch unsound_;  // of a record that was ignored, and told of
 
   // As a member.
   Nanoseconds grace_until_ = 0;

@@ -348,7 +348,8 @@ void Gateway::on_answer(const Endpoint& from, Frame frame) {
 
 // The first of the pieces of a write that are done in one step each.
 void Gateway::cut(Request& request, uint64_t length, const std::byte* data) {
-  request.body.length = one_operation(request.body.offset, length, data);
+  request.body.length =
+      one_operation(request.body.offset, length, data, request.body.kind == WriteKind::kZeroKeep);
   request.after = length - request.body.length;
   if (data != nullptr) request.data = {data, request.body.length};
 }
@@ -440,8 +441,8 @@ Task<Status> Gateway::write_zeroes(uint64_t offset, uint64_t length, bool keep_a
   Request request;
   request.type = wire::FrameType::kWrite;
   request.body.offset = offset;
-  cut(request, length, nullptr);
   request.body.kind = keep_allocated ? WriteKind::kZeroKeep : WriteKind::kZero;
+  cut(request, length, nullptr);
   Status status = co_await run(request);
   parts_.metrics->write_operations.add(1);
   if (!status.is_ok()) parts_.metrics->errors.add(1);
@@ -453,8 +454,8 @@ Task<Status> Gateway::trim(uint64_t offset, uint64_t length, bool) {
   Request request;
   request.type = wire::FrameType::kWrite;
   request.body.offset = offset;
-  cut(request, length, nullptr);
   request.body.kind = WriteKind::kZero;
+  cut(request, length, nullptr);
   Status status = co_await run(request);
   parts_.metrics->trim_operations.add(1);
   if (!status.is_ok()) parts_.metrics->errors.add(1);

@@ -24,7 +24,7 @@ Status beyond_end() {
 
 }  // namespace
 
-uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data) {
+uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data, bool keep) {
   const uint64_t head = offset % kBlockBytes;
   if (data != nullptr) {  // what is not aligned is put together in memory
     const bool aligned = (offset | length | reinterpret_cast<uintptr_t>(data)) % kBlockBytes == 0;
@@ -32,7 +32,8 @@ uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data) 
   }
   if (head != 0 || length < kBlockBytes) return std::min(length, kBlockBytes - head);
   // Pieces end at multiples of their size, so that no chunk is cut in two.
-  const uint64_t piece_end = (offset / kZeroPieceBytes + 1) * kZeroPieceBytes;
+  const uint64_t most = keep ? kMaxRequestBytes : kZeroPieceBytes;
+  const uint64_t piece_end = (offset / most + 1) * most;
   return std::min(length / kBlockBytes * kBlockBytes, piece_end - offset);
 }
 
@@ -149,7 +150,7 @@ Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, ui
   while (length > 0 && result.outcome == Outcome::kDone) {
     Work work;
     work.offset = offset;
-    work.length = one_operation(offset, length, nullptr);
+    work.length = one_operation(offset, length, nullptr, keep);
     work.front_end = front_end;
     work.zero_edge = (offset | work.length) % kBlockBytes != 0;  // a part of one block
     const WriteKind zeroes = keep ? WriteKind::kZeroKeep : WriteKind::kZero;
@@ -285,7 +286,11 @@ Task<void> ReplicaHost::serve_request(Endpoint from, wire::FrameHeader header,
       result = co_await open_connection(caller);
       break;
     case wire::FrameType::kRead: {
-      if (request.length == 0 || request.length > kMaxRequestBytes) co_return;
+      if (request.length == 0 || request.length > kMaxRequestBytes) {
+        result.outcome = Outcome::kFailed;
+        result.status = Status(Code::kInvalidArgument, "a read of no or of too many bytes");
+        break;
+      }
       Buffer into = co_await take(request.length);
       result = co_await read(caller, request.offset, into.first(request.length));
       const bool done = result.outcome == Outcome::kDone;

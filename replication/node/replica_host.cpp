@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint64_t kBufferBytes = 64 * kMiB;
 constexpr int kRepairRounds = 4;  // of one read: a block may be damaged after it was looked at
+constexpr uint64_t kMostWriteBlocks = kGiB / kBlockBytes;  // zeroes; data is bounded by its payload
 
 bool all_zero(std::span<const std::byte> data) {
   return data.empty() || (data[0] == std::byte{0} &&
@@ -255,9 +256,15 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
   Message& message = decoded->message;
   message.from = id_from_tag(frame.header.from, message.record.get());
   message.to = parts_.self;
-  if (message.from.is_nil() || frame.header.to != wire::tag_of(parts_.self)) return;
+  if (message.from.is_nil() || message.from == parts_.self) return;
+  if (frame.header.to != wire::tag_of(parts_.self)) return;
+  if (message.type == MessageType::kReached) cut_tail(message);
   if (message.type == MessageType::kPrepare) {
     const uint64_t blocks = message.range.blocks();
+    if (blocks > kMostWriteBlocks) {
+      log::warning("replication", "a write is dropped: it is longer than any that is sent", {});
+      return;
+    }
     if (message.range.end > std::max(local_size_, size_bytes()) / kBlockBytes &&
         message.epoch <= core_->epoch())
       return;
@@ -286,6 +293,18 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
     return take_prepare(std::move(message));
   }
   core_->on_message(now(), message);
+}
+
+// A member may have grown already to a size that this replica has not heard of: there is nothing to
+// be written again beyond the end that is known here, and nothing could be read there.
+void ReplicaHost::cut_tail(Message& reached) const {
+  const uint64_t end = size_bytes() / kBlockBytes;
+  auto tail = std::make_shared<std::vector<BlockRange>>();
+  for (BlockRange range : *reached.tail) {
+    range.end = std::min(range.end, end);
+    if (!range.empty()) tail->push_back(range);
+  }
+  reached.tail = std::move(tail);
 }
 
 // One that reaches beyond the end of what is here waits until the replica has grown, and all that
@@ -528,7 +547,10 @@ Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, Block
   Status made;
   WriteKind write_kind = WriteKind::kData;
   co_await grown(range.end * kBlockBytes);
-  if (!work->finished) {
+  if (range.blocks() * kBlockBytes > kMaxRequestBytes) {
+    made = Status(Code::kInvalidArgument, "a payload that is made here is larger than any request");
+    work->status = made;
+  } else if (!work->finished) {
     Buffer buffer = co_await take(range.blocks() * kBlockBytes);
     work->whole = std::move(buffer);
     if (kind == OpKind::kWrite) {

@@ -37,8 +37,9 @@ struct ClientResult {
 
 // How many bytes of a write, from its beginning, are one operation: done as a whole, in one step.
 // `data`: nullptr for zeroes. A longer one is several, which may be done, seen and overwritten
-// before the last; whoever repeats a write must not repeat those.
-uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data);
+// before the last; whoever repeats a write must not repeat those. `keep`: zeroes that keep their
+// space may find none, and then be taken back, with what was there as data: no more than a payload.
+uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data, bool keep = false);
 
 // Somebody on this shard whose operations have to end when it goes: ReplicaHost::abandon().
 struct FrontEnd {
@@ -223,6 +224,7 @@ class ReplicaHost final : public Driver {
   Task<void> grown(uint64_t end_bytes, const FrontEnd* front_end = nullptr);
   void grew();
   void take_prepare(Message prepare);
+  void cut_tail(Message& reached) const;
   const Member* member(const ReplicaId& id) const { return core_->record().find_member(id); }
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;

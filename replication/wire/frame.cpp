@@ -13,7 +13,6 @@ namespace {
 
 constexpr uint32_t kMagic = 0x46525643;  // "CVRF"
 constexpr std::size_t kMessageBytes = 72;
-constexpr std::size_t kMostReplicas = 16;  // core keeps a slot for each
 
 Status damaged(const std::string& what) {
   return Status(Code::kDamaged, "a frame of another node: " + what);
