@@ -47,6 +47,11 @@ void Replica::on_reach(const Message& message) {
     hello_sent_ = 0;
     return say_hello();
   }
+  // Asked again for what is on its way: a tail that takes longer than the primary waits between two
+  // questions would never be answered if each of them began it anew.
+  if (reach_.waits && reach_.from == message.from && reach_.epoch == message.epoch &&
+      reach_.wants_tail == message.wants_tail)
+    return answer_reach();
   // A primary that begins anew may use seqs again that left no trace with it: none of them is one
   // that is sent again.
   if (message.wants_tail) recent_.fill({});
