@@ -202,7 +202,6 @@ void Replica::adopt(const Record& record) {
   durable_.record = record;
   rebuild_masks();
   reach_ = Reach{};
-  primary_dead_ = false;
   handed_to_me_ = false;
   candidate_since_ = 0;
   promising_ = false;
@@ -212,9 +211,12 @@ void Replica::adopt(const Record& record) {
     leave_join();
   }
   // A primary that is new, or that made this record itself, has the time to say so. (Operators who
-  // change session or size while there is none do not hold up those who would take over.)
-  if (!same_primary || (same_session && same_size))
-    grace_until_ = std::max(grace_until_, now_ + options_.grace);
+  // change session or size while there is none do not hold up those who would take over; nor does
+  // their change bring a process back to life.)
+  const bool by_operator = same_primary && !(same_session && same_size);
+  if (!by_operator) grace_until_ = std::max(grace_until_, now_ + options_.grace);
+  const Slot primary = slot_of(record.primary);
+  primary_dead_ = primary_dead_ && by_operator && primary <= kMostPeers && peers_[primary].dead;
   if (record.find_in_sync(self_) != nullptr) leave_join();
   persist();
   if (record.primary != self_) {

@@ -398,6 +398,24 @@ TEST_F(TakenBack, a_primary_hears_of_it_last) {
   burst_and_take_back(/*late=*/2);
 }
 
+// A container moves off a node that has just died: its attachment changes the record before anybody
+// has taken over. What is known of the primary's process stays known.
+TEST_F(Scenario, an_attachment_does_not_hide_that_the_primary_is_dead) {
+  begin(nodes(3));
+  run(2 * kSecond);
+  for (const int member : {1, 2}) cluster().record().set_reachable(member, false);
+  cluster().kill(0, /*told=*/true);
+  const Nanoseconds killed = cluster().world().now();
+  run(100 * kMillisecond);
+  const uint64_t before = cluster().record().record().session.generation;
+  cluster().attach(1);
+  wait_until("the session is another",
+             [&] { return cluster().record().record().session.generation > before; });
+  for (const int member : {1, 2}) cluster().record().set_reachable(member, true);
+  wait_until("another serves", [&] { return cluster().serves(1) || cluster().serves(2); });
+  EXPECT_LT(cluster().world().now() - killed, 1800 * kMillisecond);
+}
+
 TEST_F(Scenario, disk_replaced_same_node) {
   begin(nodes(3));
   const uint64_t written = write(4);
