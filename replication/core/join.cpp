@@ -73,7 +73,8 @@ void Replica::on_join_ready(const Message& message) {
   if (message.epoch != durable_.record.epoch) return end_join(slot, true);
   peer.state = Peer::JoinState::kCopying;
   peer.reached = message.epoch;
-  resend(slot);  // what is in flight now may not be in the list that is copied
+  forget_acknowledgements(slot);  // of a join before
+  resend(slot);                   // what is in flight now may not be in the list that is copied
   driver_.event("resync of replica " + peer.id.to_string() + " begins");
   driver_.start_copy(peer.id, peer.join, peer.join_commit_point);
 }

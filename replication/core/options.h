@@ -32,6 +32,7 @@ enum class Mutant : uint8_t {
   kServeBeforeReconciled = 24,     // R9 (4)
   kCommitPointTooEarly = 25,       // R13
   kPiecesOutliveTheirJoin = 26,    // R10: a role begins while the disk has writes of the one before
+  kAcknowledgedForEver = 28,       // R3: what an earlier life of a peer acknowledged counts
   kJudgedByTheFirstAnswer = 27,    // R9: what was heard from others counts as what is held here
 };
 

@@ -52,6 +52,20 @@ void Replica::on_reached(const Message& message) {
   }
 }
 
+// Acknowledgements are of one life of a peer. The next one may hold less (its disk was taken back,
+// it left a resync half done): whatever nobody was told of yet is asked for again.
+void Replica::forget_acknowledgements(Slot slot) {
+  if (mutant(Mutant::kAcknowledgedForEver)) return;
+  const Mask bit = Mask{1} << slot;
+  peers_[slot].asked_again = now_;
+  for (Op* op : in_flight_) {
+    if (op == nullptr || (op->acked & bit) == 0) continue;
+    if (op->kind == OpKind::kUndo && (op->undo_to & bit) == 0) continue;  // it never had the write
+    op->acked &= ~bit;
+    op->again |= bit;
+  }
+}
+
 // Everything that the peer has not acknowledged, in order, under the epoch of now.
 void Replica::resend(Slot slot) {
   const Mask bit = Mask{1} << slot;
@@ -83,7 +97,7 @@ void Replica::begin_write(Op& op) {
   op.epoch = durable_.record.epoch;
   op.state = Op::State::kInFlight;
   op.since = now_;
-  op.sent = op.acked = op.refused = 0;
+  op.sent = op.acked = op.refused = op.again = 0;
   if (in_flight_.empty()) first_in_flight_ = op.seq;
   CVOL_ASSERT(op.seq.value == first_in_flight_.value + in_flight_.size());
   in_flight_.push_back(&op);

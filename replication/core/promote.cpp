@@ -272,10 +272,14 @@ Nanoseconds Replica::own_delay() const {
 // How long a write has been at a peer that has not acknowledged it.
 Nanoseconds Replica::delay_of(Slot slot) const {
   const Mask bit = Mask{1} << slot;
+  Nanoseconds oldest = now_;
   for (const Op* op : in_flight_) {  // the oldest first
-    if (op != nullptr && (op->sent & bit) != 0 && (op->acked & bit) == 0) return now_ - op->since;
+    if (op == nullptr || (op->sent & bit) == 0 || (op->acked & bit) != 0) continue;
+    const bool again = (op->again & bit) != 0;
+    oldest = std::min(oldest, again ? std::max(op->since, peers_[slot].asked_again) : op->since);
+    if (!again) break;
   }
-  return 0;
+  return now_ - oldest;
 }
 
 // R4 and R11 for this replica itself, whose disk holds up the volume while its process answers for

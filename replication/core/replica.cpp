@@ -67,6 +67,7 @@ Replica::Slot Replica::make_slot(const ReplicaId& id) {
       op->sent &= ~bit;
       op->acked &= ~bit;
       op->refused &= ~bit;
+      op->again &= ~bit;
     }
     peers_[slot] = peer;
     return slot;
@@ -425,6 +426,7 @@ void Replica::on_link(Nanoseconds now, const ReplicaId& id, bool up) {
   if (!up) return;
   if ((required_ >> slot & 1) != 0) {
     // What was under way may be lost: the record first, then all that is not acknowledged.
+    forget_acknowledgements(slot);
     reach(slot);
     resend(slot);
   }

@@ -159,6 +159,7 @@ class Replica {
     bool dead = false;  // its process is known to be
     Epoch reached;      // the epoch it has adopted from us
     Nanoseconds reach_sent = 0;
+    Nanoseconds asked_again = 0;  // for what it had acknowledged in a life before
     Nanoseconds heard = 0;
     Nanoseconds lease_until = 0;  // R7: from the sending of the beacon
     uint64_t incarnation = 0;     // as it says
@@ -212,6 +213,7 @@ class Replica {
     Seq seq;            // in flight; its version
     Epoch epoch;        // of the version
     Mask sent = 0, acked = 0, refused = 0;
+    Mask again = 0;                // acknowledged once, by a life of the peer that is over
     Nanoseconds since = 0;         // when it was sent
     std::vector<uint64_t> behind;  // kHeld read: orders of writes that it waits for
   };
@@ -293,6 +295,7 @@ class Replica {
   void send_prepare(Op& op, Slot peer);
   void settle(Op& op);
   void settle_all();
+  void forget_acknowledgements(Slot peer);
   void advance_commit_point();
   bool acknowledgements_wait() const;
   bool is_quiet() const;

@@ -416,6 +416,27 @@ TEST_F(Scenario, an_attachment_does_not_hide_that_the_primary_is_dead) {
   EXPECT_LT(cluster().world().now() - killed, 1800 * kMillisecond);
 }
 
+// A write is on its way, for node 2 is slow; node 1 has acknowledged it, and comes back with an
+// older copy of its disk. What its life before has said is no acknowledgement of what it has now.
+TEST_F(Scenario, a_write_on_its_way_goes_again_to_a_member_that_came_back) {
+  begin(nodes(3));
+  for (uint64_t block = 0; block < 4; ++block) expect_answered(write(block));
+  run(4 * kSecond);
+  node(1).disk().take_image();
+  const uint64_t before = node(1).replica()->last_seq().value;
+  node(2).disk().stick_until(cluster().world().now() + 4 * kSecond);
+  const uint64_t written = write(2);
+  wait_until("node 1 has it", [&] { return node(1).replica()->last_seq().value > before; });
+  run(100 * kMillisecond);
+  cluster().kill(1);
+  cluster().take_back(1);
+  cluster().restart(1);
+  expect_answered(written);
+  EXPECT_TRUE(cluster().all_in_set()) << cluster().status();
+  const uint64_t value = Gateway::value_of(cluster().gateway().session(), written, 0);
+  EXPECT_EQ(node(1).disk().block(2).value, value) << cluster().status();
+}
+
 TEST_F(Scenario, disk_replaced_same_node) {
   begin(nodes(3));
   const uint64_t written = write(4);

@@ -162,6 +162,43 @@ Result run_taken_back(uint64_t seed, Mutant mutant) {
   return result;
 }
 
+// A write is on its way; node 1 has acknowledged it, comes back with an older copy of its disk, and
+// is all that is left (R3).
+Result run_member_comes_back_older(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 3;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  Gateway& gateway = cluster.gateway();
+  const auto answered = [&] { return gateway.unanswered() == 0; };
+  Result result;
+  cluster.run(2 * kSecond);
+  gateway.submit(Gateway::Operation::kWrite, {2, 3});
+  cluster.run(5 * kSecond);
+  if (!cluster.serves(0) || !answered()) return result;
+  cluster.node(1).disk().take_image();
+  const uint64_t before = cluster.node(1).replica()->last_seq().value;
+  cluster.node(2).disk().stick_until(cluster.world().now() + 4 * kSecond);
+  gateway.submit(Gateway::Operation::kWrite, {2, 3});
+  cluster.run_until(kSecond, [&] { return cluster.node(1).replica()->last_seq().value > before; });
+  cluster.run(100 * kMillisecond);
+  cluster.kill(1);
+  cluster.take_back(1);
+  cluster.restart(1);
+  cluster.run_until(10 * kSecond, answered);
+  if (!answered() || !cluster.all_in_set()) return result;
+  cluster.kill(0);
+  cluster.kill(2);
+  cluster.run_until(20 * kSecond, [&] { return cluster.serves(1); });
+  gateway.submit(Gateway::Operation::kRead, {2, 3});
+  cluster.run_until(10 * kSecond, answered);
+  const bool failed = cluster.world().failed();
+  result.complaint = failed ? cluster.world().failure() : cluster.history().check();
+  return result;
+}
+
 // A piece of a resync that is slow in the joiner's disk (R10): its join ends, the block is written
 // again, the next join copies what is new, and then the piece lands.
 Result run_piece_outlives_its_join(uint64_t seed, Mutant mutant) {
@@ -257,6 +294,7 @@ constexpr Case kCases[] = {
     {"serve_before_reconciled", Mutant::kServeBeforeReconciled, 1000},
     {"commit_point_too_early", Mutant::kCommitPointTooEarly, 1000},
     {"pieces_outlive_their_join", Mutant::kPiecesOutliveTheirJoin, 60, run_piece_outlives_its_join},
+    {"acknowledged_for_ever", Mutant::kAcknowledgedForEver, 60, run_member_comes_back_older},
     {"judged_by_the_first_answer", Mutant::kJudgedByTheFirstAnswer, 60, run_taken_back},
 };
 
@@ -272,6 +310,7 @@ TEST(ProtocolMutants, without_one_the_chosen_ways_do_no_harm) {
     EXPECT_EQ(run_joiner_promotes(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_piece_outlives_its_join(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_taken_back(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_member_comes_back_older(seed, Mutant::kNone).complaint, "");
     if (seed > 5) continue;  // it takes its time
     EXPECT_EQ(run_removed_member_grants(seed, Mutant::kNone).complaint, "");
   }
