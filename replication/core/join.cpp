@@ -29,6 +29,7 @@ void Replica::on_join_hello(const Message& message) {
     return;
   }
   if (role_ != Role::kActive || handing_) return;
+  if (is_ahead_of_register()) return;  // the record could not take it in
   if (now_ < peer.join_refused_until) return;
   if (proposal_ && proposal_->joiner == slot) return;  // R5: not before that is decided
   if (message.given_up && message.commit_point > last_seq_)
@@ -176,7 +177,7 @@ void Replica::advance_join(Slot slot) {
     case Peer::JoinState::kComplete:
       break;
   }
-  if (proposal_ || fetching_ || handing_) return;
+  if (proposal_ || fetching_ || handing_ || is_ahead_of_register()) return;
   if (durable_.record.revision == 0) {
     fetching_ = true;
     fetch_sent_ = now_;

@@ -222,6 +222,7 @@ void Replica::on_beacon(const Message& message) {
   primary_dead_ = false;
   grace_until_ = std::max(grace_until_, now_ + options_.grace);
   candidate_since_ = 0;
+  asked_at_ = 0;
   const Slot to = slot_of(message.from);
   Message grant = make(MessageType::kGrant, to);
   grant.stamp = message.stamp;

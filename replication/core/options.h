@@ -32,8 +32,9 @@ enum class Mutant : uint8_t {
   kServeBeforeReconciled = 24,     // R9 (4)
   kCommitPointTooEarly = 25,       // R13
   kPiecesOutliveTheirJoin = 26,    // R10: a role begins while the disk has writes of the one before
-  kAcknowledgedForEver = 28,       // R3: what an earlier life of a peer acknowledged counts
   kJudgedByTheFirstAnswer = 27,    // R9: what was heard from others counts as what is held here
+  kAcknowledgedForEver = 28,       // R3: what an earlier life of a peer acknowledged counts
+  kProposeUnasked = 29,            // R8: a candidate asks nobody for a later epoch
 };
 
 struct Options {
@@ -44,6 +45,7 @@ struct Options {
   Nanoseconds replica_timeout = 1000 * kMillisecond;  // R4: silence that puts a member out
   Nanoseconds stuck_write = 8 * kSecond;              // R4: a write that a member does not finish
   Nanoseconds candidate_step = 200 * kMillisecond;    // by rank, so that candidates do not duel
+  Nanoseconds ask_members = 400 * kMillisecond;       // a candidate waits so long for their answers
   Nanoseconds join_retry = 500 * kMillisecond;        // of an out-of-sync member's hello
   Nanoseconds propose_retry = 200 * kMillisecond;     // of a compare-and-swap without an answer
   Nanoseconds hand_over = 2 * kSecond;                // then the primary takes the volume back

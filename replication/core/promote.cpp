@@ -9,12 +9,17 @@ namespace cvol::replication {
 void Replica::consider_promotion() {
   const Record& record = durable_.record;
   if (role_ != Role::kFollower || disk_failed_ || promising_ || proposal_ || fetching_) return;
-  if (record.epoch.value == 0 || record.primary.is_nil()) return;
+  if (record.epoch.value == 0 || record.primary.is_nil() || is_ahead_of_register()) return;
   if (!trusts_itself() && !mutant(Mutant::kAnyoneMayPromote)) return;
   const bool was_primary = record.primary == self_;
   const bool free = was_primary || handed_to_me_;
   const bool waits = !free && !primary_dead_ && !mutant(Mutant::kNoGrace);
-  if (waits && now_ < grace_until_) return;
+  if (waits && now_ < grace_until_) {
+    // So that the answers are there when the grace is over.
+    if (grace_until_ - now_ <= options_.ask_members) ask_members();
+    return;
+  }
+  if (!handed_to_me_) ask_members();
   if (!free) {
     if (candidate_since_ == 0) candidate_since_ = now_;
     int64_t rank = 0;
@@ -24,7 +29,7 @@ void Replica::consider_promotion() {
     }
     if (now_ - candidate_since_ < rank * options_.candidate_step) return;
   }
-  begin_promotion();
+  if (handed_to_me_ || members_answered()) begin_promotion();
 }
 
 // R8: the promise is on stable storage before the proposal leaves.
@@ -79,6 +84,7 @@ void Replica::promoted() {
   connection_ = 0;
   handed_to_me_ = false;
   candidate_since_ = 0;
+  asked_at_ = 0;
   begin_recovering();
   reach_all();
   check_members();

@@ -23,7 +23,8 @@ Replica::Replica(Driver& driver, const Options& options, Start start)
       held_seq_(std::max(start.last_seq, start.commit_point)),
       commit_point_(start.commit_point),
       noted_commit_point_(start.commit_point),
-      grace_until_(start.now + options.grace) {
+      grace_until_(start.now + options.grace),
+      started_(start.now) {
   CVOL_ASSERT(!self_.is_nil());
   Peer self;
   self.id = self_;
@@ -69,6 +70,7 @@ Replica::Slot Replica::make_slot(const ReplicaId& id) {
       op->refused &= ~bit;
       op->again &= ~bit;
     }
+    told_ &= ~bit;
     peers_[slot] = peer;
     return slot;
   }
@@ -170,8 +172,10 @@ void Replica::on_record(Nanoseconds now, const Record& record) {
       rebuild_masks();
     }
   } else {
-    return;  // an old state, or a register restored from a backup: the driver looks for the latter
+    look_for_fall();  // an old state, or a register that was restored from a backup
+    return;
   }
+  ahead_since_ = Epoch{};
   // R5: an answer that proves the expected revision gone; or that ours was applied.
   const bool shown = mutant(Mutant::kOutcomeByReading) && proposal_ && !proposal_->under_way;
   if (shown || (proposal_ && record.revision > proposal_->next.revision)) forget_proposal();
@@ -205,6 +209,7 @@ void Replica::adopt(const Record& record) {
   reach_ = Reach{};
   handed_to_me_ = false;
   candidate_since_ = 0;
+  asked_at_ = 0;
   promising_ = false;
   if (!same_primary) {
     recent_.fill({});
@@ -366,9 +371,10 @@ void Replica::forget_proposal() {
 
 void Replica::tick(Nanoseconds now) {
   now_ = std::max(now_, now);
-  if (proposal_ && !proposal_->under_way && !fetching_ &&
-      now_ - proposal_->sent >= options_.propose_retry)
+  const Nanoseconds retry = is_ahead_of_register() ? 5 * kSecond : options_.propose_retry;
+  if (proposal_ && !proposal_->under_way && !fetching_ && now_ - proposal_->sent >= retry)
     send_proposal();
+  if (fall_suspected_) look_for_fall();
   if (fetching_ && now_ - fetch_sent_ >= 5 * options_.propose_retry) {
     fetch_sent_ = now_;
     driver_.fetch_record();
@@ -420,6 +426,7 @@ void Replica::on_link(Nanoseconds now, const ReplicaId& id, bool up) {
       hello_sent_ = 0;
       say_hello();
     }
+    if (up && asked_at_ != 0) ask(slot);
     return;
   }
   if (peer.join != 0) end_join(slot, false);
@@ -501,6 +508,10 @@ void Replica::on_message(Nanoseconds now, const Message& message) {
       return on_join_completed(message);
     case MessageType::kHandOver:
       return on_hand_over(message);
+    case MessageType::kAsk:
+      return on_ask(message);
+    case MessageType::kKnown:
+      return on_known(message);
   }
 }
 
@@ -528,6 +539,9 @@ bool Replica::confirmed() const {
 }
 
 std::string Replica::waits_for(Nanoseconds now) const {
+  if (is_ahead_of_register() && role_ != Role::kActive)
+    return "the metadata store was restored from an old backup; 'cvol volume rebuild-record' mends "
+           "it";
   if (role_ == Role::kFollower) {
     if (!trusts_itself()) return "the primary is another replica";
     return "no primary runs; this replica takes over when its grace is over";

@@ -8,7 +8,8 @@
 // Time: Nanoseconds of CLOCK_BOOTTIME of this node; only differences count.
 // Files: replica.cpp (records, roles, timers), member.cpp (what a member does for its primary),
 // primary.cpp (writes, acknowledgements, removal), promote.cpp (R8, R9), join.cpp (R10),
-// client.cpp (operations and their range locks). README.md numbers the invariants.
+// ask.cpp (registers that went back), client.cpp (operations and their range locks). README.md
+// numbers the invariants.
 #pragma once
 
 #include <array>
@@ -51,8 +52,10 @@ class Replica {
   void on_link(Nanoseconds now, const ReplicaId& peer, bool up);
   // The process in which the peer ran last is proven dead: it serves no reads any more.
   void on_peer_dead(Nanoseconds now, const ReplicaId& peer);
-  // A state of the register's record: a watch, a list, an answer to fetch_record().
+  // A state of the register's record: a watch, a list. It may be an old one.
   void on_record(Nanoseconds now, const Record& record);
+  // The answer to fetch_record(); `known`: this replica's epoch when the read began.
+  void on_fetched(Nanoseconds now, const Record& record, Epoch known);
   void on_persisted(Nanoseconds now, uint64_t ticket);
   void on_payload(Nanoseconds now, OpId op, PayloadResult result, WriteKind kind);
   void on_appended(Nanoseconds now, Seq seq, AppendResult result);
@@ -113,7 +116,13 @@ class Replica {
   // In the set of the record that is known, as it is now, with all it needs.
   bool trusts_itself() const;
   // Waits for its turn to take over.
-  bool is_candidate() const { return candidate_since_ != 0 || promising_ || primary_dead_; }
+  bool is_candidate() const {
+    return candidate_since_ != 0 || promising_ || primary_dead_ || asked_at_ != 0;
+  }
+  // The register knows less of the volume than this replica: it was restored from a backup.
+  bool is_ahead_of_register() const {
+    return ahead_since_.value != 0 && ahead_since_ == durable_.record.epoch;
+  }
   // Nothing is to be looked at before two beacons' time is over, unless something comes: a quiet
   // primary that has just sent its beacons, or a member that hears one of a volume that nobody
   // writes.
@@ -317,6 +326,15 @@ class Replica {
   void rewrite_around_damage(Op& op);
   void activated();
 
+  // ask.cpp
+  void ask_members();
+  void ask(Slot member);
+  bool members_answered() const;
+  void on_ask(const Message& message);
+  void on_known(const Message& message);
+  void look_for_fall();
+  void register_fell(const Record& there);
+
   // join.cpp
   void on_join_hello(const Message& message);
   void on_join_ready(const Message& message);
@@ -378,7 +396,10 @@ class Replica {
   Seq highest_done_;  // of the writes of this life as the primary that all of `required` have
   Seq noted_commit_point_;
 
-  Epoch unsound_;  // of a record that was ignored, and told of
+  Epoch unsound_;      // of a record that was ignored, and told of
+  Epoch ahead_since_;  // the epoch in which the register was seen to have gone back
+  bool fall_suspected_ = false;
+  Nanoseconds fall_looked_ = 0;  // when it was asked for that last
 
   // As a member.
   Nanoseconds grace_until_ = 0;
@@ -411,6 +432,9 @@ class Replica {
   // As a candidate or primary.
   bool promising_ = false;
   Nanoseconds candidate_since_ = 0;
+  const Nanoseconds started_;
+  Nanoseconds asked_at_ = 0;  // when members were asked which record they know; 0: they were not
+  Mask told_ = 0;             // who has answered: nothing later
   std::optional<Proposal> proposal_;
   uint64_t next_ticket_ = 0;
   Nanoseconds fetch_sent_ = 0;

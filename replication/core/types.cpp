@@ -81,6 +81,10 @@ std::string_view name_of(MessageType type) {
       return "join_completed";
     case MessageType::kHandOver:
       return "hand_over";
+    case MessageType::kAsk:
+      return "ask";
+    case MessageType::kKnown:
+      return "known";
   }
   return "unknown";
 }

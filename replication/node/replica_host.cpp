@@ -669,11 +669,17 @@ void ReplicaHost::propose(const Record& next, uint64_t ticket) {
 }
 
 void ReplicaHost::fetch_record() {
-  parts_.exchange->reg().fetch(parts_.volume, [exchange = parts_.exchange, volume = parts_.volume,
-                                               self = parts_.self](Result<Record> record) {
-    ReplicaHost* host = exchange->host_of(volume);
-    if (host != nullptr && host->parts_.self == self && record) host->set_record(*record);
-  });
+  parts_.exchange->reg().fetch(
+      parts_.volume, [exchange = parts_.exchange, volume = parts_.volume, self = parts_.self,
+                      known = core_->epoch()](Result<Record> record) {
+        ReplicaHost* host = exchange->host_of(volume);
+        if (host != nullptr && host->parts_.self == self && record && !host->closing_)
+          host->core_->on_fetched(host->now(), *record, known);
+      });
+}
+
+void ReplicaHost::claim(const Record& known) {
+  if (parts_.claim) parts_.claim(known);
 }
 
 }  // namespace cvol::replication

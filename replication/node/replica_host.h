@@ -72,6 +72,8 @@ class ReplicaHost final : public Driver {
     // On the shard's thread, soon after it happened; may be empty.
     std::function<void()> changed;
     std::function<void(const std::string&)> event;
+    // The metadata store has gone back to before this record, which this replica knows.
+    std::function<void(const Record& known)> claim;
   };
 
   // `record`: the register's, if it is known; a replica that was never used needs one.
@@ -140,6 +142,7 @@ class ReplicaHost final : public Driver {
   void note_commit_point(Seq seq) override;
   void propose(const Record& next, uint64_t ticket) override;
   void fetch_record() override;
+  void claim(const Record& known) override;
   void start_copy(const ReplicaId& joiner, uint64_t join, Seq joiner_commit_point) override;
   void stop_copy(const ReplicaId& joiner, uint64_t join) override;
   void changed() override;

@@ -199,6 +199,32 @@ Result run_member_comes_back_older(uint64_t seed, Mutant mutant) {
   return result;
 }
 
+// The register is restored from a backup in which node 1 was in the set; node 0 runs (R8).
+Result run_restored_register(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 2;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  cluster.gateway().work(kOneWriter);
+  cluster.run(5 * kSecond);
+  const replication::Record backup = cluster.record().record();
+  cluster.kill(1);
+  cluster.run_until(20 * kSecond, [&] { return cluster.set_is({0}); });
+  cluster.run(kSecond);
+  cluster.record().restore(backup);
+  cluster.restart(1);
+  cluster.run_until(20 * kSecond, [&] {
+    probe_each(cluster);
+    cluster.node(1).probe({0, 4});
+    return cluster.world().failed();
+  });
+  Result result;
+  result.complaint = cluster.world().failure();
+  return result;
+}
+
 // A piece of a resync that is slow in the joiner's disk (R10): its join ends, the block is written
 // again, the next join copies what is new, and then the piece lands.
 Result run_piece_outlives_its_join(uint64_t seed, Mutant mutant) {
@@ -294,6 +320,7 @@ constexpr Case kCases[] = {
     {"serve_before_reconciled", Mutant::kServeBeforeReconciled, 1000},
     {"commit_point_too_early", Mutant::kCommitPointTooEarly, 1000},
     {"pieces_outlive_their_join", Mutant::kPiecesOutliveTheirJoin, 60, run_piece_outlives_its_join},
+    {"propose_unasked", Mutant::kProposeUnasked, 60, run_restored_register},
     {"acknowledged_for_ever", Mutant::kAcknowledgedForEver, 60, run_member_comes_back_older},
     {"judged_by_the_first_answer", Mutant::kJudgedByTheFirstAnswer, 60, run_taken_back},
 };
@@ -310,6 +337,7 @@ TEST(ProtocolMutants, without_one_the_chosen_ways_do_no_harm) {
     EXPECT_EQ(run_joiner_promotes(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_piece_outlives_its_join(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_taken_back(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_restored_register(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_member_comes_back_older(seed, Mutant::kNone).complaint, "");
     if (seed > 5) continue;  // it takes its time
     EXPECT_EQ(run_removed_member_grants(seed, Mutant::kNone).complaint, "");
