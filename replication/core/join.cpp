@@ -144,6 +144,8 @@ void Replica::advance_join(Slot slot) {
   if (!decided) {
     // Told, even if it is silent: it may be slow only, and would wait for this join for ever.
     if (peer.dead || now_ - peer.heard > options_.replica_timeout) return end_join(slot, true);
+    // An operator has taken it out of the members: the set must not hold it.
+    if (durable_.record.find_member(peer.id) == nullptr) return end_join(slot, true);
     const bool stuck =
         !peer.unacked.empty() && now_ - peer.unacked.begin()->second.since > options_.stuck_write;
     // A piece locks its range: clients do not wait long for a joiner.
