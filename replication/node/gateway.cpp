@@ -212,18 +212,9 @@ Task<ClientResult> Gateway::ask_local(Request& request, ReplicaHost& host) {
         co_return co_await host.write(caller, body.offset, request.data, &front_end_);
       co_return co_await host.zero(caller, body.offset, body.length,
                                    body.kind == WriteKind::kZeroKeep, &front_end_);
-    case wire::FrameType::kStatus: {
-      ClientResult result;
-      if (host.core().role() != Role::kActive) {
-        result.outcome = Outcome::kNotPrimary;
-      } else if (auto extents = host.block_status(body.offset, body.length); !extents) {
-        result.outcome = Outcome::kFailed;
-        result.status = extents.status();
-      } else {
-        request.extents = std::move(*extents);
-      }
-      co_return result;
-    }
+    case wire::FrameType::kStatus:
+      co_return co_await host.status(caller, body.offset, body.length, &request.extents,
+                                     &front_end_);
     case wire::FrameType::kConfirm: {
       const bool confirmed = co_await host.confirm(Epoch{body.offset}, io::kSecond);
       co_return ClientResult{confirmed ? Outcome::kDone : Outcome::kNotPrimary, {}, 0, 0};

@@ -190,6 +190,7 @@ void ReplicaHost::detach(Work& work) {
   own->offset = work.offset;
   own->length = work.length;
   own->zero_edge = work.zero_edge;
+  own->asks_status = work.asks_status;
   own->checksums = std::move(work.checksums);
   const auto keep = [&](std::size_t bytes) {
     own->kept = store::aligned_zeroes((bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes);
@@ -214,7 +215,33 @@ void ReplicaHost::detach(Work& work) {
   if (work.waiter) reactor().schedule(std::exchange(work.waiter, {}));
 }
 
-Result<std::vector<Extent>> ReplicaHost::block_status(uint64_t offset, uint64_t length) const {
+Task<ClientResult> ReplicaHost::status(Replica::Caller caller, uint64_t offset, uint64_t length,
+                                       std::vector<Extent>* extents, FrontEnd* front_end) {
+  ClientResult result;
+  if (closing_ || is_gone(front_end)) {
+    result.outcome = Outcome::kNotPrimary;
+    co_return result;
+  }
+  if (length == 0 || length > size_bytes() || offset > size_bytes() - length) {
+    result.outcome = Outcome::kFailed;
+    result.status = beyond_end();
+    co_return result;
+  }
+  Work work;
+  work.kind = OpKind::kRead;
+  work.offset = offset;
+  work.length = length;
+  work.asks_status = true;
+  work.front_end = front_end;
+  core_->read(now(), begin(work), caller, blocks_around(offset, length));
+  co_await Done{work};
+  result.outcome = work.outcome;
+  result.status = work.status;
+  if (work.outcome == Outcome::kDone) *extents = std::move(work.extents);
+  co_return result;
+}
+
+Result<std::vector<Extent>> ReplicaHost::extents_of(uint64_t offset, uint64_t length) const {
   if (length == 0 || length > size_bytes() || offset > size_bytes() - length) return beyond_end();
   if (offset >= local_size_) return std::vector<Extent>{{length, true, true}};  // it is growing
   length = std::min(length, local_size_ - offset);
@@ -316,18 +343,13 @@ Task<void> ReplicaHost::serve_request(Endpoint from, wire::FrameHeader header,
       break;
     }
     case wire::FrameType::kStatus: {
+      std::vector<Extent> found;
+      result = co_await status(caller, request.offset, request.length, &found);
       std::vector<wire::WireExtent> extents;
-      if (core_->role() != Role::kActive) {
-        result.outcome = Outcome::kNotPrimary;
-      } else if (auto found = block_status(request.offset, request.length); !found) {
-        result.outcome = Outcome::kFailed;
-        result.status = found.status();
-      } else {
-        for (const Extent& extent : *found) {
-          if (extents.size() >= 4096) break;
-          extents.push_back(
-              {extent.length, static_cast<uint8_t>((extent.hole ? 1 : 0) | (extent.zero ? 2 : 0))});
-        }
+      for (const Extent& extent : found) {
+        if (extents.size() >= 4096) break;
+        extents.push_back(
+            {extent.length, static_cast<uint8_t>((extent.hole ? 1 : 0) | (extent.zero ? 2 : 0))});
       }
       answer(from, header.seq, result, {}, std::move(extents));
       co_return;

@@ -605,7 +605,20 @@ void ReplicaHost::read(OpId op, BlockRange range) {
   Work* work = find_work(op);
   CVOL_ASSERT(work != nullptr);
   ++work->pending;
-  begin_for_core(read_own(op, work, range));
+  begin_for_core(work->asks_status ? look_at_status(op, work) : read_own(op, work, range));
+}
+
+// What it sees of writes that are on their way is answered when they are committed (R6).
+Task<void> ReplicaHost::look_at_status(OpId op, Work* work) {
+  if (inside_core_ > 0) co_await io::yield(reactor());
+  auto extents = extents_of(work->offset, work->length);
+  if (extents) {
+    work->extents = std::move(*extents);
+  } else {
+    work->status = extents.status();
+  }
+  if (!closing_) core_->on_read(now(), op, extents.is_ok());
+  release(work);
 }
 
 Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {

@@ -103,8 +103,9 @@ class ReplicaHost final : public Driver {
   // its memory. Its outcome is not known: as if it came from another node that has gone, it goes on
   // with memory of this host's.
   void abandon(FrontEnd& front_end);
-  // Of this replica, which must be the primary to be sure.
-  Result<std::vector<Extent>> block_status(uint64_t offset, uint64_t length) const;
+  // Like a read (R6): of what is committed, and under the same leases. `extents`: with kDone.
+  Task<ClientResult> status(Replica::Caller caller, uint64_t offset, uint64_t length,
+                            std::vector<Extent>* extents, FrontEnd* front_end = nullptr);
   bool hand_over(const ReplicaId& to);
   // True when this replica is the primary and runs `epoch` or a later one with all members; waits a
   // while for it.
@@ -173,6 +174,8 @@ class ReplicaHost final : public Driver {
     Status status;
     std::coroutine_handle<> waiter;
     bool held = false;         // of hold_range()
+    bool asks_status = false;  // a read that wants to know of `extents` only
+    std::vector<Extent> extents;
     Copier* copier = nullptr;  // kCopy
   };
   struct Done {
@@ -248,6 +251,8 @@ class ReplicaHost final : public Driver {
   Task<void> append_own(Work* work, WriteKind kind, Epoch epoch, Seq seq, BlockRange range);
   Task<void> append_for_primary(Message prepare, Prepared prepared);
   Task<void> read_own(OpId op, Work* work, BlockRange range);
+  Task<void> look_at_status(OpId op, Work* work);
+  Result<std::vector<Extent>> extents_of(uint64_t offset, uint64_t length) const;
   Task<Status> read_blocks(BlockRange range, std::span<std::byte> into);
   Task<Status> repair_damage(BlockRange range, const FrontEnd* front_end);
   Task<void> make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range);
