@@ -476,6 +476,23 @@ void Replica::on_disk_failed(Nanoseconds now) {
   if (best <= kMostPeers && before == Role::kActive) send(best, make(MessageType::kHandOver, best));
 }
 
+void Replica::on_disk_mended(Nanoseconds now) {
+  now_ = now;
+  if (!disk_failed_) return;
+  if (role_ != Role::kFollower) step_down();
+  disk_failed_ = false;
+  recent_.fill({});
+  gated_.clear();
+  reach_ = Reach{};
+  leave_join();
+  handed_to_me_ = promising_ = false;
+  candidate_since_ = asked_at_ = hello_sent_ = 0;
+  grace_until_ = std::max(grace_until_, now_ + options_.grace);
+  persist();  // what could not be kept while it had failed
+  driver_.event("the disk of this replica is in service again");
+  driver_.changed();
+}
+
 void Replica::on_message(Nanoseconds now, const Message& message) {
   now_ = now;
   CVOL_ASSERT(message.to == self_);

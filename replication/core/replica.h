@@ -72,6 +72,8 @@ class Replica {
   void on_copy_done(Nanoseconds now, const ReplicaId& joiner, uint64_t join, bool ok);
   // The local disk fails everything from now on (R11).
   void on_disk_failed(Nanoseconds now);
+  // It works again: this replica goes on as one that has just started.
+  void on_disk_mended(Nanoseconds now);
 
   // --- client operations (R12); each ends with one Driver::finish ---
 
@@ -133,6 +135,7 @@ class Replica {
   // Replicas that acknowledgements wait for, this one included.
   std::vector<ReplicaId> required() const;
   bool has_leases(Nanoseconds now) const;
+  bool disk_failed() const { return disk_failed_; }
   std::size_t in_flight() const { return in_flight_.size(); }
   std::size_t operations() const { return ops_.size(); }
   bool has_other_than_pieces() const;  // of resyncs

@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint64_t kBufferBytes = 64 * kMiB;
 constexpr int kRepairRounds = 4;  // of one read: a block may be damaged after it was looked at
+constexpr io::Nanoseconds kMendedAfter = 5 * io::kSecond;  // a failed disk is looked at again
 constexpr uint64_t kMostWriteBlocks = kGiB / kBlockBytes;  // zeroes; data is bounded by its payload
 
 bool all_zero(std::span<const std::byte> data) {
@@ -111,6 +112,7 @@ bool ReplicaHost::rests() const {
 
 void ReplicaHost::tick(io::Nanoseconds now) {
   core_->tick(now);
+  if (core_->disk_failed()) look_at_disk(now);
   for (const auto& [number, call] : calls_) {
     const bool left = !call->while_in_sync.is_nil() &&
                       core_->record().find_in_sync(call->while_in_sync) == nullptr;
@@ -119,6 +121,17 @@ void ReplicaHost::tick(io::Nanoseconds now) {
     if (call->waiter) reactor().schedule(std::exchange(call->waiter, {}));
   }
   std::erase_if(copiers_, [](const auto& entry) { return entry.second->over(); });
+}
+
+// A verify may have found the disk sound; or what made this replica give it up was an error that
+// passed. A disk that fails again is given up again.
+void ReplicaHost::look_at_disk(Nanoseconds now) {
+  if (disk_looked_ == 0) disk_looked_ = now;
+  if (now - disk_looked_ < kMendedAfter) return;
+  disk_looked_ = now;
+  if (closing_ || parts_.engine->info().failed) return;
+  disk_looked_ = 0;
+  core_->on_disk_mended(now);
 }
 
 Task<Buffer> ReplicaHost::take(std::size_t bytes) {

@@ -230,6 +230,7 @@ class ReplicaHost final : public Driver {
   Task<void> grown(uint64_t end_bytes, const FrontEnd* front_end = nullptr);
   void grew();
   void take_prepare(Message prepare);
+  void look_at_disk(Nanoseconds now);
   void cut_tail(Message& reached) const;
   const Member* member(const ReplicaId& id) const { return core_->record().find_member(id); }
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
@@ -301,6 +302,7 @@ class ReplicaHost final : public Driver {
   Parts parts_;
   const uint64_t salt_;
   uint64_t local_size_;
+  Nanoseconds disk_looked_ = 0;  // while it has failed; 0: it has not
   std::vector<Message> beyond_;  // PREPAREs that wait until the replica has grown, by arrival
   std::unique_ptr<Replica> core_;
   bool closing_ = false;
