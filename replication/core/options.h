@@ -35,6 +35,7 @@ enum class Mutant : uint8_t {
   kJudgedByTheFirstAnswer = 27,    // R9: what was heard from others counts as what is held here
   kAcknowledgedForEver = 28,       // R3: what an earlier life of a peer acknowledged counts
   kProposeUnasked = 29,            // R8: a candidate asks nobody for a later epoch
+  kStrictReadsUnconfirmed = 30,    // R6: strict reads wait for no confirmation
 };
 
 struct Options {
@@ -50,6 +51,9 @@ struct Options {
   Nanoseconds propose_retry = 200 * kMillisecond;     // of a compare-and-swap without an answer
   Nanoseconds hand_over = 2 * kSecond;                // then the primary takes the volume back
   uint32_t clock_error_percent = 1;
+  // R6: a read is answered when all that could take over have confirmed, after it came, that they
+  // have not. Clocks decide nothing then, and each read costs a round trip (one for all that wait).
+  bool strict_reads = false;
   uint32_t most_in_flight = 1024;          // writes; bounds tails (R13)
   uint64_t most_in_flight_blocks = 16384;  // 64 MiB
   Mutant mutant = Mutant::kNone;           // heeded in test builds only

@@ -366,6 +366,30 @@ bool Replica::has_leases(Nanoseconds now) const {
   return mutant(Mutant::kOneLeaseIsEnough) ? any : all;
 }
 
+// R6, strict reads: all that could take over have accepted this primary at `when` or later.
+bool Replica::granted_since(Nanoseconds when) const {
+  if (mutant(Mutant::kStrictReadsUnconfirmed)) return true;
+  const Mask mask = lease_mask();
+  for (Slot slot = 1; slot < peers_.size(); ++slot) {
+    if ((mask >> slot & 1) != 0 && peers_[slot].granted < when) return false;
+  }
+  return true;
+}
+
+// One round of beacons confirms all reads that began before it; those that come meanwhile are for
+// the next one.
+bool Replica::may_answer(const Op& read) {
+  if (!options_.strict_reads) return has_leases(now_);
+  if (granted_since(read.since)) return true;
+  const bool under_way = round_ != 0 && !granted_since(round_) && now_ - round_ < options_.beacon;
+  if (under_way) return false;
+  round_ = now_;
+  for (Slot slot = 1; slot < peers_.size(); ++slot) {
+    if ((lease_mask() >> slot & 1) != 0) send_beacon(slot);
+  }
+  return false;
+}
+
 bool Replica::wants_beacons() const {
   return role_ != Role::kFollower && role_ != Role::kHandedOver && peers_.size() > 1;
 }
@@ -397,12 +421,16 @@ void Replica::send_beacons(Nanoseconds now, bool with_all) {
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     const Mask bit = Mask{1} << slot;
     if (((required_ | set_) & bit) == 0 && !is_active_joiner(slot)) continue;
-    Message beacon = make(MessageType::kBeacon, slot);
-    beacon.stamp = now;
-    beacon.commit_point = commit_point_;
-    beacon.join = (set_ & bit) != 0 ? 0 : peers_[slot].join;
-    send(slot, beacon);
+    send_beacon(slot);
   }
+}
+
+void Replica::send_beacon(Slot slot) {
+  Message beacon = make(MessageType::kBeacon, slot);
+  beacon.stamp = now_;
+  beacon.commit_point = commit_point_;
+  beacon.join = (set_ >> slot & 1) != 0 ? 0 : peers_[slot].join;
+  send(slot, beacon);
 }
 
 void Replica::on_grant(const Message& message) {
@@ -416,7 +444,8 @@ void Replica::on_grant(const Message& message) {
     return;
   const bool had = has_leases(now_);
   peer.lease_until = std::max(peer.lease_until, message.stamp + options_.lease);
-  if (!had) answer_held_reads();
+  peer.granted = std::max(peer.granted, message.stamp);
+  if (!had || options_.strict_reads) answer_held_reads();
 }
 
 // --- members that fail (R4) ---

@@ -73,7 +73,7 @@ void Replica::promoted() {
     Peer& peer = peers_[slot];
     peer.reached = Epoch{};
     peer.heard = now_;
-    peer.lease_until = 0;
+    peer.lease_until = peer.granted = 0;
     peer.failed.clear();
     peer.join = 0;
     peer.state = Peer::JoinState::kNone;
@@ -247,7 +247,8 @@ void Replica::serve_no_more(Slot successor) {
   drop_all_ops();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     if (peers_[slot].join != 0) end_join(slot, true);
-    peers_[slot].lease_until = 0;  // gives up its leases: it reads no more in this epoch
+    // Gives up its leases: it reads no more in this epoch.
+    peers_[slot].lease_until = peers_[slot].granted = 0;
   }
   Message message = make(MessageType::kHandOver, successor);
   message.commit_point = commit_point_;

@@ -281,7 +281,7 @@ void Replica::step_down() {
   become(Role::kFollower);  // first: nothing below may be answered any more
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     if (peers_[slot].join != 0) end_join(slot, false);
-    peers_[slot].lease_until = 0;
+    peers_[slot].lease_until = peers_[slot].granted = 0;
     peers_[slot].failed.clear();
     peers_[slot].reached = Epoch{};
   }
@@ -587,7 +587,8 @@ std::string Replica::waits_for(Nanoseconds now) const {
   if (acknowledgements_wait())
     return fmt::format("{} replicas are in sync, {} are needed (min_in_sync)",
                        durable_.record.in_sync.size(), durable_.record.min_in_sync);
-  if (!has_leases(now)) return "leases of the other replicas have run out";
+  if (!options_.strict_reads && !has_leases(now))
+    return "leases of the other replicas have run out";
   return "";
 }
 

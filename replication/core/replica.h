@@ -174,6 +174,7 @@ class Replica {
     Nanoseconds asked_again = 0;  // for what it had acknowledged in a life before
     Nanoseconds heard = 0;
     Nanoseconds lease_until = 0;  // R7: from the sending of the beacon
+    Nanoseconds granted = 0;      // when the newest beacon was sent that it has granted
     uint64_t incarnation = 0;     // as it says
     std::string failed;           // why it has to leave the set; empty: it has not
     // R10, this replica being primary:
@@ -315,6 +316,9 @@ class Replica {
   void check_members();
   void check_slow_members();
   Mask lease_mask() const;
+  bool granted_since(Nanoseconds when) const;
+  bool may_answer(const Op& read);
+  void send_beacon(Slot peer);
   void undo(Op& op);
 
   // promote.cpp
@@ -448,6 +452,7 @@ class Replica {
   std::size_t tail_next_ = 0;
   uint64_t tail_offset_ = 0;
   std::size_t rewriting_ = 0;
+  Nanoseconds round_ = 0;  // strict reads: when the last round of confirmation began
   Nanoseconds last_beacon_ = 0;
   Nanoseconds beacon_gap_ = 0;  // before the last one
   Nanoseconds last_op_ = 0;     // when the last operation came that is no piece of a resync

@@ -225,6 +225,29 @@ Result run_restored_register(uint64_t seed, Mutant mutant) {
   return result;
 }
 
+// A primary with strict reads is cut off from its members and from the register (R6).
+Result run_cut_off_with_strict_reads(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 3;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  shape.options.strict_reads = true;
+  Cluster cluster(shape);
+  cluster.gateway().work(kOneWriter);
+  cluster.run(5 * kSecond);
+  cluster.record().set_reachable(0, false);
+  cluster.cut_nodes(0, 1);
+  cluster.cut_nodes(0, 2);
+  cluster.run_until(15 * kSecond, [&] {
+    probe_each(cluster);
+    return cluster.world().failed();
+  });
+  Result result;
+  result.complaint = cluster.world().failure();
+  return result;
+}
+
 // A piece of a resync that is slow in the joiner's disk (R10): its join ends, the block is written
 // again, the next join copies what is new, and then the piece lands.
 Result run_piece_outlives_its_join(uint64_t seed, Mutant mutant) {
@@ -320,6 +343,8 @@ constexpr Case kCases[] = {
     {"serve_before_reconciled", Mutant::kServeBeforeReconciled, 1000},
     {"commit_point_too_early", Mutant::kCommitPointTooEarly, 1000},
     {"pieces_outlive_their_join", Mutant::kPiecesOutliveTheirJoin, 60, run_piece_outlives_its_join},
+    {"strict_reads_unconfirmed", Mutant::kStrictReadsUnconfirmed, 60,
+     run_cut_off_with_strict_reads},
     {"propose_unasked", Mutant::kProposeUnasked, 60, run_restored_register},
     {"acknowledged_for_ever", Mutant::kAcknowledgedForEver, 60, run_member_comes_back_older},
     {"judged_by_the_first_answer", Mutant::kJudgedByTheFirstAnswer, 60, run_taken_back},
@@ -337,6 +362,7 @@ TEST(ProtocolMutants, without_one_the_chosen_ways_do_no_harm) {
     EXPECT_EQ(run_joiner_promotes(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_piece_outlives_its_join(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_taken_back(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_cut_off_with_strict_reads(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_restored_register(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_member_comes_back_older(seed, Mutant::kNone).complaint, "");
     if (seed > 5) continue;  // it takes its time
