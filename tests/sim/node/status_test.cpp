@@ -44,7 +44,7 @@ TEST_F(BlockScenario, a_primary_without_leases_tells_no_allocation) {
   cluster().run_for(2 * io::kSecond);
   cluster().isolate(cluster().node(1));
   cluster().node(1).register_client().set_cut(true);  // it can put nobody out
-  cluster().run_for(2 * io::kSecond);  // longer than a lease
+  cluster().run_for(2 * io::kSecond);                 // longer than a lease
   std::optional<bool> zero;
   cluster().node(1).reactor().start(ask_zero(&cluster().gateway(), 64, 16, &zero));
   cluster().run_for(io::kSecond);
