@@ -248,7 +248,7 @@ void Replica::on_read(Nanoseconds now, OpId id, bool ok) {
 
 void Replica::try_answer_read(Op& op) {
   if (op.state != Op::State::kHeld || op.kind != OpKind::kRead || !op.behind.empty()) return;
-  if (role_ != Role::kActive || !has_leases(now_)) return;
+  if (role_ != Role::kActive || !may_answer(op)) return;
   end_op(op.id, Outcome::kDone);
 }
 

@@ -83,8 +83,13 @@ class Driver {
 
   // The register: compare-and-swap at next.revision (the expected one). on_proposed(ticket, ...).
   virtual void propose(const Record& next, uint64_t ticket) = 0;
-  // A linearizable read of the record. on_record().
+  // A linearizable read of the record. on_fetched(), with the epoch that this replica knew when the
+  // read began.
   virtual void fetch_record() = 0;
+  // The register has gone back to a state before the record that this replica knows: it was
+  // restored from a backup. Makes known what this replica knows (its claim), for whoever rebuilds
+  // the record.
+  virtual void claim(const Record& known) = 0;
 
   // R10, primary: find the difference (everything newer here than `joiner_commit_point`, everything
   // newer there, what exists on one side only), copy it piece by piece with Replica::copy_piece(),

@@ -29,6 +29,7 @@ void Replica::on_join_hello(const Message& message) {
     return;
   }
   if (role_ != Role::kActive || handing_) return;
+  if (is_ahead_of_register()) return;  // the record could not take it in
   if (now_ < peer.join_refused_until) return;
   if (proposal_ && proposal_->joiner == slot) return;  // R5: not before that is decided
   if (message.given_up && message.commit_point > last_seq_)
@@ -73,7 +74,8 @@ void Replica::on_join_ready(const Message& message) {
   if (message.epoch != durable_.record.epoch) return end_join(slot, true);
   peer.state = Peer::JoinState::kCopying;
   peer.reached = message.epoch;
-  resend(slot);  // what is in flight now may not be in the list that is copied
+  forget_acknowledgements(slot);  // of a join before
+  resend(slot);                   // what is in flight now may not be in the list that is copied
   driver_.event("resync of replica " + peer.id.to_string() + " begins");
   driver_.start_copy(peer.id, peer.join, peer.join_commit_point);
 }
@@ -142,6 +144,8 @@ void Replica::advance_join(Slot slot) {
   if (!decided) {
     // Told, even if it is silent: it may be slow only, and would wait for this join for ever.
     if (peer.dead || now_ - peer.heard > options_.replica_timeout) return end_join(slot, true);
+    // An operator has taken it out of the members: the set must not hold it.
+    if (durable_.record.find_member(peer.id) == nullptr) return end_join(slot, true);
     const bool stuck =
         !peer.unacked.empty() && now_ - peer.unacked.begin()->second.since > options_.stuck_write;
     // A piece locks its range: clients do not wait long for a joiner.
@@ -175,7 +179,7 @@ void Replica::advance_join(Slot slot) {
     case Peer::JoinState::kComplete:
       break;
   }
-  if (proposal_ || fetching_ || handing_) return;
+  if (proposal_ || fetching_ || handing_ || is_ahead_of_register()) return;
   if (durable_.record.revision == 0) {
     fetching_ = true;
     fetch_sent_ = now_;

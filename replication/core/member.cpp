@@ -31,6 +31,7 @@ void Replica::refuse(const Message& message, Refusal why) {
 void Replica::on_reach(const Message& message) {
   CVOL_ASSERT(message.record != nullptr);
   if (message.epoch != message.record->epoch || message.record->primary != message.from) return;
+  if (!is_sound(*message.record)) return;
   make_slot(message.from);
   if (message.epoch < durable_.record.epoch || message.epoch <= durable_.promised)
     return refuse(message, Refusal::kEpoch);
@@ -46,6 +47,11 @@ void Replica::on_reach(const Message& message) {
     hello_sent_ = 0;
     return say_hello();
   }
+  // Asked again for what is on its way: a tail that takes longer than the primary waits between two
+  // questions would never be answered if each of them began it anew.
+  if (reach_.waits && reach_.from == message.from && reach_.epoch == message.epoch &&
+      reach_.wants_tail == message.wants_tail)
+    return answer_reach();
   // A primary that begins anew may use seqs again that left no trace with it: none of them is one
   // that is sent again.
   if (message.wants_tail) recent_.fill({});
@@ -61,7 +67,7 @@ void Replica::on_reach(const Message& message) {
 void Replica::answer_reach() {
   if (!reach_.waits || !known_persisted()) return;
   if (reach_.wants_tail) {
-    if (appending_ > 0 || reach_.tail_asked) return;
+    if (disk_holds_writes() || reach_.tail_asked) return;
     reach_.tail_asked = true;
     reach_.ticket = ++tail_ticket_;
     driver_.collect_tail(commit_point_, reach_.ticket);
@@ -164,12 +170,15 @@ void Replica::hear_commit_point(Seq seq) {
 }
 
 // Every member of the set has acknowledged all up to the commit point as durable, or was copied to
-// and told how far: its highest seq is no lower, after a crash too.
+// and told how far: its highest seq is no lower, after a crash too. What counts is what it has
+// itself, and not what a recovery has heard of from others: else the answer that comes first
+// decides whether another one is understood.
 bool Replica::lacks(Seq committed) const {
 #ifdef CVOL_MUTANTS
+  if (options_.mutant == Mutant::kJudgedByTheFirstAnswer) return committed > last_seq_;
   if (options_.mutant != Mutant::kNone) return false;  // they are to be caught by what clients see
 #endif
-  return committed > last_seq_;
+  return committed > held_seq_;
 }
 
 // The disk holds an older state than it said that it does: an older copy of it was put in its
@@ -180,7 +189,7 @@ void Replica::distrust_itself(Seq committed) {
   driver_.event(fmt::format(
       "this replica holds nothing above seq {}, but once had all up to {}: its disk was taken back "
       "to an older state; it gets what it lacks from the others",
-      last_seq_.value, committed.value));
+      held_seq_.value, committed.value));
   const InSync* entry = durable_.record.find_in_sync(self_);
   durable_.incarnation =
       std::max(durable_.incarnation, entry != nullptr ? entry->incarnation : 0) + 1;
@@ -195,6 +204,7 @@ void Replica::distrust_itself(Seq committed) {
 void Replica::raise_commit_point(Seq seq) {
   commit_point_ = std::max(commit_point_, seq);
   last_seq_ = std::max(last_seq_, commit_point_);
+  held_seq_ = std::max(held_seq_, commit_point_);
   driver_.note_commit_point(commit_point_);
 }
 
@@ -212,6 +222,7 @@ void Replica::on_beacon(const Message& message) {
   primary_dead_ = false;
   grace_until_ = std::max(grace_until_, now_ + options_.grace);
   candidate_since_ = 0;
+  asked_at_ = 0;
   const Slot to = slot_of(message.from);
   Message grant = make(MessageType::kGrant, to);
   grant.stamp = message.stamp;
@@ -243,13 +254,36 @@ void Replica::say_hello() {
 // `rebuilding` is durable, and nothing of before is on its way to the disk.
 void Replica::begin_joining() {
   if (!member_join_persisting_ || !persisted_rebuilding_ || !durable_.rebuilding) return;
-  if (appending_ > 0) return;
+  if (disk_holds_writes()) return;
   member_join_persisting_ = false;
   member_join_ready_ = true;
   const Slot primary = slot_of(durable_.record.primary);
   Message ready = make(MessageType::kJoinReady, primary);
   ready.join = member_join_;
   send(primary, ready);
+}
+
+// A role ends when the disk has let go of everything that it was given for that role. A piece of a
+// join that is over would land in what the next role has compared, acknowledged or written.
+bool Replica::disk_holds_writes() const {
+  if (mutant(Mutant::kPiecesOutliveTheirJoin)) return appending_ > 0;
+  return appending_ + storing_ > 0;
+}
+
+bool Replica::begin_store(Nanoseconds now, uint64_t join) {
+  now_ = now;
+  if (join == 0 || join != ready_join() || role_ != Role::kFollower) return false;
+  ++storing_;
+  return true;
+}
+
+void Replica::on_stored(Nanoseconds now) {
+  now_ = now;
+  CVOL_ASSERT(storing_ > 0);
+  --storing_;
+  answer_reach();
+  begin_joining();
+  if (role_ == Role::kRecovering) recover();
 }
 
 void Replica::leave_join() {
@@ -260,6 +294,7 @@ void Replica::leave_join() {
 void Replica::on_join_accept(const Message& message) {
   CVOL_ASSERT(message.record != nullptr);
   if (message.record->primary != message.from || message.epoch != message.record->epoch) return;
+  if (!is_sound(*message.record)) return;
   make_slot(message.from);
   if (message.epoch > durable_.record.epoch && message.epoch > durable_.promised) {
     Record record = *message.record;
@@ -278,9 +313,10 @@ void Replica::on_join_accept(const Message& message) {
 
 void Replica::on_join_complete(const Message& message) {
   if (!accepts(message) || message.join != member_join_ || !member_join_ready_) return;
-  if (appending_ > 0) return;  // the primary has all acknowledgements; it asks again
+  if (disk_holds_writes()) return;  // the primary has all acknowledgements; it asks again
   raise_commit_point(message.commit_point);
   last_seq_ = std::max(last_seq_, message.seq);  // copied or acknowledged
+  held_seq_ = std::max(held_seq_, message.seq);
   durable_.rebuilding = false;
   durable_.given_up = false;
   member_join_completing_ = true;

@@ -26,6 +26,8 @@ enum class MessageType : uint8_t {
   kJoinComplete = 12,   // P: you have everything; from now on acknowledgements wait for you
   kJoinCompleted = 13,  // member: `rebuilding` is gone, durably; the record may take me in
   kHandOver = 14,       // P to member: I serve no more in this epoch; take over (planned move)
+  kAsk = 15,            // candidate to member: which record do you know?
+  kKnown = 16,          // answer: this one
 };
 std::string_view name_of(MessageType type);
 
@@ -60,7 +62,7 @@ struct Message {
   bool wants_tail = false;  // kReach: of a primary that is recovering (R9)
   uint64_t op = 0;          // kPrepare: names the payload at the sender; not on the wire
   uint64_t ticket = 0;      // kPrepare at the receiver: names the payload there; not on the wire
-  std::shared_ptr<const Record> record;                 // kReach, kJoinAccept
+  std::shared_ptr<const Record> record;                 // kReach, kJoinAccept, kRefuse, kKnown
   std::shared_ptr<const std::vector<BlockRange>> tail;  // kReached
 };
 

@@ -31,6 +31,11 @@ enum class Mutant : uint8_t {
   kReconcileOwnTailOnly = 23,      // R9
   kServeBeforeReconciled = 24,     // R9 (4)
   kCommitPointTooEarly = 25,       // R13
+  kPiecesOutliveTheirJoin = 26,    // R10: a role begins while the disk has writes of the one before
+  kJudgedByTheFirstAnswer = 27,    // R9: what was heard from others counts as what is held here
+  kAcknowledgedForEver = 28,       // R3: what an earlier life of a peer acknowledged counts
+  kProposeUnasked = 29,            // R8: a candidate asks nobody for a later epoch
+  kStrictReadsUnconfirmed = 30,    // R6: strict reads wait for no confirmation
 };
 
 struct Options {
@@ -41,10 +46,14 @@ struct Options {
   Nanoseconds replica_timeout = 1000 * kMillisecond;  // R4: silence that puts a member out
   Nanoseconds stuck_write = 8 * kSecond;              // R4: a write that a member does not finish
   Nanoseconds candidate_step = 200 * kMillisecond;    // by rank, so that candidates do not duel
+  Nanoseconds ask_members = 400 * kMillisecond;       // a candidate waits so long for their answers
   Nanoseconds join_retry = 500 * kMillisecond;        // of an out-of-sync member's hello
   Nanoseconds propose_retry = 200 * kMillisecond;     // of a compare-and-swap without an answer
   Nanoseconds hand_over = 2 * kSecond;                // then the primary takes the volume back
   uint32_t clock_error_percent = 1;
+  // R6: a read is answered when all that could take over have confirmed, after it came, that they
+  // have not. Clocks decide nothing then, and each read costs a round trip (one for all that wait).
+  bool strict_reads = false;
   uint32_t most_in_flight = 1024;          // writes; bounds tails (R13)
   uint64_t most_in_flight_blocks = 16384;  // 64 MiB
   Mutant mutant = Mutant::kNone;           // heeded in test builds only

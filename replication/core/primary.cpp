@@ -52,6 +52,20 @@ void Replica::on_reached(const Message& message) {
   }
 }
 
+// Acknowledgements are of one life of a peer. The next one may hold less (its disk was taken back,
+// it left a resync half done): whatever nobody was told of yet is asked for again.
+void Replica::forget_acknowledgements(Slot slot) {
+  if (mutant(Mutant::kAcknowledgedForEver)) return;
+  const Mask bit = Mask{1} << slot;
+  peers_[slot].asked_again = now_;
+  for (Op* op : in_flight_) {
+    if (op == nullptr || (op->acked & bit) == 0) continue;
+    if (op->kind == OpKind::kUndo && (op->undo_to & bit) == 0) continue;  // it never had the write
+    op->acked &= ~bit;
+    op->again |= bit;
+  }
+}
+
 // Everything that the peer has not acknowledged, in order, under the epoch of now.
 void Replica::resend(Slot slot) {
   const Mask bit = Mask{1} << slot;
@@ -83,7 +97,7 @@ void Replica::begin_write(Op& op) {
   op.epoch = durable_.record.epoch;
   op.state = Op::State::kInFlight;
   op.since = now_;
-  op.sent = op.acked = op.refused = 0;
+  op.sent = op.acked = op.refused = op.again = 0;
   if (in_flight_.empty()) first_in_flight_ = op.seq;
   CVOL_ASSERT(op.seq.value == first_in_flight_.value + in_flight_.size());
   in_flight_.push_back(&op);
@@ -125,6 +139,7 @@ void Replica::on_appended(Nanoseconds now, Seq seq, AppendResult result) {
   now_ = now;
   CVOL_ASSERT(appending_ > 0);
   --appending_;
+  if (result == AppendResult::kDurable) held_seq_ = std::max(held_seq_, seq);
   if (prepares_.contains(seq.value)) {
     member_appended(seq, result);
   } else if (Op* op = in_flight(seq)) {
@@ -184,6 +199,7 @@ void Replica::on_refuse(const Message& message) {
     rewrite_for(slot, message.seq);
   const bool higher = message.record != nullptr && message.record->epoch > durable_.record.epoch;
   if (message.refusal == Refusal::kEpoch && higher) {
+    if (!is_sound(*message.record)) return;
     Record record = *message.record;
     record.revision = 0;  // heard, not read
     adopt(record);        // R11
@@ -350,6 +366,30 @@ bool Replica::has_leases(Nanoseconds now) const {
   return mutant(Mutant::kOneLeaseIsEnough) ? any : all;
 }
 
+// R6, strict reads: all that could take over have accepted this primary at `when` or later.
+bool Replica::granted_since(Nanoseconds when) const {
+  if (mutant(Mutant::kStrictReadsUnconfirmed)) return true;
+  const Mask mask = lease_mask();
+  for (Slot slot = 1; slot < peers_.size(); ++slot) {
+    if ((mask >> slot & 1) != 0 && peers_[slot].granted < when) return false;
+  }
+  return true;
+}
+
+// One round of beacons confirms all reads that began before it; those that come meanwhile are for
+// the next one.
+bool Replica::may_answer(const Op& read) {
+  if (!options_.strict_reads) return has_leases(now_);
+  if (granted_since(read.since)) return true;
+  const bool under_way = round_ != 0 && !granted_since(round_) && now_ - round_ < options_.beacon;
+  if (under_way) return false;
+  round_ = now_;
+  for (Slot slot = 1; slot < peers_.size(); ++slot) {
+    if ((lease_mask() >> slot & 1) != 0) send_beacon(slot);
+  }
+  return false;
+}
+
 bool Replica::wants_beacons() const {
   return role_ != Role::kFollower && role_ != Role::kHandedOver && peers_.size() > 1;
 }
@@ -381,12 +421,16 @@ void Replica::send_beacons(Nanoseconds now, bool with_all) {
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     const Mask bit = Mask{1} << slot;
     if (((required_ | set_) & bit) == 0 && !is_active_joiner(slot)) continue;
-    Message beacon = make(MessageType::kBeacon, slot);
-    beacon.stamp = now;
-    beacon.commit_point = commit_point_;
-    beacon.join = (set_ & bit) != 0 ? 0 : peers_[slot].join;
-    send(slot, beacon);
+    send_beacon(slot);
   }
+}
+
+void Replica::send_beacon(Slot slot) {
+  Message beacon = make(MessageType::kBeacon, slot);
+  beacon.stamp = now_;
+  beacon.commit_point = commit_point_;
+  beacon.join = (set_ >> slot & 1) != 0 ? 0 : peers_[slot].join;
+  send(slot, beacon);
 }
 
 void Replica::on_grant(const Message& message) {
@@ -400,7 +444,8 @@ void Replica::on_grant(const Message& message) {
     return;
   const bool had = has_leases(now_);
   peer.lease_until = std::max(peer.lease_until, message.stamp + options_.lease);
-  if (!had) answer_held_reads();
+  peer.granted = std::max(peer.granted, message.stamp);
+  if (!had || options_.strict_reads) answer_held_reads();
 }
 
 // --- members that fail (R4) ---

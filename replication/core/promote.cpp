@@ -9,12 +9,17 @@ namespace cvol::replication {
 void Replica::consider_promotion() {
   const Record& record = durable_.record;
   if (role_ != Role::kFollower || disk_failed_ || promising_ || proposal_ || fetching_) return;
-  if (record.epoch.value == 0 || record.primary.is_nil()) return;
+  if (record.epoch.value == 0 || record.primary.is_nil() || is_ahead_of_register()) return;
   if (!trusts_itself() && !mutant(Mutant::kAnyoneMayPromote)) return;
   const bool was_primary = record.primary == self_;
   const bool free = was_primary || handed_to_me_;
   const bool waits = !free && !primary_dead_ && !mutant(Mutant::kNoGrace);
-  if (waits && now_ < grace_until_) return;
+  if (waits && now_ < grace_until_) {
+    // So that the answers are there when the grace is over.
+    if (grace_until_ - now_ <= options_.ask_members) ask_members();
+    return;
+  }
+  if (!handed_to_me_) ask_members();
   if (!free) {
     if (candidate_since_ == 0) candidate_since_ = now_;
     int64_t rank = 0;
@@ -24,7 +29,7 @@ void Replica::consider_promotion() {
     }
     if (now_ - candidate_since_ < rank * options_.candidate_step) return;
   }
-  begin_promotion();
+  if (handed_to_me_ || members_answered()) begin_promotion();
 }
 
 // R8: the promise is on stable storage before the proposal leaves.
@@ -68,7 +73,7 @@ void Replica::promoted() {
     Peer& peer = peers_[slot];
     peer.reached = Epoch{};
     peer.heard = now_;
-    peer.lease_until = 0;
+    peer.lease_until = peer.granted = 0;
     peer.failed.clear();
     peer.join = 0;
     peer.state = Peer::JoinState::kNone;
@@ -79,6 +84,7 @@ void Replica::promoted() {
   connection_ = 0;
   handed_to_me_ = false;
   candidate_since_ = 0;
+  asked_at_ = 0;
   begin_recovering();
   reach_all();
   check_members();
@@ -97,7 +103,7 @@ void Replica::begin_recovering() {
 // R9 (1) and (2).
 void Replica::recover() {
   if (role_ != Role::kRecovering) return;
-  if (appending_ > 0) return;  // of before; on_appended() goes on
+  if (disk_holds_writes()) return;  // of before; on_appended(), on_stored() go on
   if (!tail_ready_) {
     collect_own_tail();
     return;
@@ -241,7 +247,8 @@ void Replica::serve_no_more(Slot successor) {
   drop_all_ops();
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     if (peers_[slot].join != 0) end_join(slot, true);
-    peers_[slot].lease_until = 0;  // gives up its leases: it reads no more in this epoch
+    // Gives up its leases: it reads no more in this epoch.
+    peers_[slot].lease_until = peers_[slot].granted = 0;
   }
   Message message = make(MessageType::kHandOver, successor);
   message.commit_point = commit_point_;
@@ -272,10 +279,14 @@ Nanoseconds Replica::own_delay() const {
 // How long a write has been at a peer that has not acknowledged it.
 Nanoseconds Replica::delay_of(Slot slot) const {
   const Mask bit = Mask{1} << slot;
+  Nanoseconds oldest = now_;
   for (const Op* op : in_flight_) {  // the oldest first
-    if (op != nullptr && (op->sent & bit) != 0 && (op->acked & bit) == 0) return now_ - op->since;
+    if (op == nullptr || (op->sent & bit) == 0 || (op->acked & bit) != 0) continue;
+    const bool again = (op->again & bit) != 0;
+    oldest = std::min(oldest, again ? std::max(op->since, peers_[slot].asked_again) : op->since);
+    if (!again) break;
   }
-  return 0;
+  return now_ - oldest;
 }
 
 // R4 and R11 for this replica itself, whose disk holds up the volume while its process answers for

@@ -20,9 +20,11 @@ Replica::Replica(Driver& driver, const Options& options, Start start)
       persisted_promise_(durable_.promised),
       persisted_rebuilding_(durable_.rebuilding),
       last_seq_(std::max(start.last_seq, start.commit_point)),
+      held_seq_(std::max(start.last_seq, start.commit_point)),
       commit_point_(start.commit_point),
       noted_commit_point_(start.commit_point),
-      grace_until_(start.now + options.grace) {
+      grace_until_(start.now + options.grace),
+      started_(start.now) {
   CVOL_ASSERT(!self_.is_nil());
   Peer self;
   self.id = self_;
@@ -66,7 +68,9 @@ Replica::Slot Replica::make_slot(const ReplicaId& id) {
       op->sent &= ~bit;
       op->acked &= ~bit;
       op->refused &= ~bit;
+      op->again &= ~bit;
     }
+    told_ &= ~bit;
     peers_[slot] = peer;
     return slot;
   }
@@ -156,6 +160,7 @@ void Replica::on_persisted(Nanoseconds now, uint64_t ticket) {
 void Replica::on_record(Nanoseconds now, const Record& record) {
   now_ = now;
   fetching_ = false;
+  if (!is_sound(record)) return;
   Record& known = durable_.record;
   if (record.epoch > known.epoch) {
     adopt(record);
@@ -167,12 +172,26 @@ void Replica::on_record(Nanoseconds now, const Record& record) {
       rebuild_masks();
     }
   } else {
-    return;  // an old state, or a register restored from a backup: the driver looks for the latter
+    look_for_fall();  // an old state, or a register that was restored from a backup
+    return;
   }
+  ahead_since_ = Epoch{};
   // R5: an answer that proves the expected revision gone; or that ours was applied.
   const bool shown = mutant(Mutant::kOutcomeByReading) && proposal_ && !proposal_->under_way;
   if (shown || (proposal_ && record.revision > proposal_->next.revision)) forget_proposal();
   consider_promotion();
+}
+
+// One from the register or from a peer that does not hold together changes nothing here.
+bool Replica::is_sound(const Record& record) {
+  const std::string problem = problem_of(record);
+  if (problem.empty()) return true;
+  if (record.epoch != unsound_) {
+    driver_.event(fmt::format("a record of epoch {} is ignored: {}; see 'cvol volume explain'",
+                              record.epoch.value, problem));
+  }
+  unsound_ = record.epoch;
+  return false;
 }
 
 // A record with a higher epoch, whoever told it (R1).
@@ -188,9 +207,9 @@ void Replica::adopt(const Record& record) {
   durable_.record = record;
   rebuild_masks();
   reach_ = Reach{};
-  primary_dead_ = false;
   handed_to_me_ = false;
   candidate_since_ = 0;
+  asked_at_ = 0;
   promising_ = false;
   if (!same_primary) {
     recent_.fill({});
@@ -198,9 +217,12 @@ void Replica::adopt(const Record& record) {
     leave_join();
   }
   // A primary that is new, or that made this record itself, has the time to say so. (Operators who
-  // change session or size while there is none do not hold up those who would take over.)
-  if (!same_primary || (same_session && same_size))
-    grace_until_ = std::max(grace_until_, now_ + options_.grace);
+  // change session or size while there is none do not hold up those who would take over; nor does
+  // their change bring a process back to life.)
+  const bool by_operator = same_primary && !(same_session && same_size);
+  if (!by_operator) grace_until_ = std::max(grace_until_, now_ + options_.grace);
+  const Slot primary = slot_of(record.primary);
+  primary_dead_ = primary_dead_ && by_operator && primary <= kMostPeers && peers_[primary].dead;
   if (record.find_in_sync(self_) != nullptr) leave_join();
   persist();
   if (record.primary != self_) {
@@ -259,7 +281,7 @@ void Replica::step_down() {
   become(Role::kFollower);  // first: nothing below may be answered any more
   for (Slot slot = 1; slot < peers_.size(); ++slot) {
     if (peers_[slot].join != 0) end_join(slot, false);
-    peers_[slot].lease_until = 0;
+    peers_[slot].lease_until = peers_[slot].granted = 0;
     peers_[slot].failed.clear();
     peers_[slot].reached = Epoch{};
   }
@@ -349,9 +371,10 @@ void Replica::forget_proposal() {
 
 void Replica::tick(Nanoseconds now) {
   now_ = std::max(now_, now);
-  if (proposal_ && !proposal_->under_way && !fetching_ &&
-      now_ - proposal_->sent >= options_.propose_retry)
+  const Nanoseconds retry = is_ahead_of_register() ? 5 * kSecond : options_.propose_retry;
+  if (proposal_ && !proposal_->under_way && !fetching_ && now_ - proposal_->sent >= retry)
     send_proposal();
+  if (fall_suspected_) look_for_fall();
   if (fetching_ && now_ - fetch_sent_ >= 5 * options_.propose_retry) {
     fetch_sent_ = now_;
     driver_.fetch_record();
@@ -403,12 +426,14 @@ void Replica::on_link(Nanoseconds now, const ReplicaId& id, bool up) {
       hello_sent_ = 0;
       say_hello();
     }
+    if (up && asked_at_ != 0) ask(slot);
     return;
   }
   if (peer.join != 0) end_join(slot, false);
   if (!up) return;
   if ((required_ >> slot & 1) != 0) {
     // What was under way may be lost: the record first, then all that is not acknowledged.
+    forget_acknowledgements(slot);
     reach(slot);
     resend(slot);
   }
@@ -451,6 +476,23 @@ void Replica::on_disk_failed(Nanoseconds now) {
   if (best <= kMostPeers && before == Role::kActive) send(best, make(MessageType::kHandOver, best));
 }
 
+void Replica::on_disk_mended(Nanoseconds now) {
+  now_ = now;
+  if (!disk_failed_) return;
+  if (role_ != Role::kFollower) step_down();
+  disk_failed_ = false;
+  recent_.fill({});
+  gated_.clear();
+  reach_ = Reach{};
+  leave_join();
+  handed_to_me_ = promising_ = false;
+  candidate_since_ = asked_at_ = hello_sent_ = 0;
+  grace_until_ = std::max(grace_until_, now_ + options_.grace);
+  persist();  // what could not be kept while it had failed
+  driver_.event("the disk of this replica is in service again");
+  driver_.changed();
+}
+
 void Replica::on_message(Nanoseconds now, const Message& message) {
   now_ = now;
   CVOL_ASSERT(message.to == self_);
@@ -483,6 +525,10 @@ void Replica::on_message(Nanoseconds now, const Message& message) {
       return on_join_completed(message);
     case MessageType::kHandOver:
       return on_hand_over(message);
+    case MessageType::kAsk:
+      return on_ask(message);
+    case MessageType::kKnown:
+      return on_known(message);
   }
 }
 
@@ -510,6 +556,9 @@ bool Replica::confirmed() const {
 }
 
 std::string Replica::waits_for(Nanoseconds now) const {
+  if (is_ahead_of_register() && role_ != Role::kActive)
+    return "the metadata store was restored from an old backup; 'cvol volume rebuild-record' mends "
+           "it";
   if (role_ == Role::kFollower) {
     if (!trusts_itself()) return "the primary is another replica";
     return "no primary runs; this replica takes over when its grace is over";
@@ -538,7 +587,8 @@ std::string Replica::waits_for(Nanoseconds now) const {
   if (acknowledgements_wait())
     return fmt::format("{} replicas are in sync, {} are needed (min_in_sync)",
                        durable_.record.in_sync.size(), durable_.record.min_in_sync);
-  if (!has_leases(now)) return "leases of the other replicas have run out";
+  if (!options_.strict_reads && !has_leases(now))
+    return "leases of the other replicas have run out";
   return "";
 }
 

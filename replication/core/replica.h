@@ -8,7 +8,8 @@
 // Time: Nanoseconds of CLOCK_BOOTTIME of this node; only differences count.
 // Files: replica.cpp (records, roles, timers), member.cpp (what a member does for its primary),
 // primary.cpp (writes, acknowledgements, removal), promote.cpp (R8, R9), join.cpp (R10),
-// client.cpp (operations and their range locks). README.md numbers the invariants.
+// ask.cpp (registers that went back), client.cpp (operations and their range locks). README.md
+// numbers the invariants.
 #pragma once
 
 #include <array>
@@ -51,8 +52,10 @@ class Replica {
   void on_link(Nanoseconds now, const ReplicaId& peer, bool up);
   // The process in which the peer ran last is proven dead: it serves no reads any more.
   void on_peer_dead(Nanoseconds now, const ReplicaId& peer);
-  // A state of the register's record: a watch, a list, an answer to fetch_record().
+  // A state of the register's record: a watch, a list. It may be an old one.
   void on_record(Nanoseconds now, const Record& record);
+  // The answer to fetch_record(); `known`: this replica's epoch when the read began.
+  void on_fetched(Nanoseconds now, const Record& record, Epoch known);
   void on_persisted(Nanoseconds now, uint64_t ticket);
   void on_payload(Nanoseconds now, OpId op, PayloadResult result, WriteKind kind);
   void on_appended(Nanoseconds now, Seq seq, AppendResult result);
@@ -60,10 +63,17 @@ class Replica {
   void on_tail(Nanoseconds now, uint64_t ticket, std::vector<BlockRange> ranges);
   void on_proposed(Nanoseconds now, uint64_t ticket, CasResult result, uint64_t revision);
   void on_copied(Nanoseconds now, OpId op, bool ok);
+  // R10, as the joiner: the driver has a piece of this join for the local disk. True: the piece
+  // goes there now, and on_stored() follows when the disk has let go of it, whatever became of the
+  // join. False: that join is over, and so is the piece.
+  bool begin_store(Nanoseconds now, uint64_t join);
+  void on_stored(Nanoseconds now);
   // The difference is copied, and checksums agree; or (not ok) the join cannot go on.
   void on_copy_done(Nanoseconds now, const ReplicaId& joiner, uint64_t join, bool ok);
   // The local disk fails everything from now on (R11).
   void on_disk_failed(Nanoseconds now);
+  // It works again: this replica goes on as one that has just started.
+  void on_disk_mended(Nanoseconds now);
 
   // --- client operations (R12); each ends with one Driver::finish ---
 
@@ -108,7 +118,13 @@ class Replica {
   // In the set of the record that is known, as it is now, with all it needs.
   bool trusts_itself() const;
   // Waits for its turn to take over.
-  bool is_candidate() const { return candidate_since_ != 0 || promising_ || primary_dead_; }
+  bool is_candidate() const {
+    return candidate_since_ != 0 || promising_ || primary_dead_ || asked_at_ != 0;
+  }
+  // The register knows less of the volume than this replica: it was restored from a backup.
+  bool is_ahead_of_register() const {
+    return ahead_since_.value != 0 && ahead_since_ == durable_.record.epoch;
+  }
   // Nothing is to be looked at before two beacons' time is over, unless something comes: a quiet
   // primary that has just sent its beacons, or a member that hears one of a volume that nobody
   // writes.
@@ -119,6 +135,7 @@ class Replica {
   // Replicas that acknowledgements wait for, this one included.
   std::vector<ReplicaId> required() const;
   bool has_leases(Nanoseconds now) const;
+  bool disk_failed() const { return disk_failed_; }
   std::size_t in_flight() const { return in_flight_.size(); }
   std::size_t operations() const { return ops_.size(); }
   bool has_other_than_pieces() const;  // of resyncs
@@ -154,8 +171,10 @@ class Replica {
     bool dead = false;  // its process is known to be
     Epoch reached;      // the epoch it has adopted from us
     Nanoseconds reach_sent = 0;
+    Nanoseconds asked_again = 0;  // for what it had acknowledged in a life before
     Nanoseconds heard = 0;
     Nanoseconds lease_until = 0;  // R7: from the sending of the beacon
+    Nanoseconds granted = 0;      // when the newest beacon was sent that it has granted
     uint64_t incarnation = 0;     // as it says
     std::string failed;           // why it has to leave the set; empty: it has not
     // R10, this replica being primary:
@@ -207,6 +226,7 @@ class Replica {
     Seq seq;            // in flight; its version
     Epoch epoch;        // of the version
     Mask sent = 0, acked = 0, refused = 0;
+    Mask again = 0;                // acknowledged once, by a life of the peer that is over
     Nanoseconds since = 0;         // when it was sent
     std::vector<uint64_t> behind;  // kHeld read: orders of writes that it waits for
   };
@@ -228,6 +248,7 @@ class Replica {
   bool mutant(Mutant which) const;
 
   // replica.cpp
+  bool is_sound(const Record& record);
   void adopt(const Record& record);
   void become(Role role);
   void step_down();
@@ -270,6 +291,7 @@ class Replica {
   void say_hello();
   void begin_joining();
   void leave_join();
+  bool disk_holds_writes() const;
 
   // primary.cpp
   void on_reached(const Message& message);
@@ -286,6 +308,7 @@ class Replica {
   void send_prepare(Op& op, Slot peer);
   void settle(Op& op);
   void settle_all();
+  void forget_acknowledgements(Slot peer);
   void advance_commit_point();
   bool acknowledgements_wait() const;
   bool is_quiet() const;
@@ -293,6 +316,9 @@ class Replica {
   void check_members();
   void check_slow_members();
   Mask lease_mask() const;
+  bool granted_since(Nanoseconds when) const;
+  bool may_answer(const Op& read);
+  void send_beacon(Slot peer);
   void undo(Op& op);
 
   // promote.cpp
@@ -306,6 +332,15 @@ class Replica {
   void next_rewrites();
   void rewrite_around_damage(Op& op);
   void activated();
+
+  // ask.cpp
+  void ask_members();
+  void ask(Slot member);
+  bool members_answered() const;
+  void on_ask(const Message& message);
+  void on_known(const Message& message);
+  void look_for_fall();
+  void register_fell(const Record& there);
 
   // join.cpp
   void on_join_hello(const Message& message);
@@ -362,10 +397,16 @@ class Replica {
   std::vector<Peer> peers_;  // [0] is this replica
   Mask set_ = 1;             // of the record
   Mask required_ = 1;        // who must acknowledge (R3)
-  Seq last_seq_;
+  Seq last_seq_;             // highest that is known of: new ones are above it
+  Seq held_seq_;  // highest that this replica has made durable, or was copied to; never hearsay
   Seq commit_point_;
   Seq highest_done_;  // of the writes of this life as the primary that all of `required` have
   Seq noted_commit_point_;
+
+  Epoch unsound_;      // of a record that was ignored, and told of
+  Epoch ahead_since_;  // the epoch in which the register was seen to have gone back
+  bool fall_suspected_ = false;
+  Nanoseconds fall_looked_ = 0;  // when it was asked for that last
 
   // As a member.
   Nanoseconds grace_until_ = 0;
@@ -373,6 +414,7 @@ class Replica {
   bool handed_to_me_ = false;
   std::array<Recent, kRecent> recent_{};
   uint64_t appending_ = 0;  // writes on their way to the disk, own ones too
+  uint64_t storing_ = 0;    // pieces of joins on their way to it, of joins that are over too
   struct Gated {
     uint64_t seq;
     ReplicaId to;
@@ -397,6 +439,9 @@ class Replica {
   // As a candidate or primary.
   bool promising_ = false;
   Nanoseconds candidate_since_ = 0;
+  const Nanoseconds started_;
+  Nanoseconds asked_at_ = 0;  // when members were asked which record they know; 0: they were not
+  Mask told_ = 0;             // who has answered: nothing later
   std::optional<Proposal> proposal_;
   uint64_t next_ticket_ = 0;
   Nanoseconds fetch_sent_ = 0;
@@ -407,6 +452,7 @@ class Replica {
   std::size_t tail_next_ = 0;
   uint64_t tail_offset_ = 0;
   std::size_t rewriting_ = 0;
+  Nanoseconds round_ = 0;  // strict reads: when the last round of confirmation began
   Nanoseconds last_beacon_ = 0;
   Nanoseconds beacon_gap_ = 0;  // before the last one
   Nanoseconds last_op_ = 0;     // when the last operation came that is no piece of a resync

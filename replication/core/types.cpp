@@ -32,6 +32,25 @@ std::string describe(const Record& record) {
                      record.session.id.to_string().substr(0, 8), record.session.generation);
 }
 
+std::string problem_of(const Record& record) {
+  if (record.in_sync.empty()) return "its in-sync set is empty";
+  if (record.in_sync.size() > kMostReplicas || record.members.size() > kMostReplicas)
+    return fmt::format("it lists more than {} replicas", kMostReplicas);
+  for (std::size_t i = 0; i < record.in_sync.size(); ++i) {
+    const ReplicaId& replica = record.in_sync[i].replica;
+    if (replica.is_nil()) return "a replica of its in-sync set has no id";
+    if (record.find_in_sync(replica) != &record.in_sync[i]) return "its in-sync set has one twice";
+  }
+  for (std::size_t i = 0; i < record.members.size(); ++i) {
+    const ReplicaId& replica = record.members[i].replica;
+    if (replica.is_nil()) return "a member has no id";
+    if (record.find_member(replica) != &record.members[i]) return "it lists a member twice";
+  }
+  if (!record.primary.is_nil() && record.find_in_sync(record.primary) == nullptr)
+    return "its primary is not in its in-sync set";
+  return "";
+}
+
 std::string_view name_of(MessageType type) {
   switch (type) {
     case MessageType::kReach:
@@ -62,6 +81,10 @@ std::string_view name_of(MessageType type) {
       return "join_completed";
     case MessageType::kHandOver:
       return "hand_over";
+    case MessageType::kAsk:
+      return "ask";
+    case MessageType::kKnown:
+      return "known";
   }
   return "unknown";
 }

@@ -94,4 +94,10 @@ struct Durable {
 
 std::string describe(const Record& record);
 
+// Of members, and of the in-sync set: bounds what a primary keeps for each.
+constexpr std::size_t kMostReplicas = 16;
+// Empty if the record holds together; otherwise what is wrong with it. One that does not is never
+// adopted, whoever tells it.
+std::string problem_of(const Record& record);
+
 }  // namespace cvol::replication

@@ -212,18 +212,9 @@ Task<ClientResult> Gateway::ask_local(Request& request, ReplicaHost& host) {
         co_return co_await host.write(caller, body.offset, request.data, &front_end_);
       co_return co_await host.zero(caller, body.offset, body.length,
                                    body.kind == WriteKind::kZeroKeep, &front_end_);
-    case wire::FrameType::kStatus: {
-      ClientResult result;
-      if (host.core().role() != Role::kActive) {
-        result.outcome = Outcome::kNotPrimary;
-      } else if (auto extents = host.block_status(body.offset, body.length); !extents) {
-        result.outcome = Outcome::kFailed;
-        result.status = extents.status();
-      } else {
-        request.extents = std::move(*extents);
-      }
-      co_return result;
-    }
+    case wire::FrameType::kStatus:
+      co_return co_await host.status(caller, body.offset, body.length, &request.extents,
+                                     &front_end_);
     case wire::FrameType::kConfirm: {
       const bool confirmed = co_await host.confirm(Epoch{body.offset}, io::kSecond);
       co_return ClientResult{confirmed ? Outcome::kDone : Outcome::kNotPrimary, {}, 0, 0};
@@ -348,7 +339,8 @@ void Gateway::on_answer(const Endpoint& from, Frame frame) {
 
 // The first of the pieces of a write that are done in one step each.
 void Gateway::cut(Request& request, uint64_t length, const std::byte* data) {
-  request.body.length = one_operation(request.body.offset, length, data);
+  request.body.length =
+      one_operation(request.body.offset, length, data, request.body.kind == WriteKind::kZeroKeep);
   request.after = length - request.body.length;
   if (data != nullptr) request.data = {data, request.body.length};
 }
@@ -440,8 +432,8 @@ Task<Status> Gateway::write_zeroes(uint64_t offset, uint64_t length, bool keep_a
   Request request;
   request.type = wire::FrameType::kWrite;
   request.body.offset = offset;
-  cut(request, length, nullptr);
   request.body.kind = keep_allocated ? WriteKind::kZeroKeep : WriteKind::kZero;
+  cut(request, length, nullptr);
   Status status = co_await run(request);
   parts_.metrics->write_operations.add(1);
   if (!status.is_ok()) parts_.metrics->errors.add(1);
@@ -453,8 +445,8 @@ Task<Status> Gateway::trim(uint64_t offset, uint64_t length, bool) {
   Request request;
   request.type = wire::FrameType::kWrite;
   request.body.offset = offset;
-  cut(request, length, nullptr);
   request.body.kind = WriteKind::kZero;
+  cut(request, length, nullptr);
   Status status = co_await run(request);
   parts_.metrics->trim_operations.add(1);
   if (!status.is_ok()) parts_.metrics->errors.add(1);

@@ -24,7 +24,7 @@ Status beyond_end() {
 
 }  // namespace
 
-uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data) {
+uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data, bool keep) {
   const uint64_t head = offset % kBlockBytes;
   if (data != nullptr) {  // what is not aligned is put together in memory
     const bool aligned = (offset | length | reinterpret_cast<uintptr_t>(data)) % kBlockBytes == 0;
@@ -32,7 +32,8 @@ uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data) 
   }
   if (head != 0 || length < kBlockBytes) return std::min(length, kBlockBytes - head);
   // Pieces end at multiples of their size, so that no chunk is cut in two.
-  const uint64_t piece_end = (offset / kZeroPieceBytes + 1) * kZeroPieceBytes;
+  const uint64_t most = keep ? kMaxRequestBytes : kZeroPieceBytes;
+  const uint64_t piece_end = (offset / most + 1) * most;
   return std::min(length / kBlockBytes * kBlockBytes, piece_end - offset);
 }
 
@@ -149,7 +150,7 @@ Task<ClientResult> ReplicaHost::zero(Replica::Caller caller, uint64_t offset, ui
   while (length > 0 && result.outcome == Outcome::kDone) {
     Work work;
     work.offset = offset;
-    work.length = one_operation(offset, length, nullptr);
+    work.length = one_operation(offset, length, nullptr, keep);
     work.front_end = front_end;
     work.zero_edge = (offset | work.length) % kBlockBytes != 0;  // a part of one block
     const WriteKind zeroes = keep ? WriteKind::kZeroKeep : WriteKind::kZero;
@@ -189,6 +190,7 @@ void ReplicaHost::detach(Work& work) {
   own->offset = work.offset;
   own->length = work.length;
   own->zero_edge = work.zero_edge;
+  own->asks_status = work.asks_status;
   own->checksums = std::move(work.checksums);
   const auto keep = [&](std::size_t bytes) {
     own->kept = store::aligned_zeroes((bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes);
@@ -213,7 +215,33 @@ void ReplicaHost::detach(Work& work) {
   if (work.waiter) reactor().schedule(std::exchange(work.waiter, {}));
 }
 
-Result<std::vector<Extent>> ReplicaHost::block_status(uint64_t offset, uint64_t length) const {
+Task<ClientResult> ReplicaHost::status(Replica::Caller caller, uint64_t offset, uint64_t length,
+                                       std::vector<Extent>* extents, FrontEnd* front_end) {
+  ClientResult result;
+  if (closing_ || is_gone(front_end)) {
+    result.outcome = Outcome::kNotPrimary;
+    co_return result;
+  }
+  if (length == 0 || length > size_bytes() || offset > size_bytes() - length) {
+    result.outcome = Outcome::kFailed;
+    result.status = beyond_end();
+    co_return result;
+  }
+  Work work;
+  work.kind = OpKind::kRead;
+  work.offset = offset;
+  work.length = length;
+  work.asks_status = true;
+  work.front_end = front_end;
+  core_->read(now(), begin(work), caller, blocks_around(offset, length));
+  co_await Done{work};
+  result.outcome = work.outcome;
+  result.status = work.status;
+  if (work.outcome == Outcome::kDone) *extents = std::move(work.extents);
+  co_return result;
+}
+
+Result<std::vector<Extent>> ReplicaHost::extents_of(uint64_t offset, uint64_t length) const {
   if (length == 0 || length > size_bytes() || offset > size_bytes() - length) return beyond_end();
   if (offset >= local_size_) return std::vector<Extent>{{length, true, true}};  // it is growing
   length = std::min(length, local_size_ - offset);
@@ -285,7 +313,11 @@ Task<void> ReplicaHost::serve_request(Endpoint from, wire::FrameHeader header,
       result = co_await open_connection(caller);
       break;
     case wire::FrameType::kRead: {
-      if (request.length == 0 || request.length > kMaxRequestBytes) co_return;
+      if (request.length == 0 || request.length > kMaxRequestBytes) {
+        result.outcome = Outcome::kFailed;
+        result.status = Status(Code::kInvalidArgument, "a read of no or of too many bytes");
+        break;
+      }
       Buffer into = co_await take(request.length);
       result = co_await read(caller, request.offset, into.first(request.length));
       const bool done = result.outcome == Outcome::kDone;
@@ -311,18 +343,13 @@ Task<void> ReplicaHost::serve_request(Endpoint from, wire::FrameHeader header,
       break;
     }
     case wire::FrameType::kStatus: {
+      std::vector<Extent> found;
+      result = co_await status(caller, request.offset, request.length, &found);
       std::vector<wire::WireExtent> extents;
-      if (core_->role() != Role::kActive) {
-        result.outcome = Outcome::kNotPrimary;
-      } else if (auto found = block_status(request.offset, request.length); !found) {
-        result.outcome = Outcome::kFailed;
-        result.status = found.status();
-      } else {
-        for (const Extent& extent : *found) {
-          if (extents.size() >= 4096) break;
-          extents.push_back(
-              {extent.length, static_cast<uint8_t>((extent.hole ? 1 : 0) | (extent.zero ? 2 : 0))});
-        }
+      for (const Extent& extent : found) {
+        if (extents.size() >= 4096) break;
+        extents.push_back(
+            {extent.length, static_cast<uint8_t>((extent.hole ? 1 : 0) | (extent.zero ? 2 : 0))});
       }
       answer(from, header.seq, result, {}, std::move(extents));
       co_return;

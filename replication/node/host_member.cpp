@@ -218,7 +218,7 @@ Task<void> ReplicaHost::serve_copy(Endpoint from, wire::FrameHeader header,
     co_await guard;
     // It may have waited: the join may be over.
     Status done(Code::kCancelled, "the resync is over");
-    if (!closing_ && may_be_copied_to(header, request)) {
+    if (!closing_ && may_be_copied_to(header, request) && core_->begin_store(now(), request.join)) {
       const uint64_t version = std::max<uint64_t>(1, request.version);
       if (request.kind == WriteKind::kData) {
         done = co_await parts_.engine->append_write(parts_.number, header.epoch, version,
@@ -228,6 +228,9 @@ Task<void> ReplicaHost::serve_copy(Endpoint from, wire::FrameHeader header,
         done = co_await parts_.engine->append_zero(parts_.number, header.epoch, version,
                                                    range.begin * kBlockBytes, bytes, false);
       }
+      // No join begins before that (R10).
+      if (inside_core_ > 0) co_await io::yield(reactor());
+      if (!closing_) core_->on_stored(now());
     }
     result.ok = done.is_ok();
     if (!result.ok)

@@ -15,6 +15,8 @@ namespace {
 
 constexpr uint64_t kBufferBytes = 64 * kMiB;
 constexpr int kRepairRounds = 4;  // of one read: a block may be damaged after it was looked at
+constexpr io::Nanoseconds kMendedAfter = 5 * io::kSecond;  // a failed disk is looked at again
+constexpr uint64_t kMostWriteBlocks = kGiB / kBlockBytes;  // zeroes; data is bounded by its payload
 
 bool all_zero(std::span<const std::byte> data) {
   return data.empty() || (data[0] == std::byte{0} &&
@@ -110,6 +112,7 @@ bool ReplicaHost::rests() const {
 
 void ReplicaHost::tick(io::Nanoseconds now) {
   core_->tick(now);
+  if (core_->disk_failed()) look_at_disk(now);
   for (const auto& [number, call] : calls_) {
     const bool left = !call->while_in_sync.is_nil() &&
                       core_->record().find_in_sync(call->while_in_sync) == nullptr;
@@ -118,6 +121,17 @@ void ReplicaHost::tick(io::Nanoseconds now) {
     if (call->waiter) reactor().schedule(std::exchange(call->waiter, {}));
   }
   std::erase_if(copiers_, [](const auto& entry) { return entry.second->over(); });
+}
+
+// A verify may have found the disk sound; or what made this replica give it up was an error that
+// passed. A disk that fails again is given up again.
+void ReplicaHost::look_at_disk(Nanoseconds now) {
+  if (disk_looked_ == 0) disk_looked_ = now;
+  if (now - disk_looked_ < kMendedAfter) return;
+  disk_looked_ = now;
+  if (closing_ || parts_.engine->info().failed) return;
+  disk_looked_ = 0;
+  core_->on_disk_mended(now);
 }
 
 Task<Buffer> ReplicaHost::take(std::size_t bytes) {
@@ -255,9 +269,15 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
   Message& message = decoded->message;
   message.from = id_from_tag(frame.header.from, message.record.get());
   message.to = parts_.self;
-  if (message.from.is_nil() || frame.header.to != wire::tag_of(parts_.self)) return;
+  if (message.from.is_nil() || message.from == parts_.self) return;
+  if (frame.header.to != wire::tag_of(parts_.self)) return;
+  if (message.type == MessageType::kReached) cut_tail(message);
   if (message.type == MessageType::kPrepare) {
     const uint64_t blocks = message.range.blocks();
+    if (blocks > kMostWriteBlocks) {
+      log::warning("replication", "a write is dropped: it is longer than any that is sent", {});
+      return;
+    }
     if (message.range.end > std::max(local_size_, size_bytes()) / kBlockBytes &&
         message.epoch <= core_->epoch())
       return;
@@ -283,12 +303,32 @@ void ReplicaHost::on_core_frame(const Endpoint&, Frame frame) {
     }
     message.ticket = next_prepared_++;
     prepared_[message.ticket] = std::move(prepared);
-    if (message.range.end > local_size_ / kBlockBytes && message.epoch == core_->epoch()) {
-      beyond_.push_back(std::move(message));
-      return;
-    }
+    return take_prepare(std::move(message));
   }
   core_->on_message(now(), message);
+}
+
+// A member may have grown already to a size that this replica has not heard of: there is nothing to
+// be written again beyond the end that is known here, and nothing could be read there.
+void ReplicaHost::cut_tail(Message& reached) const {
+  const uint64_t end = size_bytes() / kBlockBytes;
+  auto tail = std::make_shared<std::vector<BlockRange>>();
+  for (BlockRange range : *reached.tail) {
+    range.end = std::min(range.end, end);
+    if (!range.empty()) tail->push_back(range);
+  }
+  reached.tail = std::move(tail);
+}
+
+// One that reaches beyond the end of what is here waits until the replica has grown, and all that
+// come after it wait too: of overlapping writes the later one must not be applied first (R2).
+void ReplicaHost::take_prepare(Message prepare) {
+  const bool beyond_end = prepare.range.end > local_size_ / kBlockBytes;
+  if ((beyond_end || !beyond_.empty()) && prepare.epoch == core_->epoch()) {
+    beyond_.push_back(std::move(prepare));
+    return;
+  }
+  core_->on_message(now(), prepare);
 }
 
 // --- size ---
@@ -306,7 +346,7 @@ void ReplicaHost::grew() {
   changed_.wake_all();
   std::vector<Message> waited;
   waited.swap(beyond_);
-  for (const Message& message : waited) core_->on_message(now(), message);
+  for (Message& prepare : waited) take_prepare(std::move(prepare));  // some may wait for more
 }
 
 // --- the disk ---
@@ -520,7 +560,10 @@ Task<void> ReplicaHost::make_own_payload(OpId op, Work* work, OpKind kind, Block
   Status made;
   WriteKind write_kind = WriteKind::kData;
   co_await grown(range.end * kBlockBytes);
-  if (!work->finished) {
+  if (range.blocks() * kBlockBytes > kMaxRequestBytes) {
+    made = Status(Code::kInvalidArgument, "a payload that is made here is larger than any request");
+    work->status = made;
+  } else if (!work->finished) {
     Buffer buffer = co_await take(range.blocks() * kBlockBytes);
     work->whole = std::move(buffer);
     if (kind == OpKind::kWrite) {
@@ -575,7 +618,20 @@ void ReplicaHost::read(OpId op, BlockRange range) {
   Work* work = find_work(op);
   CVOL_ASSERT(work != nullptr);
   ++work->pending;
-  begin_for_core(read_own(op, work, range));
+  begin_for_core(work->asks_status ? look_at_status(op, work) : read_own(op, work, range));
+}
+
+// What it sees of writes that are on their way is answered when they are committed (R6).
+Task<void> ReplicaHost::look_at_status(OpId op, Work* work) {
+  if (inside_core_ > 0) co_await io::yield(reactor());
+  auto extents = extents_of(work->offset, work->length);
+  if (extents) {
+    work->extents = std::move(*extents);
+  } else {
+    work->status = extents.status();
+  }
+  if (!closing_) core_->on_read(now(), op, extents.is_ok());
+  release(work);
 }
 
 Task<void> ReplicaHost::read_own(OpId op, Work* work, BlockRange range) {
@@ -639,11 +695,17 @@ void ReplicaHost::propose(const Record& next, uint64_t ticket) {
 }
 
 void ReplicaHost::fetch_record() {
-  parts_.exchange->reg().fetch(parts_.volume, [exchange = parts_.exchange, volume = parts_.volume,
-                                               self = parts_.self](Result<Record> record) {
-    ReplicaHost* host = exchange->host_of(volume);
-    if (host != nullptr && host->parts_.self == self && record) host->set_record(*record);
-  });
+  parts_.exchange->reg().fetch(
+      parts_.volume, [exchange = parts_.exchange, volume = parts_.volume, self = parts_.self,
+                      known = core_->epoch()](Result<Record> record) {
+        ReplicaHost* host = exchange->host_of(volume);
+        if (host != nullptr && host->parts_.self == self && record && !host->closing_)
+          host->core_->on_fetched(host->now(), *record, known);
+      });
+}
+
+void ReplicaHost::claim(const Record& known) {
+  if (parts_.claim) parts_.claim(known);
 }
 
 }  // namespace cvol::replication

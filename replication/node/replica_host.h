@@ -37,8 +37,9 @@ struct ClientResult {
 
 // How many bytes of a write, from its beginning, are one operation: done as a whole, in one step.
 // `data`: nullptr for zeroes. A longer one is several, which may be done, seen and overwritten
-// before the last; whoever repeats a write must not repeat those.
-uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data);
+// before the last; whoever repeats a write must not repeat those. `keep`: zeroes that keep their
+// space may find none, and then be taken back, with what was there as data: no more than a payload.
+uint64_t one_operation(uint64_t offset, uint64_t length, const std::byte* data, bool keep = false);
 
 // Somebody on this shard whose operations have to end when it goes: ReplicaHost::abandon().
 struct FrontEnd {
@@ -71,6 +72,8 @@ class ReplicaHost final : public Driver {
     // On the shard's thread, soon after it happened; may be empty.
     std::function<void()> changed;
     std::function<void(const std::string&)> event;
+    // The metadata store has gone back to before this record, which this replica knows.
+    std::function<void(const Record& known)> claim;
   };
 
   // `record`: the register's, if it is known; a replica that was never used needs one.
@@ -100,8 +103,9 @@ class ReplicaHost final : public Driver {
   // its memory. Its outcome is not known: as if it came from another node that has gone, it goes on
   // with memory of this host's.
   void abandon(FrontEnd& front_end);
-  // Of this replica, which must be the primary to be sure.
-  Result<std::vector<Extent>> block_status(uint64_t offset, uint64_t length) const;
+  // Like a read (R6): of what is committed, and under the same leases. `extents`: with kDone.
+  Task<ClientResult> status(Replica::Caller caller, uint64_t offset, uint64_t length,
+                            std::vector<Extent>* extents, FrontEnd* front_end = nullptr);
   bool hand_over(const ReplicaId& to);
   // True when this replica is the primary and runs `epoch` or a later one with all members; waits a
   // while for it.
@@ -139,6 +143,7 @@ class ReplicaHost final : public Driver {
   void note_commit_point(Seq seq) override;
   void propose(const Record& next, uint64_t ticket) override;
   void fetch_record() override;
+  void claim(const Record& known) override;
   void start_copy(const ReplicaId& joiner, uint64_t join, Seq joiner_commit_point) override;
   void stop_copy(const ReplicaId& joiner, uint64_t join) override;
   void changed() override;
@@ -169,6 +174,8 @@ class ReplicaHost final : public Driver {
     Status status;
     std::coroutine_handle<> waiter;
     bool held = false;         // of hold_range()
+    bool asks_status = false;  // a read that wants to know of `extents` only
+    std::vector<Extent> extents;
     Copier* copier = nullptr;  // kCopy
   };
   struct Done {
@@ -222,6 +229,9 @@ class ReplicaHost final : public Driver {
   // Until the replica has grown to what the record says, if the range needs it.
   Task<void> grown(uint64_t end_bytes, const FrontEnd* front_end = nullptr);
   void grew();
+  void take_prepare(Message prepare);
+  void look_at_disk(Nanoseconds now);
+  void cut_tail(Message& reached) const;
   const Member* member(const ReplicaId& id) const { return core_->record().find_member(id); }
   std::optional<Endpoint> endpoint_of(const ReplicaId& id) const;
   ReplicaId id_from_tag(uint64_t tag, const Record* record) const;
@@ -242,6 +252,8 @@ class ReplicaHost final : public Driver {
   Task<void> append_own(Work* work, WriteKind kind, Epoch epoch, Seq seq, BlockRange range);
   Task<void> append_for_primary(Message prepare, Prepared prepared);
   Task<void> read_own(OpId op, Work* work, BlockRange range);
+  Task<void> look_at_status(OpId op, Work* work);
+  Result<std::vector<Extent>> extents_of(uint64_t offset, uint64_t length) const;
   Task<Status> read_blocks(BlockRange range, std::span<std::byte> into);
   Task<Status> repair_damage(BlockRange range, const FrontEnd* front_end);
   Task<void> make_own_payload(OpId op, Work* work, OpKind kind, BlockRange range);
@@ -290,7 +302,8 @@ class ReplicaHost final : public Driver {
   Parts parts_;
   const uint64_t salt_;
   uint64_t local_size_;
-  std::vector<Message> beyond_;  // PREPAREs that wait until the replica has grown
+  Nanoseconds disk_looked_ = 0;  // while it has failed; 0: it has not
+  std::vector<Message> beyond_;  // PREPAREs that wait until the replica has grown, by arrival
   std::unique_ptr<Replica> core_;
   bool closing_ = false;
   bool links_pending_ = false;

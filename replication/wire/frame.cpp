@@ -13,7 +13,6 @@ namespace {
 
 constexpr uint32_t kMagic = 0x46525643;  // "CVRF"
 constexpr std::size_t kMessageBytes = 72;
-constexpr std::size_t kMostReplicas = 16;  // core keeps a slot for each
 
 Status damaged(const std::string& what) {
   return Status(Code::kDamaged, "a frame of another node: " + what);
@@ -167,7 +166,7 @@ Result<DecodedMessage> decode_message(const FrameHeader& header, std::span<const
   DecodedMessage decoded;
   Message& message = decoded.message;
   if (header.type < static_cast<uint8_t>(MessageType::kReach) ||
-      header.type > static_cast<uint8_t>(MessageType::kHandOver))
+      header.type > static_cast<uint8_t>(MessageType::kKnown))
     return damaged("its type is unknown");
   message.type = static_cast<MessageType>(header.type);
   message.epoch = Epoch{header.epoch};
@@ -216,8 +215,9 @@ Result<DecodedMessage> decode_message(const FrameHeader& header, std::span<const
     if (!take_record(in, *record)) return damaged("a record is cut short");
     message.record = std::move(record);
   }
-  const bool wants_record =
-      message.type == MessageType::kReach || message.type == MessageType::kJoinAccept;
+  const bool wants_record = message.type == MessageType::kReach ||
+                            message.type == MessageType::kJoinAccept ||
+                            message.type == MessageType::kKnown;
   if (wants_record && message.record == nullptr) return damaged("a record is missing");
   if (message.type == MessageType::kPrepare && message.range.empty())
     return damaged("the range of a write is empty");

@@ -132,10 +132,10 @@ Status set_metadata(Config& config, const std::string& text) {
   return Status::ok();
 }
 
-Status set_switch(Config& config, const std::string& text) {
+Status set_switch(bool& into, const std::string& text) {
   if (text != "true" && text != "false")
     return Status(Code::kInvalidArgument, "'" + text + "' is neither true nor false");
-  config.insecure = text == "true";
+  into = text == "true";
   return Status::ok();
 }
 
@@ -275,6 +275,8 @@ const std::vector<ConfigKey>& config_keys() {
        [](Config& c, const std::string& t) {
          return set_milliseconds(c.replica_timeout_ms, t, 100, 60000);
        }},
+      {"strict-reads", "", "Have each read confirmed by the other replicas, and trust no clock",
+       false, [](Config& c, const std::string& t) { return set_switch(c.strict_reads, t); }},
       {"rebuild-after", "TIME", "Until a lost replica is replaced on another node (5min)", false,
        [](Config& c, const std::string& t) {
          auto seconds = parse_duration(t);
@@ -284,7 +286,8 @@ const std::vector<ConfigKey>& config_keys() {
          c.rebuild_after = *seconds;
          return Status::ok();
        }},
-      {"insecure", "", "Allow to listen beyond this host without certificates", false, set_switch},
+      {"insecure", "", "Allow to listen beyond this host without certificates", false,
+       [](Config& c, const std::string& t) { return set_switch(c.insecure, t); }},
   };
   return keys;
 }

@@ -26,9 +26,8 @@ class Keys {
   std::string disk_failure(std::string_view id) const { return disk_failures() + std::string(id); }
   std::string volumes() const { return root_ + "volumes/"; }
   std::string volume(std::string_view id) const { return volumes() + std::string(id); }
-  std::string claims(std::string_view volume) const {
-    return root_ + "claims/" + std::string(volume) + "/";
-  }
+  std::string claims() const { return root_ + "claims/"; }
+  std::string claims(std::string_view volume) const { return claims() + std::string(volume) + "/"; }
   std::string claim(std::string_view volume, std::string_view replica) const {
     return claims(volume) + std::string(replica);
   }

@@ -195,8 +195,14 @@ Status Catalog::put_node(v1::NodeRecord record) {
   return store_.commit({{}, {{keys_.node(record.id()), meta::encode_record(record), 0}}}).status();
 }
 
-Status Catalog::erase_node(const std::string& id) {
-  return store_.commit({{}, {{keys_.node(id), {}, 0}, {keys_.alive(id), {}, 0}}}).status();
+Status Catalog::erase_node(const v1::NodeRecord& node) {
+  auto done = store_.commit({{{keys_.alive(node.id()), 0}}, {{keys_.node(node.id()), {}, 0}}});
+  if (!done) return done.status();
+  if (!done->applied)
+    return Status(Code::kFailedPrecondition, "node " + node.name() +
+                                                 " is back; drain it ('cvol node drain " +
+                                                 node.name() + "') and stop its volumed first");
+  return Status::ok();
 }
 
 Status Catalog::erase_volume(const VolumeEntry& entry) {

@@ -36,7 +36,8 @@ class Catalog {
   Result<v1::ClusterRecord> load_cluster();
   Result<std::vector<v1::NodeRecord>> load_nodes();
   Status put_node(v1::NodeRecord record);
-  Status erase_node(const std::string& id);
+  // kFailedPrecondition if the node lives.
+  Status erase_node(const v1::NodeRecord& node);
 
   // Damaged records are left out and described in `problems`; a newer format is an error.
   Result<std::vector<VolumeEntry>> load_volumes(std::vector<std::string>& problems);

@@ -72,8 +72,8 @@ Status Cluster::start() {
   if (!watch) return watch.status();
   watch_ = std::move(*watch);
   CVOL_TRY(announce());
-  for (const std::string& prefix :
-       {catalog_.keys().nodes(), catalog_.keys().alive(), catalog_.keys().volumes()}) {
+  for (const std::string& prefix : {catalog_.keys().nodes(), catalog_.keys().alive(),
+                                    catalog_.keys().volumes(), catalog_.keys().claims()}) {
     auto listed = store.list(prefix);
     if (!listed) return listed.status();
     std::vector<meta::WatchEvent> events;
@@ -249,6 +249,7 @@ void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
   const std::string volumes = catalog_.keys().volumes();
   const std::string nodes = catalog_.keys().nodes();
   const std::string alives = catalog_.keys().alive();
+  const std::string claims = catalog_.keys().claims();
   for (const meta::WatchEvent& event : events) {
     if (event.key.starts_with(volumes)) {
       const std::string id = event.key.substr(volumes.size());
@@ -279,18 +280,26 @@ void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
       } else if (auto record = meta::parse_record<v1::AliveRecord>(event.key, *event.value)) {
         apply_alive(id, std::move(*record), event.revision);
       }
+    } else if (event.key.starts_with(claims) && event.value) {
+      if (auto heard = meta::parse_record<v1::ClaimRecord>(event.key, *event.value))
+        answer_claim(*heard);
     }
   }
 }
 
 // On the records' thread.
 void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> entry) {
+  bool fell = false;
   {
     std::lock_guard lock(mutex_);
     const auto at = entries_.find(id);
     if (entry) {
-      if (at != entries_.end() && at->second.revision >= entry->revision) return;
-      entries_[id] = *entry;
+      // Epochs rise with revisions, but for a store that was restored from a backup.
+      const bool old = at != entries_.end() && at->second.revision >= entry->revision &&
+                       at->second.record.epoch() >= entry->record.epoch();
+      if (old && at->second.record.epoch() == entry->record.epoch()) return;
+      fell = old;
+      if (!fell) entries_[id] = *entry;
       // A replica more or less is wanted: not only when the next turn comes.
       repair_soon_ = repair_soon_ ||
                      entry->record.members_size() != static_cast<int>(entry->record.replicas());
@@ -302,7 +311,8 @@ void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> ent
     ++heard_;
     changed_.notify_all();
   }
-  if (entry) publish(id, *entry);
+  if (entry) publish(id, *entry);  // of an old one, replication finds out whether it is just late
+  if (fell) return;
   reconcile_soon(id);
   if (options_.on_volume) options_.on_volume(id, entry);
 }

@@ -201,6 +201,14 @@ class Cluster {
   Status check_not_behind(const VolumeEntry& entry, Disk& disk, const store::ReplicaInfo& info);
   std::optional<store::ReplicaInfo> find_on_disk(Disk& disk, const std::string& replica_id);
 
+  // cluster_rebuild.cpp
+  void answer_claim(const v1::ClaimRecord& heard);
+  void claim_soon(const std::string& volume_id, const std::string& disk_id,
+                  const std::string& replica_id, replication::Record known);
+  Status claim(const std::string& volume_id, const std::string& disk_id,
+               const std::string& replica_id, replication::Record known);
+  Result<std::vector<v1::ClaimRecord>> claims_of_all(const VolumeEntry& entry, std::string& silent);
+
   // cluster_repair.cpp
   bool repair_all();  // true: there was nothing to be repaired
   std::unordered_set<std::string> steady_disks() const;

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
+#include <map>
+#include <thread>
 
 #include "replication/node/state.h"
 #include "volumed/base/log.h"
@@ -10,6 +13,12 @@
 
 namespace cvol::volume {
 namespace {
+
+using namespace std::chrono_literals;
+
+// How long a rebuild waits for the claims of nodes that live.
+constexpr int kClaimTurns = 30;
+constexpr auto kClaimTurn = 100ms;
 
 v1::ClaimRecord claim_of(const replication::Record& known, const std::string& volume,
                          const std::string& replica, const std::string& node) {
@@ -38,7 +47,100 @@ v1::ClaimRecord claim_of(const replication::Record& known, const std::string& vo
   return claim;
 }
 
+const v1::ClaimRecord* newest_of(const std::vector<v1::ClaimRecord>& claims) {
+  const auto newest = std::max_element(
+      claims.begin(), claims.end(),
+      [](const v1::ClaimRecord& a, const v1::ClaimRecord& b) { return a.epoch() < b.epoch(); });
+  return newest == claims.end() ? nullptr : &*newest;
+}
+
+// The node of a replica, listed by the record or by the newest claim, that has made no claim;
+// empty: there is none.
+std::string node_without_claim(const v1::VolumeRecord& record,
+                               const std::vector<v1::ClaimRecord>& claims) {
+  const auto claimed = [&](const std::string& replica) {
+    return std::any_of(claims.begin(), claims.end(),
+                       [&](const v1::ClaimRecord& claim) { return claim.replica_id() == replica; });
+  };
+  for (const v1::MemberRecord& member : record.members()) {
+    if (member.made() && !claimed(member.replica_id())) return member.node_id();
+  }
+  const v1::ClaimRecord* newest = newest_of(claims);
+  if (newest == nullptr) return "";
+  for (const v1::MemberRecord& member : newest->members()) {
+    if (!claimed(member.replica_id())) return member.node_id();
+  }
+  return "";
+}
+
 }  // namespace
+
+// Whoever sees a claim adds what the replicas of this node know: the record is rebuilt from the
+// claims of all. On the records' thread.
+void Cluster::answer_claim(const v1::ClaimRecord& heard) {
+  std::map<std::string, std::string> ours;  // replica -> disk
+  const auto look_at = [&](const auto& members) {
+    for (const v1::MemberRecord& member : members) {
+      if (member.node_id() == options_.node_id && member.replica_id() != heard.replica_id())
+        ours[member.replica_id()] = member.disk_id();
+    }
+  };
+  if (const auto known = entry(heard.volume_id())) look_at(known->record.members());
+  look_at(heard.members());
+  for (const auto& [replica, disk] : ours) claim_soon(heard.volume_id(), disk, replica, {});
+}
+
+// Any thread; waits for nothing.
+void Cluster::claim_soon(const std::string& volume_id, const std::string& disk_id,
+                         const std::string& replica_id, replication::Record known) {
+  const bool taken =
+      reconcilers_->post(disk_id, [this, volume_id, disk_id, replica_id, known = std::move(known)] {
+        const Status claimed = claim(volume_id, disk_id, replica_id, known);
+        if (!claimed)
+          log::warning("volume", "cannot tell the metadata store what a replica knows",
+                       {{"volume", volume_id}, {"error", claimed.message()}});
+      });
+  (void)taken;  // stopping: the next start says it
+}
+
+// `known`: what it knows at least. A replica that is not on its disk any more knows nothing.
+Status Cluster::claim(const std::string& volume_id, const std::string& disk_id,
+                      const std::string& replica_id, replication::Record known) {
+  Disk* disk = disks_.find(disk_id);
+  if (disk == nullptr || disk->engine == nullptr)
+    return Status(Code::kUnavailable, "disk " + disk_id + " is not there");
+  if (const auto info = find_on_disk(*disk, replica_id)) {
+    const auto bytes =
+        disk->invoke([&](store::DiskEngine& engine) { return engine.replica_state(info->number); });
+    if (!bytes) return bytes.status();
+    if (!bytes->empty()) {
+      auto state = replication::decode_state(*bytes);
+      if (!state) return state.status();
+      if (state->record.epoch > known.epoch) known = std::move(state->record);
+    }
+  }
+  auto claims = catalog_.load_claims(volume_id);
+  if (!claims) return claims.status();
+  for (const v1::ClaimRecord& made : *claims) {
+    if (made.replica_id() == replica_id && made.epoch() == known.epoch.value) return Status::ok();
+  }
+  return catalog_.put_claim(claim_of(known, volume_id, replica_id, options_.node_id));
+}
+
+// `silent`: the node of a replica that has made none within a few seconds.
+Result<std::vector<v1::ClaimRecord>> Cluster::claims_of_all(const VolumeEntry& entry,
+                                                            std::string& silent) {
+  for (int turn = 0;; ++turn) {
+    auto claims = catalog_.load_claims(entry.record.id());
+    if (!claims) return claims.status();
+    silent = node_without_claim(entry.record, *claims);
+    if (claims->empty() || silent.empty() || turn == kClaimTurns) return claims;
+    if (!is_alive(silent)) return claims;
+    // Again, for those who have not heard of it.
+    if (turn == 0) CVOL_TRY(catalog_.put_claim(claims->front()));
+    std::this_thread::sleep_for(kClaimTurn);
+  }
+}
 
 Status Cluster::check_not_behind(const VolumeEntry& entry, Disk& disk,
                                  const store::ReplicaInfo& info) {
@@ -68,12 +170,11 @@ Status Cluster::check_not_behind(const VolumeEntry& entry, Disk& disk,
 Status Cluster::rebuild_record(const std::string& volume_id, bool accept_data_loss) {
   auto entry = catalog_.load_volume(volume_id);
   if (!entry) return entry.status();
-  auto claims = catalog_.load_claims(volume_id);
+  std::string silent;
+  auto claims = claims_of_all(*entry, silent);
   if (!claims) return claims.status();
-  const auto newest = std::max_element(
-      claims->begin(), claims->end(),
-      [](const v1::ClaimRecord& a, const v1::ClaimRecord& b) { return a.epoch() < b.epoch(); });
-  if (newest == claims->end() || newest->epoch() <= entry->record.epoch())
+  const v1::ClaimRecord* newest = newest_of(*claims);
+  if (newest == nullptr || newest->epoch() <= entry->record.epoch())
     return Status(Code::kFailedPrecondition,
                   "no replica knows more of the volume than its record does; nothing is to be "
                   "rebuilt");
@@ -90,12 +191,19 @@ Status Cluster::rebuild_record(const std::string& volume_id, bool accept_data_lo
         "node " + away +
             " is away, and its replica may know a later state of the volume; start it, or "
             "go without it with --accept-data-loss");
+  if (!silent.empty() && !accept_data_loss)
+    return Status(
+        Code::kFailedPrecondition,
+        "node " + node_name(silent) +
+            " has not told what its replica knows, which may be a later state of the volume; see "
+            "to its disk ('cvol disk ls') and try again, or go without it with --accept-data-loss");
+  const bool all_told = away.empty() && silent.empty();
   auto changed = update(volume_id, [&](v1::VolumeRecord& next) {
     next.set_epoch(newest->epoch() + 1);
     next.set_primary(newest->primary());
     *next.mutable_in_sync() = newest->in_sync();
     next.set_size_bytes(std::max(next.size_bytes(), newest->size_bytes()));
-    next.set_lineage(std::max(next.lineage(), newest->lineage()) + (away.empty() ? 0 : 1));
+    next.set_lineage(std::max(next.lineage(), newest->lineage()) + (all_told ? 0 : 1));
     // Attachments of before are over: whoever has one attaches anew.
     next.mutable_session()->clear_id();
     next.mutable_session()->clear_node_id();

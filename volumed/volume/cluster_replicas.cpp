@@ -255,6 +255,10 @@ Status Cluster::open_host(const VolumeEntry& entry, const v1::MemberRecord& memb
     parts.event = [on_event = options_.on_event, name = entry.record.name()](
                       const std::string& text) { on_event("replication", name, text); };
   }
+  parts.claim = [this, volume = entry.record.id(), disk = member.disk_id(),
+                 replica = member.replica_id()](const replication::Record& known) {
+    claim_soon(volume, disk, replica, known);
+  };
   // Shown before it is open, so that it is told of a disk that fails meanwhile.
   local.host = std::make_shared<HostSlot>();
   set_local(entry.record.id(), local);

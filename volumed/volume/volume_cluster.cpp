@@ -7,6 +7,7 @@
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
 #include "volumed/volume/hosted.h"
+#include "volumed/volume/member_changes.h"
 
 namespace cvol::volume {
 namespace {
@@ -474,16 +475,13 @@ Status VolumeManager::change_node(const std::string& name, const std::string& ch
       }
     }
     for (const HostedPtr& hosted : all) {
-      CVOL_TRY(update(*hosted, [&](v1::VolumeRecord& next) {
-        auto& members = *next.mutable_members();
-        const int before = members.size();
-        members.erase(std::remove_if(members.begin(), members.end(),
-                                     [&](const auto& m) { return m.node_id() == record.id(); }),
-                      members.end());
-        if (members.size() != before) next.set_epoch(next.epoch() + 1);
-      }));
+      auto left = cluster_->update(hosted->id, [&](v1::VolumeRecord& next) {
+        return leave_out_node(next, record.id(), record.name());
+      });
+      if (!left && left.code() != Code::kCancelled && left.code() != Code::kNotFound)
+        return left.status();
     }
-    return catalog_.erase_node(record.id());
+    return catalog_.erase_node(record);
   }
   return Status(Code::kNotFound, "there is no node '" + name + "'; 'cvol node ls' shows them");
 }

@@ -181,14 +181,19 @@ void Copier::write_piece(const Packet& packet) {
   done.kind = Packet::Kind::kPieceDone;
   done.join = packet.join;
   done.op = packet.op;
-  if (!is_mine(packet)) return node_.transmit(packet.from, std::move(done));
+  if (!node_.replica_->begin_store(node_.clock(), packet.join))
+    return node_.transmit(packet.from, std::move(done));
   node_.disk().append(
       packet.range, packet.blocks,
       [this, process = node_.process(), to = packet.from, done](AppendResult result) mutable {
         if (node_.process() != process) return;
         done.ok = result == AppendResult::kDurable;
-        node_.run([this, to, done](Replica&, Nanoseconds) { node_.transmit(to, done); });
-      });
+        node_.run([this, to, done](Replica& replica, Nanoseconds now) {
+          replica.on_stored(now);
+          node_.transmit(to, done);
+        });
+      },
+      /*holds_up_later=*/false);
 }
 
 // Everything that was sent before it has arrived before it, and takes effect before it looks.
@@ -220,7 +225,8 @@ void Copier::on_packet(const Packet& packet) {
       Packet newer;
       newer.kind = Packet::Kind::kNewer;
       newer.join = packet.join;
-      newer.ranges = node_.disk().tail(packet.after, /*pending=*/true);
+      // What is under way here came after the join was ready, and is under way at the source too.
+      newer.ranges = node_.disk().tail(packet.after, /*pending=*/false);
       return node_.transmit(packet.from, std::move(newer));
     }
     case Packet::Kind::kNewer:

@@ -28,10 +28,10 @@ uint64_t Disk::allocated() const {
 }
 
 void Disk::append(BlockRange range, std::vector<Block> blocks,
-                  std::function<void(AppendResult)> done) {
+                  std::function<void(AppendResult)> done, bool holds_up_later) {
   CVOL_ASSERT(!range.empty() && range.end <= state_.blocks.size());
   CVOL_ASSERT(blocks.size() == range.blocks());
-  Append append{range, std::move(blocks), std::move(done), 0, true};
+  Append append{range, std::move(blocks), std::move(done), 0, true, holds_up_later};
   if (capacity_ < state_.blocks.size()) {
     const uint64_t before = allocated();
     appends_.push_back(append);
@@ -41,7 +41,8 @@ void Disk::append(BlockRange range, std::vector<Block> blocks,
   }
   append.due = world_.now() + world_.around(times_.append * slowness_);
   for (const Append& earlier : appends_) {
-    if (earlier.range.overlaps(range)) append.due = std::max(append.due, earlier.due + 1);
+    if (earlier.holds_up_later && earlier.range.overlaps(range))
+      append.due = std::max(append.due, earlier.due + 1);
   }
   appends_.push_back(std::move(append));
   wait_for(std::prev(appends_.end()));
@@ -56,7 +57,7 @@ void Disk::complete(Appends::iterator at, uint64_t life) {
   bool wait = world_.now() < stuck_until_;
   if (wait) at->due = std::min(stuck_until_, world_.now() + kLook) + 1;
   for (auto earlier = appends_.begin(); earlier != at; ++earlier) {
-    if (earlier->range.overlaps(at->range)) {
+    if (earlier->holds_up_later && earlier->range.overlaps(at->range)) {
       wait = true;
       at->due = std::max({at->due, earlier->due, world_.now()}) + 1;
     }

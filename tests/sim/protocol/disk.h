@@ -53,8 +53,11 @@ class Disk {
   };
   Disk(World& world, uint64_t blocks, const Times& times);
 
-  // The first content of block range.begin + i is blocks[i]. `done` at completion.
-  void append(BlockRange range, std::vector<Block> blocks, std::function<void(AppendResult)> done);
+  // The first content of block range.begin + i is blocks[i]. `done` at completion. Not
+  // `holds_up_later`: a piece of a resync; nobody who appends later waits for it, as nothing orders
+  // the writes of two roles.
+  void append(BlockRange range, std::vector<Block> blocks, std::function<void(AppendResult)> done,
+              bool holds_up_later = true);
   void persist(const Durable& state, std::function<void()> done);
   void note_commit_point(Seq seq);
   // What was under way is decided, `done`s of it are never called.
@@ -105,6 +108,7 @@ class Disk {
     std::function<void(AppendResult)> done;
     Nanoseconds due = 0;
     bool fits = true;
+    bool holds_up_later = true;
   };
   struct Persist {
     Durable state;

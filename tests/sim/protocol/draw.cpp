@@ -63,6 +63,7 @@ void draw_times(Draw& draw, Shape& shape) {
   options.replica_timeout /= divisor;
   options.stuck_write /= divisor * 2;
   options.candidate_step /= divisor;
+  options.ask_members /= divisor;
   options.join_retry /= divisor;
   options.propose_retry /= divisor;
   options.hand_over /= divisor;
@@ -101,17 +102,20 @@ Swarm draw_swarm(uint64_t seed, Mutant mutant) {
   swarm.safety = static_cast<Nanoseconds>(draw.from(10, 30)) * kSecond;
   draw_rates(draw, swarm);
   if (draw.percent(50)) swarm.probe_every = draw.wide(20 * kMillisecond, 200 * kMillisecond);
+  // Mutants of leases are for reads that need them.
+  shape.options.strict_reads = draw.percent(20) && mutant == Mutant::kNone;
   return swarm;
 }
 
 std::string describe(const Swarm& swarm) {
   std::string text = fmt::format(
       "{} nodes, {} blocks, min in sync {}, {} workers, delay {} us, append {} us, beacon {} "
-      "ms{}",
+      "ms{}{}",
       swarm.shape.nodes, swarm.shape.blocks, swarm.shape.min_in_sync, swarm.work.workers,
       swarm.shape.network.delay / 1000, swarm.shape.disk.append / 1000,
       swarm.shape.options.beacon / kMillisecond,
-      swarm.shape.gateway.overlapping ? ", overlapping" : "");
+      swarm.shape.gateway.overlapping ? ", overlapping" : "",
+      swarm.shape.options.strict_reads ? ", strict reads" : "");
   for (std::size_t i = 0; i < kFaults; ++i) {
     if (swarm.rates.every[i] > 0)
       text += fmt::format(", {} every {} s", name_of(static_cast<Fault>(i)),

@@ -350,6 +350,93 @@ TEST_F(Scenario, primary_whose_disk_was_taken_back_does_not_serve) {
   wait_until_all_in_set();
 }
 
+// A burst of writes that all have; node 2 hears the commit point of it, node 1 does not. Then the
+// primary's disk is an older copy of itself, of before the burst. The answer of node `late` to its
+// `reach` comes last.
+class TakenBack : public Scenario {
+ protected:
+  void burst_and_take_back(int late) {
+    begin(nodes(3));
+    std::vector<uint64_t> first, second;
+    for (uint64_t block = 0; block < 8; ++block) first.push_back(write(block));
+    for (const uint64_t each : first) expect_answered(each);
+    run(4 * kSecond);
+    node(0).disk().take_image();
+    const uint64_t whole = node(0).replica()->last_seq().value + 8;
+    for (uint64_t block = 0; block < 8; ++block) second.push_back(write(block));
+    bool cut = false;
+    wait_until("the burst is committed", [&] {
+      if (!cut && node(1).replica()->last_seq().value >= whole) {
+        cluster().network().cut(0, 1, true);  // what follows to node 1 is lost
+        cut = true;
+      }
+      return cut && node(0).replica()->commit_point().value >= whole;
+    });
+    for (const uint64_t each : second) expect_answered(each);
+    wait_until("node 2 hears of it",
+               [&] { return node(2).replica()->commit_point().value >= whole; });
+    ASSERT_LT(node(1).replica()->commit_point().value, whole);
+    ASSERT_TRUE(cluster().all_in_set());
+    cluster().lose_power(0);
+    cluster().take_back(0);
+    cluster().network().cut(0, 1, false);
+    cluster().network().clog(late, 0, cluster().world().now() + 800 * kMillisecond);
+    cluster().restart(0);
+    wait_until("one of them serves",
+               [&] { return cluster().serves(0) || cluster().serves(1) || cluster().serves(2); });
+    EXPECT_FALSE(cluster().serves(0)) << cluster().status();
+    for (uint64_t block = 0; block < 8; ++block) expect_reads(block, second[block]);
+  }
+};
+
+TEST_F(TakenBack, a_primary_hears_of_it_first) {
+  burst_and_take_back(/*late=*/1);
+}
+
+// Before that it has heard from node 1 of seqs that it lacks itself: they are not its own.
+TEST_F(TakenBack, a_primary_hears_of_it_last) {
+  burst_and_take_back(/*late=*/2);
+}
+
+// A container moves off a node that has just died: its attachment changes the record before anybody
+// has taken over. What is known of the primary's process stays known.
+TEST_F(Scenario, an_attachment_does_not_hide_that_the_primary_is_dead) {
+  begin(nodes(3));
+  run(2 * kSecond);
+  for (const int member : {1, 2}) cluster().record().set_reachable(member, false);
+  cluster().kill(0, /*told=*/true);
+  const Nanoseconds killed = cluster().world().now();
+  run(100 * kMillisecond);
+  const uint64_t before = cluster().record().record().session.generation;
+  cluster().attach(1);
+  wait_until("the session is another",
+             [&] { return cluster().record().record().session.generation > before; });
+  for (const int member : {1, 2}) cluster().record().set_reachable(member, true);
+  wait_until("another serves", [&] { return cluster().serves(1) || cluster().serves(2); });
+  EXPECT_LT(cluster().world().now() - killed, 1800 * kMillisecond);
+}
+
+// A write is on its way, for node 2 is slow; node 1 has acknowledged it, and comes back with an
+// older copy of its disk. What its life before has said is no acknowledgement of what it has now.
+TEST_F(Scenario, a_write_on_its_way_goes_again_to_a_member_that_came_back) {
+  begin(nodes(3));
+  for (uint64_t block = 0; block < 4; ++block) expect_answered(write(block));
+  run(4 * kSecond);
+  node(1).disk().take_image();
+  const uint64_t before = node(1).replica()->last_seq().value;
+  node(2).disk().stick_until(cluster().world().now() + 4 * kSecond);
+  const uint64_t written = write(2);
+  wait_until("node 1 has it", [&] { return node(1).replica()->last_seq().value > before; });
+  run(100 * kMillisecond);
+  cluster().kill(1);
+  cluster().take_back(1);
+  cluster().restart(1);
+  expect_answered(written);
+  EXPECT_TRUE(cluster().all_in_set()) << cluster().status();
+  const uint64_t value = Gateway::value_of(cluster().gateway().session(), written, 0);
+  EXPECT_EQ(node(1).disk().block(2).value, value) << cluster().status();
+}
+
 TEST_F(Scenario, disk_replaced_same_node) {
   begin(nodes(3));
   const uint64_t written = write(4);

@@ -121,6 +121,169 @@ Result run_removed_member_grants(uint64_t seed, Mutant mutant) {
   return result;
 }
 
+// The primary's disk is an older copy of itself, of before a burst of writes. Node 1 has the burst
+// but not its commit point, and answers first; node 2 knows, and answers last (R9).
+Result run_taken_back(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 3;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  Gateway& gateway = cluster.gateway();
+  const auto burst = [&] {
+    for (uint64_t block = 0; block < 8; ++block)
+      gateway.submit(Gateway::Operation::kWrite, {block, block + 1});
+  };
+  Result result;
+  cluster.run(2 * kSecond);
+  burst();
+  cluster.run(5 * kSecond);
+  if (!cluster.serves(0) || gateway.unanswered() > 0) return result;
+  cluster.node(0).disk().take_image();
+  const uint64_t whole = cluster.node(0).replica()->last_seq().value + 8;
+  burst();
+  cluster.run_until(kSecond, [&] { return cluster.node(1).replica()->last_seq().value >= whole; });
+  cluster.network().cut(0, 1, true);
+  cluster.run_until(800 * kMillisecond, [&] {
+    return gateway.unanswered() == 0 && cluster.node(2).replica()->commit_point().value >= whole;
+  });
+  cluster.lose_power(0);
+  cluster.take_back(0);
+  cluster.network().cut(0, 1, false);
+  cluster.network().clog(2, 0, cluster.world().now() + 800 * kMillisecond);
+  cluster.restart(0);
+  cluster.run(3 * kSecond);
+  for (uint64_t block = 0; block < 8; ++block)
+    gateway.submit(Gateway::Operation::kRead, {block, block + 1});
+  cluster.run(10 * kSecond);
+  const bool failed = cluster.world().failed();
+  result.complaint = failed ? cluster.world().failure() : cluster.history().check();
+  return result;
+}
+
+// A write is on its way; node 1 has acknowledged it, comes back with an older copy of its disk, and
+// is all that is left (R3).
+Result run_member_comes_back_older(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 3;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  Gateway& gateway = cluster.gateway();
+  const auto answered = [&] { return gateway.unanswered() == 0; };
+  Result result;
+  cluster.run(2 * kSecond);
+  gateway.submit(Gateway::Operation::kWrite, {2, 3});
+  cluster.run(5 * kSecond);
+  if (!cluster.serves(0) || !answered()) return result;
+  cluster.node(1).disk().take_image();
+  const uint64_t before = cluster.node(1).replica()->last_seq().value;
+  cluster.node(2).disk().stick_until(cluster.world().now() + 4 * kSecond);
+  gateway.submit(Gateway::Operation::kWrite, {2, 3});
+  cluster.run_until(kSecond, [&] { return cluster.node(1).replica()->last_seq().value > before; });
+  cluster.run(100 * kMillisecond);
+  cluster.kill(1);
+  cluster.take_back(1);
+  cluster.restart(1);
+  cluster.run_until(10 * kSecond, answered);
+  if (!answered() || !cluster.all_in_set()) return result;
+  cluster.kill(0);
+  cluster.kill(2);
+  cluster.run_until(20 * kSecond, [&] { return cluster.serves(1); });
+  gateway.submit(Gateway::Operation::kRead, {2, 3});
+  cluster.run_until(10 * kSecond, answered);
+  const bool failed = cluster.world().failed();
+  result.complaint = failed ? cluster.world().failure() : cluster.history().check();
+  return result;
+}
+
+// The register is restored from a backup in which node 1 was in the set; node 0 runs (R8).
+Result run_restored_register(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 2;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  cluster.gateway().work(kOneWriter);
+  cluster.run(5 * kSecond);
+  const replication::Record backup = cluster.record().record();
+  cluster.kill(1);
+  cluster.run_until(20 * kSecond, [&] { return cluster.set_is({0}); });
+  cluster.run(kSecond);
+  cluster.record().restore(backup);
+  cluster.restart(1);
+  cluster.run_until(20 * kSecond, [&] {
+    probe_each(cluster);
+    cluster.node(1).probe({0, 4});
+    return cluster.world().failed();
+  });
+  Result result;
+  result.complaint = cluster.world().failure();
+  return result;
+}
+
+// A primary with strict reads is cut off from its members and from the register (R6).
+Result run_cut_off_with_strict_reads(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 3;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  shape.options.strict_reads = true;
+  Cluster cluster(shape);
+  cluster.gateway().work(kOneWriter);
+  cluster.run(5 * kSecond);
+  cluster.record().set_reachable(0, false);
+  cluster.cut_nodes(0, 1);
+  cluster.cut_nodes(0, 2);
+  cluster.run_until(15 * kSecond, [&] {
+    probe_each(cluster);
+    return cluster.world().failed();
+  });
+  Result result;
+  result.complaint = cluster.world().failure();
+  return result;
+}
+
+// A piece of a resync that is slow in the joiner's disk (R10): its join ends, the block is written
+// again, the next join copies what is new, and then the piece lands.
+Result run_piece_outlives_its_join(uint64_t seed, Mutant mutant) {
+  Shape shape;
+  shape.seed = seed;
+  shape.nodes = 2;
+  shape.tracing = false;
+  shape.options.mutant = mutant;
+  Cluster cluster(shape);
+  Gateway& gateway = cluster.gateway();
+  const auto write = [&] {
+    const uint64_t number = gateway.submit(Gateway::Operation::kWrite, {3, 4});
+    cluster.run_until(20 * kSecond, [&] { return gateway.is_answered(number); });
+  };
+  cluster.run(5 * kSecond);
+  cluster.kill(1);
+  cluster.run_until(20 * kSecond, [&] { return cluster.set_is({0}); });
+  write();
+  cluster.network().set_delay(0, 1, 100 * kMillisecond);
+  cluster.restart(1);
+  cluster.run_until(20 * kSecond, [&] {
+    return cluster.node(1).replica() != nullptr && cluster.node(1).replica()->ready_join() != 0;
+  });
+  cluster.node(1).disk().set_slowness(6000);  // of what it is given now
+  cluster.run_until(5 * kSecond, [&] { return cluster.node(1).disk().under_way({3, 4}); });
+  cluster.node(1).disk().set_slowness(1);
+  write();  // waits until the join has ended
+  cluster.run_until(20 * kSecond, [&] { return cluster.set_is({0, 1}); });
+  cluster.run(20 * kSecond);
+  cluster.kill(0);
+  cluster.run_until(20 * kSecond, [&] { return cluster.serves(1) || cluster.world().failed(); });
+  Result result;
+  result.complaint = cluster.world().failure();
+  return result;
+}
+
 void hunt(Runner run, Mutant mutant, uint64_t seeds) {
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
     found().seed = seed;
@@ -179,6 +342,12 @@ constexpr Case kCases[] = {
     {"reconcile_own_tail_only", Mutant::kReconcileOwnTailOnly, 6000},
     {"serve_before_reconciled", Mutant::kServeBeforeReconciled, 1000},
     {"commit_point_too_early", Mutant::kCommitPointTooEarly, 1000},
+    {"pieces_outlive_their_join", Mutant::kPiecesOutliveTheirJoin, 60, run_piece_outlives_its_join},
+    {"strict_reads_unconfirmed", Mutant::kStrictReadsUnconfirmed, 60,
+     run_cut_off_with_strict_reads},
+    {"propose_unasked", Mutant::kProposeUnasked, 60, run_restored_register},
+    {"acknowledged_for_ever", Mutant::kAcknowledgedForEver, 60, run_member_comes_back_older},
+    {"judged_by_the_first_answer", Mutant::kJudgedByTheFirstAnswer, 60, run_taken_back},
 };
 
 class EachMutant : public ::testing::TestWithParam<Case> {};
@@ -191,6 +360,11 @@ TEST(ProtocolMutants, without_one_the_chosen_ways_do_no_harm) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     EXPECT_EQ(run_candidate_crash(seed, Mutant::kNone).complaint, "");
     EXPECT_EQ(run_joiner_promotes(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_piece_outlives_its_join(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_taken_back(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_cut_off_with_strict_reads(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_restored_register(seed, Mutant::kNone).complaint, "");
+    EXPECT_EQ(run_member_comes_back_older(seed, Mutant::kNone).complaint, "");
     if (seed > 5) continue;  // it takes its time
     EXPECT_EQ(run_removed_member_grants(seed, Mutant::kNone).complaint, "");
   }

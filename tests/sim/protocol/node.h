@@ -132,6 +132,7 @@ class Node : public Network::End, private replication::Driver {
   void note_commit_point(Seq seq) override;
   void propose(const Record& next, uint64_t ticket) override;
   void fetch_record() override;
+  void claim(const Record& known) override;
   void start_copy(const ReplicaId& joiner, uint64_t join, Seq joiner_commit_point) override;
   void stop_copy(const ReplicaId& joiner, uint64_t join) override;
   void changed() override;

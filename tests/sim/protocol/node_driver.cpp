@@ -150,9 +150,17 @@ void Node::propose(const Record& next, uint64_t ticket) {
 }
 
 void Node::fetch_record() {
-  register_.fetch(index_, [this, process = process_](const Record& record) {
-    if (process == process_) on_record(record);
-  });
+  register_.fetch(index_,
+                  [this, process = process_, known = replica_->epoch()](const Record& record) {
+                    if (process != process_) return;
+                    run([record, known](Replica& replica, Nanoseconds now) {
+                      replica.on_fetched(now, record, known);
+                    });
+                  });
+}
+
+void Node::claim(const Record&) {
+  world_.count("claims");
 }
 
 // --- copying ---

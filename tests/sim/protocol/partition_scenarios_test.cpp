@@ -109,5 +109,21 @@ TEST_F(Scenario, slow_member_leaves_and_returns) {
   wait_until_all_in_set();
 }
 
+// Reads are confirmed by the others, whatever the clocks say; they go on beside writes, and a
+// primary that was cut off answers none.
+TEST_F(Scenario, strict_reads_are_confirmed_each) {
+  Shape shape;
+  shape.options.strict_reads = true;
+  begin(shape);
+  load();
+  run(5 * kSecond);
+  EXPECT_GT(cluster().gateway().answered(), 500u);
+  cluster().record().set_reachable(0, false);
+  cluster().cut_nodes(0, 1);
+  cluster().cut_nodes(0, 2);
+  probe(0, 10 * kSecond);
+  EXPECT_TRUE(cluster().serves(1) || cluster().serves(2)) << cluster().status();
+}
+
 }  // namespace
 }  // namespace cvol::sim

@@ -11,6 +11,13 @@ void Register::create(Record record) {
   record_.revision = 1;
 }
 
+void Register::restore(Record backup) {
+  record_ = std::move(backup);
+  if (world_.tracing()) world_.trace("register: restored to " + replication::describe(record_));
+  for (int who = 0; who < static_cast<int>(ends_.size()); ++who)
+    tell(who, world_.around(times_.delay));
+}
+
 bool Register::apply(const Record& next) {
   if (next.revision != record_.revision) return false;
   const Record before = record_;

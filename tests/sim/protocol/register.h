@@ -37,6 +37,8 @@ class Register {
   void add_watcher(Watcher watcher) { ends_.push_back({std::move(watcher), true, 0}); }
   void set_applied(Applied applied) { applied_ = std::move(applied); }
   void create(Record record);
+  // From a backup: an older state comes back, with the revision that it had then.
+  void restore(Record backup);
 
   // Expected revision: next.revision. `done` at most once, maybe never.
   void compare_and_swap(int who, const Record& next,

@@ -75,5 +75,51 @@ TEST_F(Scenario, joiner_promotes_before_primary_learns) {
   probe(0, 5 * kSecond);
 }
 
+// The register is restored from a backup in which node 1 was in the set. Node 0, alone in the set
+// since, runs and can be asked: node 1 does not take over beside it, and node 0 makes its claim.
+class Restored : public Scenario {
+ protected:
+  void restore_a_backup_with_a_stale_copy() {
+    Shape shape;
+    shape.nodes = 2;
+    begin(shape);
+    expect_answered(write(3));
+    run(3 * kSecond);
+    const replication::Record backup = cluster().record().record();
+    cluster().kill(1);
+    wait_until_set_is({0});
+    expect_answered(write(3));
+    cluster().record().restore(backup);
+  }
+  void expect_only_node_0_to_serve() {
+    bool other = false;
+    cluster().run_until(30 * kSecond, [&] {
+      other = other || cluster().serves(1);
+      return other || cluster().world().failed();
+    });
+    EXPECT_FALSE(other) << cluster().status();
+    EXPECT_EQ(cluster().world().failure(), "");
+    EXPECT_TRUE(cluster().serves(0)) << cluster().status();
+    EXPECT_GT(cluster().world().counts()["claims"], 0u);
+    leave_as_it_is();  // a person has the record rebuilt
+  }
+};
+
+TEST_F(Restored, a_stale_copy_asks_the_primary_that_runs) {
+  restore_a_backup_with_a_stale_copy();
+  cluster().restart(1);
+  expect_only_node_0_to_serve();
+}
+
+// The primary has heard nothing of it: its watch is left out.
+TEST_F(Restored, a_stale_copy_asks_a_primary_that_does_not_know_either) {
+  restore_a_backup_with_a_stale_copy();
+  cluster().record().set_reachable(0, false);
+  cluster().restart(1);
+  run(10 * kSecond);
+  cluster().record().set_reachable(0, true);
+  expect_only_node_0_to_serve();
+}
+
 }  // namespace
 }  // namespace cvol::sim

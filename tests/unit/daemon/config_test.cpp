@@ -18,6 +18,7 @@ TEST(Config, ReadsEveryKindOfKey) {
     http = "off"
     scrub-rate = "64MiB/s"
     scrub-interval = "36h"
+    strict-reads = true
   )",
                                      config);
   ASSERT_TRUE(status.is_ok()) << status.message();
@@ -28,6 +29,7 @@ TEST(Config, ReadsEveryKindOfKey) {
   EXPECT_EQ(config.buffer_size, 64 * kMiB);
   EXPECT_EQ(config.read_cache, "none");
   EXPECT_TRUE(config.insecure);
+  EXPECT_TRUE(config.strict_reads);
   EXPECT_EQ(config.scrub_rate, 64 * kMiB);
   EXPECT_EQ(config.scrub_interval, 36u * 3600);
   ASSERT_TRUE(parse_config("scrub-interval = 0", config).is_ok());
@@ -45,9 +47,9 @@ TEST(Config, NamesTheKeyOrTheLineOfABadValue) {
   for (const char* text :
        {"data-dir = \"relative\"", "data-dir = 1.5", "data-dir = [\"/a\"]", "log-level = \"loud\"",
         "http = \"nowhere\"", "metadata = \"sqlite:/x\"", "journal-size = \"1KiB\"",
-        "insecure = \"yes\"", "scrub-rate = \"1KiB/s\"", "scrub-rate = \"0\"",
-        "scrub-interval = \"5min\"", "scrub-interval = \"14\"", "scrub-interval = \"400d\"",
-        "[table]\nx = 1", "not toml at all"}) {
+        "insecure = \"yes\"", "strict-reads = \"yes\"", "scrub-rate = \"1KiB/s\"",
+        "scrub-rate = \"0\"", "scrub-interval = \"5min\"", "scrub-interval = \"14\"",
+        "scrub-interval = \"400d\"", "[table]\nx = 1", "not toml at all"}) {
     Config config;
     EXPECT_FALSE(parse_config(text, config).is_ok()) << text;
   }

@@ -53,6 +53,19 @@ TEST(Frame, headers_come_back_as_they_were) {
   EXPECT_EQ(decoded->seq, header.seq);
 }
 
+TEST(Frame, an_answer_to_a_candidate_has_a_record) {
+  Message known = sample_message(MessageType::kReach);
+  known.type = MessageType::kKnown;
+  wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(known.type);
+  auto decoded = wire::decode_message(header, wire::encode_message(known, {}));
+  ASSERT_TRUE(decoded) << decoded.message();
+  ASSERT_NE(decoded->message.record, nullptr);
+  EXPECT_EQ(decoded->message.record->epoch, known.record->epoch);
+  known.record.reset();
+  EXPECT_FALSE(wire::decode_message(header, wire::encode_message(known, {})));
+}
+
 TEST(Frame, bodies_come_back_as_they_were) {
   for (const BodySample& sample : body_samples())
     EXPECT_EQ(sample.again(sample_header(sample), sample.body), sample.body) << sample.name;

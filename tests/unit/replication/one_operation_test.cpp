@@ -33,6 +33,13 @@ TEST(OneOperation, ZeroesAreCutAtBlocks) {
   EXPECT_EQ(one_operation(kGiB, 5 * kGiB, nullptr), kGiB);
 }
 
+// What may have to be taken back, as data, is no more than a payload.
+TEST(OneOperation, ZeroesThatKeepTheirSpaceAreBoundedByAPayload) {
+  EXPECT_EQ(one_operation(0, 200 * kMiB, nullptr, /*keep=*/true), kMaxRequestBytes);
+  EXPECT_EQ(one_operation(kMiB, 200 * kMiB, nullptr, /*keep=*/true), kMaxRequestBytes - kMiB);
+  EXPECT_EQ(one_operation(0, kBlockBytes, nullptr, /*keep=*/true), kBlockBytes);
+}
+
 TEST(OneOperation, PiecesCoverTheWhole) {
   const std::byte* const starts[] = {nullptr, memory, memory + 7};
   for (const std::byte* data : starts) {

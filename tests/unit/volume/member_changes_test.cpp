@@ -1,0 +1,48 @@
+// Members leave a record only as that record, and no earlier one, allows.
+#include "volumed/volume/member_changes.h"
+
+#include <gtest/gtest.h>
+
+namespace cvol::volume {
+namespace {
+
+v1::VolumeRecord record_of(bool second_in_sync) {
+  v1::VolumeRecord record;
+  record.set_name("v");
+  record.set_epoch(7);
+  record.set_primary("r1");
+  for (const char* number : {"1", "2"}) {
+    v1::MemberRecord& member = *record.add_members();
+    member.set_replica_id(std::string("r") + number);
+    member.set_node_id(std::string("n") + number);
+  }
+  record.add_in_sync()->set_replica_id("r1");
+  if (second_in_sync) record.add_in_sync()->set_replica_id("r2");
+  return record;
+}
+
+TEST(LeaveOutNode, ItsReplicaLeavesTheMembersInANewEpoch) {
+  v1::VolumeRecord record = record_of(false);
+  ASSERT_TRUE(leave_out_node(record, "n2", "node2"));
+  ASSERT_EQ(record.members_size(), 1);
+  EXPECT_EQ(record.members(0).replica_id(), "r1");
+  EXPECT_EQ(record.epoch(), 8u);
+}
+
+// It may have come into the set since somebody looked.
+TEST(LeaveOutNode, AReplicaInTheSetStaysAndNothingChanges) {
+  v1::VolumeRecord record = record_of(true);
+  const Status refused = leave_out_node(record, "n2", "node2");
+  EXPECT_EQ(refused.code(), Code::kFailedPrecondition);
+  EXPECT_EQ(record.members_size(), 2);
+  EXPECT_EQ(record.epoch(), 7u);
+}
+
+TEST(LeaveOutNode, ANodeWithoutAReplicaChangesNothing) {
+  v1::VolumeRecord record = record_of(true);
+  EXPECT_EQ(leave_out_node(record, "n3", "node3").code(), Code::kCancelled);
+  EXPECT_EQ(record.epoch(), 7u);
+}
+
+}  // namespace
+}  // namespace cvol::volume
