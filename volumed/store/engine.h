@@ -10,6 +10,7 @@
 // absolutely, so replaying the whole journal from its tail over any later table gives the same.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -24,6 +25,7 @@
 #include "volumed/store/disk_engine.h"
 #include "volumed/store/journal.h"
 #include "volumed/store/overlay.h"
+#include "volumed/store/patient_write.h"
 #include "volumed/store/place_allocator.h"
 #include "volumed/store/table.h"
 #include "volumed/store/zeroed_ranges.h"
@@ -122,7 +124,9 @@ class Engine final : public DiskEngine {
   Task<Result<io::File>> open_locked(std::string name);
   Task<Status> open_files(TableOpener& opener);
   Task<Status> read_label();
+  Task<void> mend_label();
   Task<Status> check_header(const io::File& journal);
+  Task<void> mend_header();
   Status load_meta();
   Status load_chunks();
   struct ReplayDamage {
@@ -156,6 +160,8 @@ class Engine final : public DiskEngine {
   Task<Status> commit_patiently(const TableBatch& batch);
   Task<Status> wait_for_room(bool told, const Status& why);
   void notice(const std::string& what);
+  // Of writes of a file; `file` is for the notice, which is given once for all that wait.
+  Patience patience(const char* file);
 
   // --- what is kept for replication ---
   // The next destage brings the replica's record in the table up to date.
@@ -289,6 +295,8 @@ class Engine final : public DiskEngine {
   EngineOptions options_;
   EngineMetrics metrics_;
   Label label_;
+  std::array<bool, kLabelCopies> label_damaged_{};  // copies that are written again ...
+  bool header_damaged_ = false;  // ... and the journal's header, once the disk is admitted
   TableMeta meta_;
   io::File label_file_;
   io::File chunks_;
@@ -305,6 +313,7 @@ class Engine final : public DiskEngine {
   std::vector<ReplicaNumber> carry_wanted_;         // commit points that no batch has yet
   io::Nanoseconds carry_due_ = 0;                   // of the first of them
 
+  uint32_t waiting_writes_ = 0;  // for room, of journal and chunks
   io::Semaphore commit_turn_{1};
   io::Semaphore grow_turn_{1};
   bool growing_ahead_ = false;

@@ -15,6 +15,7 @@
 #include "volumed/base/log.h"
 #include "volumed/store/aligned.h"
 #include "volumed/store/engine.h"
+#include "volumed/store/patient_write.h"
 
 namespace cvol::store {
 namespace {
@@ -118,7 +119,7 @@ void Engine::fail(const Status& why) {
   journal_->fail();
   kick_destage();
   // Others have filled the file system, and the owner stops while the table waits for room.
-  if (closing_ && why.code() == Code::kNoSpace) return;
+  if (closing_ && is_want_of_room(why.code())) return;
   state_ = {label_.disk, true, unix_time(), why.message()};
   state_written_ = false;
   if (options_.hooks.failed) options_.hooks.failed(label_.disk, why.message());
@@ -180,7 +181,7 @@ Task<Status> Engine::enter_service() {
   batch.put(meta_key(), encode_table_meta(meta_));
   const Status committed = co_await commit_patiently(batch);
   if (!committed) {
-    if (committed.code() != Code::kNoSpace) fail(committed);
+    if (!is_want_of_room(committed.code())) fail(committed);
     co_return committed;
   }
   journal_->start(meta_.generation);

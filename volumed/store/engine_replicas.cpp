@@ -7,6 +7,7 @@
 #include "volumed/base/checksum.h"
 #include "volumed/base/log.h"
 #include "volumed/store/engine.h"
+#include "volumed/store/patient_write.h"
 
 namespace cvol::store {
 namespace {
@@ -32,6 +33,7 @@ DiskInfo Engine::info() const {
   for (const auto& replica : replicas_) info.replicas += replica != nullptr ? 1 : 0;
   info.failed = !failure_.is_ok();
   info.failure = failure_.message();
+  info.generation = meta_.generation;
   return info;
 }
 
@@ -103,7 +105,7 @@ Task<Status> Engine::commit_patiently(const TableBatch& batch) {
     const Status status =
         co_await reactor_.blocking([this, &batch] { return table_->commit(batch); });
     // Who opens a disk is not kept waiting.
-    if (status.code() != Code::kNoSpace || closing_ || !opened_) {
+    if (!is_want_of_room(status.code()) || closing_ || !opened_) {
       if (status && waited) notice("the chunk table is written again");
       co_return status;
     }
@@ -115,12 +117,31 @@ Task<Status> Engine::commit_patiently(const TableBatch& batch) {
 // An error: the table cannot be had back.
 Task<Status> Engine::wait_for_room(bool told, const Status& why) {
   if (!told) {
-    notice("the file system is full; what is written waits until there is room (" + why.message() +
-           ")");
+    notice((why.code() == Code::kBusy ? "descriptors or memory have run out"
+                                      : "the file system is full") +
+           std::string("; what is written waits until there is room (") + why.message() + ")");
   }
   co_await reactor_.sleep(options_.retry_after, cancel_.get());
   const Status resumed = co_await reactor_.blocking([this] { return table_->resume(); });
   co_return resumed.code() == Code::kDamaged ? resumed : Status::ok();
+}
+
+Patience Engine::patience(const char* file) {
+  Patience made;
+  made.reactor = &reactor_;
+  made.retry_after = options_.retry_after;
+  made.token = [this] { return cancel_.get(); };
+  made.goes_on = [this] { return failure_.is_ok() && !closing_; };
+  made.waits = [this, file](const Status& why) {
+    if (waiting_writes_++ != 0) return;
+    notice(std::string("a write to ") + file + " finds no room; writes wait until there is some (" +
+           why.message() + ")");
+  };
+  made.ended = [this] {
+    CVOL_ASSERT(waiting_writes_ > 0);
+    if (--waiting_writes_ == 0 && failure_ && !closing_) notice("writes go on");
+  };
+  return made;
 }
 
 void Engine::notice(const std::string& what) {
@@ -242,7 +263,7 @@ Task<Status> Engine::remove_chunk_keys(ReplicaNumber number) {
       wrote = true;
       return table_->commit(batch);
     });
-    if (status.code() != Code::kNoSpace || closing_) break;
+    if (!is_want_of_room(status.code()) || closing_) break;
     status = co_await wait_for_room(waited, status);
     if (!status) break;
     status = failure_;

@@ -25,12 +25,19 @@ namespace {
 constexpr uint64_t kCommitsPerFlush = 512;
 static_assert(6 * kCommitsPerFlush < kCommitMarks);
 
+// RocksDB has no code for errors that others cause and that pass; its text has strerror()'s.
+bool is_want_of_descriptors(const std::string& text) {
+  return text.find("Too many open files") != std::string::npos ||
+         text.find("Cannot allocate memory") != std::string::npos;
+}
+
 Status from_rocksdb(const rocksdb::Status& status, const std::string& doing) {
   if (status.ok()) return Status::ok();
   Code code = Code::kIo;
   if (status.IsCorruption()) code = Code::kDamaged;
   if (status.IsNoSpace()) code = Code::kNoSpace;
   if (status.IsNotFound()) code = Code::kNotFound;
+  if (code == Code::kIo && is_want_of_descriptors(status.ToString())) code = Code::kBusy;
   return Status(code, doing + ": " + status.ToString());
 }
 

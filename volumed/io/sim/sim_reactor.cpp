@@ -263,6 +263,11 @@ void SimReactor::submit_file(Op& op) {
                 [file, raw, error]() -> int64_t { return error ? -EIO : read_now(*file, *raw); });
     return;
   }
+  // Drawn only where it is asked for: seeds stay what they were.
+  if (faults().write_full != 0 && fails(faults().write_full)) {
+    complete_at(op, when, []() -> int64_t { return -ENOSPC; });
+    return;
+  }
   const bool error = fails(faults().write_error);
   auto write = file->submit_write(op.offset, gather(op), op.durable);
   complete_at(op, when, [file, write, length, error]() -> int64_t {
