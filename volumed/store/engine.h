@@ -277,6 +277,7 @@ class Engine final : public DiskEngine {
   Task<void> persist_failure();
   Task<Status> write_state(DiskState state);
   Task<Status> read_state();
+  Task<Status> own_files();
   Task<Status> enter_service();
   Task<Status> reopen_as_failed();
   Task<Status> probe();

@@ -173,9 +173,35 @@ Task<Status> Engine::read_state() {
 
 // --- into service ---
 
+// A copy of the disk may have holes where the original had reserved space, or share its extents with
+// it: overwrites would need room then. Where there is none for it now, writes wait for it later.
+Task<Status> Engine::own_files() {
+  uint64_t changed = 0;
+  const Status owned = co_await reactor_.blocking([this, &changed]() -> Status {
+    Result<uint64_t> journal = journal_->file().own(label_.journal_bytes);
+    if (!journal) return journal.status();
+    Result<uint64_t> chunks = chunks_.own(uint64_t{places_->backed()} * kChunkBytes);
+    if (!chunks) return chunks.status();
+    changed = *journal + *chunks;
+    return Status::ok();
+  });
+  if (is_want_of_room(owned.code())) {
+    notice(
+        "not all of the disk's space is its own (a sparse copy, or one that shares its extents), "
+        "and the file system has no room for it: writes may have to wait (" +
+        owned.message() + ")");
+  } else if (!owned) {
+    co_return owned;
+  }
+  if (owned && changed == 0) co_return Status::ok();
+  CVOL_CO_TRY(co_await sync_file(journal_->file(), "the journal"));
+  co_return co_await sync_file(chunks_, "file 'chunks'");
+}
+
 // Everything is read. From here on batches carry a generation that no batch on the disk has.
 Task<Status> Engine::enter_service() {
   if (quarantined_) CVOL_CO_TRY(co_await sync_file(journal_->file(), "the journal"));
+  CVOL_CO_TRY(co_await own_files());
   meta_.generation += 1;
   TableBatch batch;
   batch.put(meta_key(), encode_table_meta(meta_));

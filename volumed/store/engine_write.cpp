@@ -271,7 +271,8 @@ Task<void> Engine::write_run(const std::byte* data, uint32_t place, uint32_t chu
   *result = wrote;
   if (!may_go_on(wrote)) co_return;
   const Patience waiting = patience("file 'chunks'");
-  *result = co_await write_patiently(chunks_, {iov}, offset, true, waiting);
+  std::vector<iovec> whole(1, iov);
+  *result = co_await write_patiently(chunks_, std::move(whole), offset, true, waiting);
 }
 
 // Allocates places and writes the chunks there, durably.

@@ -518,6 +518,14 @@ Status SimReactor::file_allocate(int handle, uint64_t bytes) {
   return Status::ok();
 }
 
+// Files of the simulator have no holes; SimFaults::own_fails stands for one that cannot be filled.
+Result<uint64_t> SimReactor::file_own(int handle, uint64_t bytes) {
+  if (dead_) return Status(Code::kIo, "reserve space: the node is dead");
+  CVOL_ASSERT(bytes <= handles_.at(handle).file->size());
+  if (faults().own_fails) return Status(Code::kNoSpace, "reserve space: No space left on device");
+  return uint64_t{0};
+}
+
 void SimReactor::cancel(Op& op) {
   if (op.kind == OpKind::kBlocking) return;
   const auto found = numbers_.find(&op);
