@@ -153,6 +153,10 @@ class Engine final : public DiskEngine {
   Result<Replica*> usable(ReplicaNumber number, uint64_t offset, uint64_t length) const;
   ReplicaInfo info_of(ReplicaNumber number, const Replica& replica) const;
   Task<Status> give_back_chunks(ReplicaNumber number);
+  Task<void> finish_removals();
+  Task<void> drop_removed_blocks(ReplicaNumber number);
+  Task<uint64_t> retire_removed_places(ReplicaNumber number);
+  Status remove_some_keys(ReplicaNumber number, std::string* after, bool* wrote);
   Task<Status> remove_chunk_keys(ReplicaNumber number);
   Task<Status> commit(TableBatch batch);
   // With commit_turn_ held.

@@ -215,11 +215,7 @@ Task<Status> Engine::enter_service() {
   quarantined_ = false;
   failure_ = Status::ok();
   scope_.spawn(destage_loop());
-  for (ReplicaNumber number = 0; number < replicas_.size(); ++number) {
-    Replica* replica = find_replica(number);
-    if (replica == nullptr || !replica->record.removing) continue;
-    CVOL_CO_TRY(co_await give_back_chunks(number));
-  }
+  scope_.spawn(finish_removals());
   on_durable();  // what was replayed is destaged when idle
   metrics_.capacity_bytes.set(label_.capacity_chunks * kChunkBytes);
   metrics_.journal_size_bytes.set(label_.journal_bytes);
