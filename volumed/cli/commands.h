@@ -58,6 +58,7 @@ Status show_status(api::ApiClient& api, const Settings& settings, std::ostream& 
 Status list_nodes(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status list_disks(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status move_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status scrub_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status verify_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);

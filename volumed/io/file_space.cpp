@@ -74,8 +74,7 @@ Result<uint64_t> own_space(int handle, uint64_t bytes) {
     for (uint32_t i = 0; i < map->fm_mapped_extents; ++i) {
       const fiemap_extent& extent = map->fm_extents[i];
       const uint64_t begin = std::clamp<uint64_t>(extent.fe_logical, at, bytes);
-      const uint64_t end =
-          std::clamp<uint64_t>(extent.fe_logical + extent.fe_length, begin, bytes);
+      const uint64_t end = std::clamp<uint64_t>(extent.fe_logical + extent.fe_length, begin, bytes);
       CVOL_TRY(allocate_range(handle, 0, at, begin));  // the hole before it
       changed += begin - at;
       if ((extent.fe_flags & FIEMAP_EXTENT_SHARED) != 0) {

@@ -9,8 +9,8 @@
 
 namespace cvol::io {
 
-// Reserves [current size, bytes), which makes the file so long. kNoSpace if there is no room, or the
-// file system has no files that large; kUnsupported if it cannot reserve.
+// Reserves [current size, bytes), which makes the file so long. kNoSpace if there is no room, or
+// the file system has no files that large; kUnsupported if it cannot reserve.
 Status reserve_space(int handle, uint64_t bytes);
 
 // Makes every byte of [0, bytes), which the file must have, the file's own: holes (a sparse copy)

@@ -68,7 +68,8 @@ class File {
   // Reserves space for [0, bytes) and makes the file at least that long. kNoSpace if it cannot.
   // kUnsupported if the file system cannot reserve.
   Status allocate(uint64_t bytes) const;
-  // Makes [0, bytes), which the file has, its own; how much was not. See file_space.h. May take long.
+  // Makes [0, bytes), which the file has, its own; how much was not. See file_space.h. May take
+  // long.
   Result<uint64_t> own(uint64_t bytes) const;
 
  private:

@@ -395,8 +395,7 @@ Task<void> Engine::write_live_run(DestageRound& round, std::size_t first, std::s
     wrote = co_await write_patiently(chunks_, std::move(iov), offset, false, waiting);
   }
   if (wrote < 0) {
-    round.status =
-        status_from_errno(static_cast<int>(-wrote), "write file 'chunks' of " + path_);
+    round.status = status_from_errno(static_cast<int>(-wrote), "write file 'chunks' of " + path_);
   }
   round.wrote += count;
   destage_writes_.release();

@@ -173,8 +173,9 @@ Task<Status> Engine::read_state() {
 
 // --- into service ---
 
-// A copy of the disk may have holes where the original had reserved space, or share its extents with
-// it: overwrites would need room then. Where there is none for it now, writes wait for it later.
+// A copy of the disk may have holes where the original had reserved space, or share its extents
+// with it: overwrites would need room then. Where there is none for it now, writes wait for it
+// later.
 Task<Status> Engine::own_files() {
   uint64_t changed = 0;
   const Status owned = co_await reactor_.blocking([this, &changed]() -> Status {

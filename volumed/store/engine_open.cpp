@@ -307,8 +307,7 @@ Task<void> Engine::mend_header() {
   if (!header_damaged_) co_return;
   const AlignedBytes block = aligned_zeroes(kBlockBytes);
   encode_journal_header(label_, std::span<std::byte, kBlockBytes>(block.get(), kBlockBytes));
-  const Status wrote =
-      co_await write_block(journal_->file(), block.get(), 0, "the journal header");
+  const Status wrote = co_await write_block(journal_->file(), block.get(), 0, "the journal header");
   if (!wrote) log::warning("store", "it could not be written", {{"why", wrote.message()}});
 }
 

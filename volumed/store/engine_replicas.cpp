@@ -280,14 +280,12 @@ Status Engine::remove_some_keys(ReplicaNumber number, std::string* after, bool* 
   std::string last = *after;
   *wrote = false;
   const Status stop(Code::kCancelled, "");
-  const Status scanned = table_->scan_range(chunk_prefix(number), last,
-                                            [&](std::string_view key, std::string_view) -> Status {
-                                              batch.remove(std::string(key));
-                                              last = key;
-                                              return batch.changes.size() < kRemovalsPerCommit
-                                                         ? Status::ok()
-                                                         : stop;
-                                            });
+  const Status scanned = table_->scan_range(
+      chunk_prefix(number), last, [&](std::string_view key, std::string_view) -> Status {
+        batch.remove(std::string(key));
+        last = key;
+        return batch.changes.size() < kRemovalsPerCommit ? Status::ok() : stop;
+      });
   const bool more = scanned.code() == Code::kCancelled;
   if (!scanned && !more) return scanned;
   if (!more) {  // the replica's own records last: until then a crash goes on with the removal

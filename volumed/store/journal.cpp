@@ -213,8 +213,8 @@ Task<void> Journal::fly(Flight* flight) {
   flight->started = reactor_.now();
   const uint64_t bytes = uint64_t{flight->header_blocks + flight->payload_blocks} * kBlockBytes;
   const uint64_t offset = (flight->position % ring_blocks_ + 1) * kBlockBytes;
-  int64_t result = co_await file_.writev(
-      flight->iov.data(), static_cast<uint32_t>(flight->iov.size()), offset, true);
+  int64_t result = co_await file_.writev(flight->iov.data(),
+                                         static_cast<uint32_t>(flight->iov.size()), offset, true);
   if (result == static_cast<int64_t>(bytes)) {
     result = 0;
   } else if (!failed_ && may_go_on(result)) {

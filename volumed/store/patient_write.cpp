@@ -44,8 +44,8 @@ Task<int64_t> write_patiently(const io::File& file, std::vector<iovec> iov, uint
   bool waited = false;
   int64_t result = 0;
   for (uint64_t left = length_of(iov); left > 0 && result == 0;) {
-    const int64_t wrote = co_await file.writev(iov.data(), static_cast<uint32_t>(iov.size()),
-                                               offset, durable);
+    const int64_t wrote =
+        co_await file.writev(iov.data(), static_cast<uint32_t>(iov.size()), offset, durable);
     if (wrote >= 0) {
       // A write that meets the end of the room may have done a part: the rest says why.
       const uint64_t part = static_cast<uint64_t>(wrote) / kBlockBytes * kBlockBytes;

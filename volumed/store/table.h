@@ -34,9 +34,9 @@ struct TableBatch {
 class Table {
  public:
   virtual ~Table() = default;
-  // All or nothing, and on stable storage on return. kNoSpace, kBusy (descriptors or memory have run
-  // out): nothing was changed, and resume() may help. After any other error nothing is known: the
-  // disk must be opened again.
+  // All or nothing, and on stable storage on return. kNoSpace, kBusy (descriptors or memory have
+  // run out): nothing was changed, and resume() may help. After any other error nothing is known:
+  // the disk must be opened again.
   virtual Status commit(const TableBatch& batch) = 0;
   using Visit = std::function<Status(std::string_view key, std::string_view value)>;
   // Visits every pair in key order, as of the call; stops at the first error, its own or the

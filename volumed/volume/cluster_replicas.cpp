@@ -27,8 +27,10 @@ bool is_in_sync(const v1::VolumeRecord& record, const std::string& replica) {
 }  // namespace
 
 std::optional<store::ReplicaInfo> Cluster::find_on_disk(Disk& disk, const std::string& replica_id) {
+  const auto wanted = Uuid::parse(replica_id);
+  if (!wanted) return std::nullopt;
   for (const auto& info : disk.invoke([](auto& engine) { return engine.replicas(); })) {
-    if (info.replica.to_string() == replica_id) return info;
+    if (info.replica == *wanted) return info;
   }
   return std::nullopt;
 }
@@ -222,11 +224,11 @@ Status Cluster::open_host(const VolumeEntry& entry, const v1::MemberRecord& memb
   if (local.disk == nullptr || local.disk->engine == nullptr)
     return Status(Code::kUnavailable,
                   "its replica's disk " + member.disk_id() + " does not work here" +
-                      (local.disk != nullptr ? ": " + local.disk->problem : ""));
+                      (local.disk != nullptr ? ": " + local.disk->problem() : ""));
   const auto info = find_on_disk(*local.disk, member.replica_id());
   if (!info)
     return Status(Code::kNotFound,
-                  "its replica is not on disk " + local.disk->path +
+                  "its replica is not on disk " + local.disk->path() +
                       " any more; it is replaced from the other replicas after a while");
   local.number = info->number;
   CVOL_TRY(check_not_behind(entry, *local.disk, *info));
@@ -277,13 +279,17 @@ void Cluster::close_local(const std::string& volume_id) {
 Status Cluster::remove_local(const VolumeEntry& entry, const v1::MemberRecord& member) {
   close_local(entry.record.id());
   Disk* disk = disks_.find(member.disk_id());
-  if (disk != nullptr && disk->engine != nullptr) {
+  const bool works = disk != nullptr && disk->engine != nullptr &&
+                     !disk->invoke([](store::DiskEngine& engine) { return engine.info().failed; });
+  if (works) {
     if (const auto info = find_on_disk(*disk, member.replica_id())) {
       CVOL_TRY(disk->run<Status>(
           [&](store::DiskEngine& engine) { return engine.remove_replica(info->number); }));
     }
-  } else if (entry.record.state() != "removing") {
+  } else if (disk == nullptr && entry.record.state() != "removing") {
     return Status(Code::kUnavailable, "its disk is not there");
+  } else {  // it learns of it when it works again
+    CVOL_TRY(catalog_.put_removed(member.replica_id(), entry.record.id(), member.disk_id()));
   }
   return update(entry.record.id(),
                 [&](v1::VolumeRecord& next) {

@@ -18,6 +18,7 @@ class ScriptedApi final : public api::ApiClient {
   v1::ScrubDiskRequest scrubbed;
   v1::StopScrubRequest stopped;
   v1::VerifyDiskRequest verified;
+  v1::MoveDiskRequest moved;
   int lists = 0;
 
   Result<v1::ListDisksResponse> list_disks() override {
@@ -49,6 +50,12 @@ class ScriptedApi final : public api::ApiClient {
   Result<v1::GetStatusResponse> get_status() override { return none(); }
   Result<v1::ListNodesResponse> list_nodes() override { return none(); }
   Result<v1::AddDiskResponse> add_disk(const v1::AddDiskRequest&) override { return none(); }
+  Result<v1::MoveDiskResponse> move_disk(const v1::MoveDiskRequest& request) override {
+    moved = request;
+    v1::MoveDiskResponse response;
+    *response.mutable_disk() = looks.front();
+    return response;
+  }
   Result<v1::CreateVolumeResponse> create_volume(const v1::CreateVolumeRequest&) override {
     return none();
   }
