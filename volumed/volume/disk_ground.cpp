@@ -68,7 +68,18 @@ Result<Ground> look_at_ground(const std::string& path) {
     ground.type = known.name;
     ground.fit = known.fit;
   }
+  // Blocks of a file have 32-bit numbers.
+  if (ground.type == "ext4")
+    ground.largest_file = (uint64_t{UINT32_MAX} - 1) * static_cast<uint64_t>(system.f_bsize);
   return ground;
+}
+
+store::FormatOptions bound_capacity(const std::string& path, store::FormatOptions format) {
+  const auto ground = look_at_ground(path);
+  if (!ground || format.capacity_bytes != 0 || ground->size_bytes <= ground->largest_file)
+    return format;
+  format.capacity_bytes = ground->largest_file;
+  return format;
 }
 
 Status check_ground(const std::string& path, const store::FormatOptions& format,
@@ -93,8 +104,13 @@ Status check_ground(const std::string& path, const store::FormatOptions& format,
                                               " is larger than its file " + "system, which has " +
                                               format_size(ground->size_bytes) +
                                               "; give a smaller --capacity" + anyway);
+  if (format.capacity_bytes > ground->largest_file)
+    return Status(Code::kInvalidArgument, "a disk of " + format_size(format.capacity_bytes) +
+                                              " needs a larger file than " + ground->type +
+                                              " has (" + format_size(ground->largest_file) +
+                                              "); give a smaller --capacity, or use xfs");
   for (const std::string& other : others) {
-    auto beside = look_at_ground(other);
+    const auto beside = look_at_ground(other);
     if (!beside || beside->device != ground->device) continue;
     return Status(Code::kFailedPrecondition,
                   path + " is on the same file system as disk " + other +

@@ -17,11 +17,16 @@ struct Ground {
   std::string type;        // "ext4", "xfs", "tmpfs"; a number if it is none of those that are known
   bool fit = false;        // it keeps what it has reserved for a file
   bool direct_io = false;  // O_DIRECT works
-  uint64_t size_bytes = 0;  // all of it
+  uint64_t size_bytes = 0;             // all of it
+  uint64_t largest_file = UINT64_MAX;  // bytes
 };
 
 // Of `path`, or of its nearest parent that is there.
 Result<Ground> look_at_ground(const std::string& path);
+
+// The capacity that a disk at `path` may have: as asked for, or, if that is left open, not more
+// than the largest file that the file system has.
+store::FormatOptions bound_capacity(const std::string& path, store::FormatOptions format);
 
 // May a new disk be made or taken over at `path`? kFailedPrecondition or kInvalidArgument, with
 // what to do. `others`: paths of the node's disks.

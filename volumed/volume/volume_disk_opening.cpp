@@ -85,7 +85,7 @@ Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatO
   if (!force) CVOL_TRY(check_ground(clean, format, others).with_context("add disk " + path));
   auto records = catalog_.load_disks();
   if (!records) return records.status();
-  auto disk = disk_set_.add(clean, format, admit_by(*records, clean));
+  auto disk = disk_set_.add(clean, bound_capacity(clean, format), admit_by(*records, clean));
   if (!disk) return disk.status().with_context("add disk " + path);
   v1::DiskRecord record;
   record.set_id((*disk)->id);

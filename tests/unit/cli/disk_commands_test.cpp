@@ -198,6 +198,21 @@ TEST(ScrubDisk, StopsWhatRuns) {
   EXPECT_EQ(scrub_disk(api, settings, out).code(), Code::kInvalidArgument);
 }
 
+TEST(MoveDisk, NamesTheDiskAndItsNewPlace) {
+  ScriptedApi api;
+  api.looks = {disk("done")};
+  Settings settings;
+  settings.name = "6d5a";
+  settings.path = "/data/../data/two";
+  settings.accept_data_loss = true;
+  std::ostringstream out;
+  ASSERT_TRUE(move_disk(api, settings, out).is_ok());
+  EXPECT_EQ(api.moved.disk(), "6d5a");
+  EXPECT_EQ(api.moved.path(), "/data/two");
+  EXPECT_TRUE(api.moved.accept_data_loss());
+  EXPECT_NE(out.str().find("/data/one"), std::string::npos) << out.str();
+}
+
 TEST(VerifyDisk, WaitsByDefaultAndTellsWhyADiskStaysFailed) {
   ScriptedApi api;
   v1::Disk failed = disk("done", 0, 1);
