@@ -189,7 +189,8 @@ void VolumeManager::disk_came(Disk& disk) {
 }
 
 void VolumeManager::settle_volumes_of(Disk& disk) {
-  const ReplicaIndex index({&disk});
+  const std::vector<Disk*> only = {&disk};
+  const ReplicaIndex index(only);
   std::vector<HostedPtr> all;
   {
     std::lock_guard lock(mutex_);
@@ -207,6 +208,7 @@ void VolumeManager::settle_volumes_of(Disk& disk) {
     }
     if (entry.record.state() != "ready" && drop_unfinished(entry, index)) forget(hosted->name);
   }
+  report_unknown_replicas(only);
 }
 
 // --- replicas that outlive their volumes ---
@@ -245,7 +247,8 @@ void VolumeManager::finish_removed(Disk& disk) {
       }
     }
   }
-  const ReplicaIndex index({&disk});
+  const std::vector<Disk*> only = {&disk};
+  const ReplicaIndex index(only);
   for (const v1::RemovedRecord& record : *removed) {
     if (used.contains(record.replica_id())) {
       log::warning("volume", "a replica that was noted as removed belongs to a volume; it is kept",

@@ -247,7 +247,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   void settle_volume(VolumeEntry entry, const ReplicaIndex& index);
   bool drop_unfinished(const VolumeEntry& entry, const ReplicaIndex& index);
   std::string find_replica(Hosted& hosted, const ReplicaIndex& index);
-  void report_unknown_replicas();
+  void report_unknown_replicas(const std::vector<Disk*>& disks);
   Status serve_nbd();
   Status open_attacher();
   void settle_attachments();
