@@ -14,6 +14,7 @@
 
 #include "volumed/base/log.h"
 #include "volumed/store/format.h"
+#include "volumed/store/patient_write.h"
 #include "volumed/store/table.h"
 
 namespace cvol::store {
@@ -174,7 +175,10 @@ class RocksdbTable final : public Table {
     CVOL_TRY(from_rocksdb(db.Flush(rocksdb::FlushOptions()), doing));
     rocksdb::DB* raw = nullptr;
     const rocksdb::Status opened = rocksdb::DB::OpenForReadOnly(table_options(), path_, &raw);
-    if (!opened.ok()) return Status(Code::kDamaged, doing + ": " + opened.ToString());
+    if (!opened.ok()) {
+      const Status why = from_rocksdb(opened, doing);
+      return is_want_of_room(why.code()) ? why : Status(Code::kDamaged, why.message());
+    }
     const std::unique_ptr<rocksdb::DB> files(raw);
     CVOL_TRY(from_rocksdb(files->VerifyChecksum(), doing));
     return scan_db(*files, path_, "", "",

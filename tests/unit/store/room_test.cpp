@@ -88,6 +88,32 @@ TEST_F(RoomTest, a_close_does_not_wait_for_room_nor_mark_the_disk) {
   expect_value(1, 1);
 }
 
+TEST_F(RoomTest, a_table_without_descriptors_is_waited_for) {
+  start();
+  ASSERT_TRUE(write(1, 1, 1).is_ok());
+  disk_->table().starved = true;
+  Status destaged(Code::kInternal, "not done");
+  disk_->node().start(store_status(engine().destage_all(), &destaged));
+  let_pass(20 * io::kSecond);
+  EXPECT_EQ(destaged.code(), Code::kInternal);
+  EXPECT_FALSE(engine().info().failed);
+  disk_->table().starved = false;
+  ASSERT_TRUE(end_all());
+  EXPECT_TRUE(destaged.is_ok()) << destaged.message();
+  EXPECT_TRUE(failures_.empty());
+  expect_value(1, 1);
+}
+
+TEST_F(RoomTest, a_read_without_memory_is_made_again_and_no_damage) {
+  start();
+  ASSERT_TRUE(write(1, 1, 1).is_ok());
+  world_.faults.read_starved = 1000000;
+  world_.at(world_.now() + 5 * io::kSecond, [this] { world_.faults.read_starved = 0; });
+  expect_value(1, 1);
+  EXPECT_EQ(world_.faults.read_starved, 0u) << "it did not wait";
+  EXPECT_TRUE(told_.empty());
+}
+
 TEST_F(RoomTest, other_errors_of_a_write_still_fail_the_disk) {
   start();
   world_.faults.write_error = 1000000;

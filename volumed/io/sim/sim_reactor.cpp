@@ -257,6 +257,10 @@ void SimReactor::submit_file(Op& op) {
   }
   const uint64_t length = length_of(op);
   CVOL_ASSERT(op.offset % kSimPageBytes == 0 && length % kSimPageBytes == 0);
+  if (op.kind == OpKind::kReadV && faults().read_starved != 0 && fails(faults().read_starved)) {
+    complete_at(op, when, []() -> int64_t { return -ENOMEM; });
+    return;
+  }
   if (op.kind == OpKind::kReadV) {
     const bool error = fails(faults().read_error);
     complete_at(op, when,
