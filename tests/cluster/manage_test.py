@@ -255,7 +255,8 @@ class Shards(unittest.TestCase):
         with Cluster() as cluster:
             second = cluster.folder / "node1-second"
             second.mkdir()
-            cluster.cvol(1, "disk", "add", second, "--capacity", "8GiB", "--journal-size", "64MiB")
+            cluster.cvol(1, "disk", "add", second, "--capacity", "8GiB", "--journal-size", "64MiB",
+                         "--force")
             cluster.create_volume("v", "64MiB", 2, gateways=[1])
             handle = stamps.connect(cluster.nbd_socket(1), "v")
             handle.pwrite(b"\1" * BLOCK, 0)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -176,6 +177,95 @@ class Starts(unittest.TestCase):
                           check=False, timeout=30)
                 self.assertNotEqual(out.returncode, 0, flags)
                 self.assertIn(word, out.stdout)
+
+
+class DisksThatMove(unittest.TestCase):
+    """Copies of disks and data directories, and file systems that are full at the start."""
+
+    def write(self, d, byte):
+        handle = connect(d, "v")
+        handle.pwrite(byte * 4096, 0)
+        handle.shutdown()
+
+    def read(self, d):
+        handle = connect(d, "v")
+        got = bytes(handle.pread(4096, 0))
+        handle.shutdown()
+        return got
+
+    def test_a_copy_of_a_disk_is_not_taken_for_it(self):
+        with Daemon() as d:
+            disk, copy = d.root / "disk", d.root / "copy"
+            d.cvol("disk", "add", disk, "--capacity", "9GiB", "--journal-size", "64MiB", "--force")
+            d.cvol("volume", "create", "v", "--size", "16MiB")
+            self.write(d, b"o")
+            d.stop()
+            shutil.copytree(disk, copy)
+            d.start()
+            self.write(d, b"n")
+            out = d.cvol("disk", "add", copy, "--force", check=False)
+            self.assertNotEqual(out.returncode, 0)
+            self.assertIn("copy of disk", out.stdout)
+            d.stop()
+            disk.rename(d.root / "aside")
+            copy.rename(disk)
+            d.start()
+            self.assertIn("older copy", d.cvol("disk", "ls").stdout + d.cvol("status").stdout)
+            ident = next(e["id"] for e in d.json("disk", "ls") if e["path"] == str(disk))
+            d.cvol("disk", "move", ident, d.root / "aside")
+            self.assertEqual(self.read(d), b"n" * 4096)
+
+    def test_a_copied_data_directory_has_disks_of_its_own(self):
+        with Daemon() as d:
+            d.cvol("volume", "create", "v", "--size", "16MiB")
+            self.write(d, b"p")
+            d.stop()
+            original = d.data
+            d.data = d.root / "restored"
+            shutil.copytree(original, d.data)
+            d.start()
+            self.write(d, b"T")
+            d.stop()
+            d.data = original
+            d.start()
+            self.assertEqual(self.read(d), b"p" * 4096)
+            d.stop()
+            d.data = d.root / "moved"
+            original.rename(d.data)
+            d.start()
+            self.assertEqual(self.read(d), b"p" * 4096)
+
+    @unittest.skipUnless(os.geteuid() == 0, "a file system of its own needs root")
+    def test_a_disk_on_a_full_file_system_comes_when_there_is_room(self):
+        with Daemon() as d:
+            image, folder = d.root / "image", d.root / "mounted"
+            folder.mkdir()
+            run("truncate", "-s", "700M", image)
+            run("mkfs.ext4", "-q", image)
+            run("mount", "-o", "loop", image, folder)
+            try:
+                d.cvol("disk", "add", folder / "d", "--capacity", "300MiB", "--journal-size", "16MiB")
+                ident = next(e["id"] for e in d.json("disk", "ls") if "mounted" in e["path"])
+                d.cvol("volume", "create", "first", "--size", "16MiB")
+                d.kill()
+                run("fallocate", "-l", "1G", folder / "others", check=False)
+                run("dd", "if=/dev/zero", f"of={folder}/more", "bs=4k", check=False)
+                d.start()
+                for name in ("others", "more"):
+                    (folder / name).unlink(missing_ok=True)
+                deadline = time.monotonic() + 90
+                while True:
+                    state = next(e["state"] for e in d.json("disk", "ls") if e["id"] == ident)
+                    if state == "ok":
+                        break
+                    self.assertLess(time.monotonic(), deadline, state)
+                    time.sleep(0.5)
+                self.assertNotIn("damaged", d.cvol("volume", "ls").stdout)
+                d.stop()
+            finally:
+                if d.process.poll() is None:
+                    d.kill()
+                run("umount", folder)
 
 
 class Watching(unittest.TestCase):

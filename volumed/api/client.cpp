@@ -25,6 +25,9 @@ class GrpcClient final : public ApiClient {
   Result<v1::AddDiskResponse> add_disk(const v1::AddDiskRequest& request) override {
     return call<v1::AddDiskResponse>(&v1::Cvol::Stub::AddDisk, request);
   }
+  Result<v1::MoveDiskResponse> move_disk(const v1::MoveDiskRequest& request) override {
+    return call<v1::MoveDiskResponse>(&v1::Cvol::Stub::MoveDisk, request);
+  }
   Result<v1::ScrubDiskResponse> scrub_disk(const v1::ScrubDiskRequest& request) override {
     return call<v1::ScrubDiskResponse>(&v1::Cvol::Stub::ScrubDisk, request);
   }

@@ -24,6 +24,7 @@ class ApiClient {
   virtual Result<v1::ListNodesResponse> list_nodes() = 0;
   virtual Result<v1::ListDisksResponse> list_disks() = 0;
   virtual Result<v1::AddDiskResponse> add_disk(const v1::AddDiskRequest& request) = 0;
+  virtual Result<v1::MoveDiskResponse> move_disk(const v1::MoveDiskRequest& request) = 0;
   virtual Result<v1::ScrubDiskResponse> scrub_disk(const v1::ScrubDiskRequest& request) = 0;
   virtual Result<v1::StopScrubResponse> stop_scrub(const v1::StopScrubRequest& request) = 0;
   virtual Result<v1::VerifyDiskResponse> verify_disk(const v1::VerifyDiskRequest& request) = 0;

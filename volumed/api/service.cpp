@@ -118,10 +118,17 @@ class Service final : public v1::Cvol::Service {
     store::FormatOptions format;
     format.capacity_bytes = request->capacity_bytes();
     format.journal_bytes = request->journal_bytes();
-    auto disk = manager_.add_disk(request->path(), format);
+    auto disk = manager_.add_disk(request->path(), format, request->force());
     if (!disk) return to_grpc(disk.status());
     *response->mutable_disk() = to_proto(*disk, manager_.node().name);
     return grpc::Status::OK;
+  }
+
+  grpc::Status MoveDisk(grpc::ServerContext*, const v1::MoveDiskRequest* request,
+                        v1::MoveDiskResponse* response) override {
+    return answer_disk(
+        manager_.move_disk(request->disk(), request->path(), request->accept_data_loss()),
+        response);
   }
 
   grpc::Status ScrubDisk(grpc::ServerContext*, const v1::ScrubDiskRequest* request,

@@ -60,9 +60,13 @@ static Code code_from_errno(int error) {
       return Code::kAlreadyExists;
     case ENOSPC:
     case EDQUOT:
+    case EFBIG:  // of the file system's largest file
       return Code::kNoSpace;
     case EBUSY:
     case EAGAIN:
+    case EMFILE:  // descriptors and memory come back
+    case ENFILE:
+    case ENOMEM:
       return Code::kBusy;
     case EACCES:
     case EPERM:

@@ -194,6 +194,7 @@ Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out
   if (!journal) return journal.status();
   request.set_capacity_bytes(*capacity);
   request.set_journal_bytes(*journal);
+  request.set_force(settings.force);
   auto added = api.add_disk(request);
   if (!added) return added.status();
   if (settings.json) {

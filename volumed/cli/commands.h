@@ -62,6 +62,7 @@ Status list_disks(api::ApiClient& api, const Settings& settings, std::ostream& o
 Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status remove_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status replace_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status move_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status scrub_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status verify_disk(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);

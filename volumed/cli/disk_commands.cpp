@@ -172,6 +172,18 @@ Status scrub_disk(api::ApiClient& api, const Settings& settings, std::ostream& o
   return finish(*done, "Scrub", settings, out);
 }
 
+Status move_disk(api::ApiClient& api, const Settings& settings, std::ostream& out) {
+  v1::MoveDiskRequest request;
+  request.set_disk(disk_name(settings.name));
+  request.set_path(std::filesystem::absolute(settings.path).lexically_normal().string());
+  request.set_accept_data_loss(settings.accept_data_loss);
+  auto moved = api.move_disk(request);
+  if (!moved) return moved.status();
+  return show(moved->disk(),
+              "Disk " + moved->disk().id() + " is at " + moved->disk().path() + " now.", settings,
+              out);
+}
+
 Status verify_disk(api::ApiClient& api, const Settings& settings, std::ostream& out) {
   v1::VerifyDiskRequest request;
   request.set_disk(disk_name(settings.name));

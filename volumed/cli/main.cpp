@@ -114,6 +114,15 @@ void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   add->add_option("PATH", settings.path, "Folder on a local file system")->required();
   add->add_option("--capacity", settings.capacity, "Most to use; default: what is free there");
   add->add_option("--journal-size", settings.journal_size, "Size of the write-ahead journal");
+  add->add_flag("-f,--force", settings.force,
+                "Although its file system is not fit for a disk, or has another one");
+  CLI::App* moving =
+      add_command(*disk, "move", "Say where a disk is now that is not open", move_disk, chosen);
+  moving->add_option("DISK", settings.name, "Path of the disk, or the first digits of its id")
+      ->required();
+  moving->add_option("NEWPATH", settings.path, "Folder where it is now")->required();
+  moving->add_flag("--accept-data-loss", settings.accept_data_loss,
+                   "Take an older copy of it: what was written since is lost");
   add_command(*disk, "ls", "List disks", list_disks, chosen);
   CLI::App* scrub = add_command(*disk, "scrub", "Read and check all of a disk while it is used",
                                 scrub_disk, chosen);

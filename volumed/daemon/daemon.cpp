@@ -162,6 +162,7 @@ Status RealDaemon::start_manager() {
     };
     options.cluster_mode = std::move(mode);
   }
+  options.on_waiting = [] { notify_systemd("STATUS=opening disks\nEXTEND_TIMEOUT_USEC=60000000"); };
   options.attach_method = config_.attach_method;
   options.no_attach_because = why_no_attach(config_);
   options.boot_id = read_boot_id();

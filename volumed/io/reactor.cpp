@@ -121,6 +121,10 @@ Status File::allocate(uint64_t bytes) const {
   return reactor_->file_allocate(handle_, bytes);
 }
 
+Result<uint64_t> File::own(uint64_t bytes) const {
+  return reactor_->file_own(handle_, bytes);
+}
+
 // --- Stream ---
 
 Stream::Stream(Stream&& other) noexcept

@@ -66,7 +66,11 @@ class File {
   Result<uint64_t> size() const;
   Status resize(uint64_t bytes) const;
   // Reserves space for [0, bytes) and makes the file at least that long. kNoSpace if it cannot.
+  // kUnsupported if the file system cannot reserve.
   Status allocate(uint64_t bytes) const;
+  // Makes [0, bytes), which the file has, its own; how much was not. See file_space.h. May take
+  // long.
+  Result<uint64_t> own(uint64_t bytes) const;
 
  private:
   Reactor* reactor_ = nullptr;
@@ -169,6 +173,7 @@ class Reactor {
   virtual Result<uint64_t> file_size(int handle) = 0;
   virtual Status file_resize(int handle, uint64_t bytes) = 0;
   virtual Status file_allocate(int handle, uint64_t bytes) = 0;
+  virtual Result<uint64_t> file_own(int handle, uint64_t bytes) = 0;
 
   // Waits. Result 0, or -ECANCELED.
   Op sleep_until(Nanoseconds when, CancelToken* token = nullptr);

@@ -13,6 +13,7 @@
 #include <filesystem>
 
 #include "volumed/io/address.h"
+#include "volumed/io/file_space.h"
 #include "volumed/io/scope.h"
 #include "volumed/io/uring_reactor.h"
 
@@ -209,9 +210,11 @@ Status UringReactor::file_resize(int handle, uint64_t bytes) {
 }
 
 Status UringReactor::file_allocate(int handle, uint64_t bytes) {
-  if (fallocate(handle, 0, 0, static_cast<off_t>(bytes)) == 0) return Status::ok();
-  if (errno != EOPNOTSUPP) return status_from_errno(errno, "reserve space");
-  return file_resize(handle, bytes);
+  return reserve_space(handle, bytes);
+}
+
+Result<uint64_t> UringReactor::file_own(int handle, uint64_t bytes) {
+  return own_space(handle, bytes);
 }
 
 }  // namespace cvol::io

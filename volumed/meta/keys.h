@@ -24,6 +24,8 @@ class Keys {
   std::string disk(std::string_view id) const { return disks() + std::string(id); }
   std::string disk_failures() const { return root_ + "disk_failures/"; }
   std::string disk_failure(std::string_view id) const { return disk_failures() + std::string(id); }
+  std::string removed() const { return root_ + "removed/"; }
+  std::string removed(std::string_view replica) const { return removed() + std::string(replica); }
   std::string volumes() const { return root_ + "volumes/"; }
   std::string volume(std::string_view id) const { return volumes() + std::string(id); }
   std::string claims() const { return root_ + "claims/"; }

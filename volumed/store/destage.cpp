@@ -20,6 +20,7 @@
 #include "volumed/base/checksum.h"
 #include "volumed/base/log.h"
 #include "volumed/store/engine.h"
+#include "volumed/store/patient_write.h"
 
 namespace cvol::store {
 namespace {
@@ -385,12 +386,16 @@ Task<void> Engine::write_live_run(DestageRound& round, std::size_t first, std::s
       iov.push_back({data, kBlockBytes});
     }
   }
-  const int64_t wrote =
-      co_await chunks_.writev(iov.data(), static_cast<uint32_t>(iov.size()),
-                              round.live[first].disk_block() * kBlockBytes, false);
-  if (wrote != static_cast<int64_t>(count * kBlockBytes)) {
-    round.status = status_from_errno(wrote < 0 ? static_cast<int>(-wrote) : EIO,
-                                     "write file 'chunks' of " + path_);
+  const uint64_t offset = round.live[first].disk_block() * kBlockBytes;
+  int64_t wrote =
+      co_await chunks_.writev(iov.data(), static_cast<uint32_t>(iov.size()), offset, false);
+  const bool whole = wrote == static_cast<int64_t>(count * kBlockBytes);
+  if (!whole && may_go_on(wrote)) {
+    const Patience waiting = patience("file 'chunks'");
+    wrote = co_await write_patiently(chunks_, std::move(iov), offset, false, waiting);
+  }
+  if (wrote < 0) {
+    round.status = status_from_errno(static_cast<int>(-wrote), "write file 'chunks' of " + path_);
   }
   round.wrote += count;
   destage_writes_.release();

@@ -93,6 +93,10 @@ struct EngineOptions {
   io::Nanoseconds retry_after = io::kSecond;              // of a commit without space, of a read
   // Not empty: the owner knows that the disk has failed, whatever its own mark says.
   std::string known_failure;
+  // Asked at open: may this disk be served here? First when only its label was read, without a
+  // generation; then, before anything of cvol's is written, with the count of times that it was
+  // opened for writing. An error ends the opening. Not set: any disk.
+  std::function<Status(const Uuid& disk, std::optional<uint64_t> generation)> admit;
   // Seconds since 1970. Not set: the reactor's clock, for tests.
   std::function<uint64_t()> wall_clock;
   EngineHooks hooks;
@@ -125,6 +129,9 @@ struct DiskInfo {
   uint64_t replicas = 0;
   bool failed = false;
   std::string failure;  // why, if failed
+  // Raised durably by every open that may write, before the first write: of two copies of a disk
+  // the one that was used last has the higher one.
+  uint64_t generation = 0;
 };
 
 // A scrub reads everything that the disk stores and checks it. A verify is a scrub as fast as the

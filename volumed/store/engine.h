@@ -10,6 +10,7 @@
 // absolutely, so replaying the whole journal from its tail over any later table gives the same.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -24,6 +25,7 @@
 #include "volumed/store/disk_engine.h"
 #include "volumed/store/journal.h"
 #include "volumed/store/overlay.h"
+#include "volumed/store/patient_write.h"
 #include "volumed/store/place_allocator.h"
 #include "volumed/store/table.h"
 #include "volumed/store/zeroed_ranges.h"
@@ -122,7 +124,9 @@ class Engine final : public DiskEngine {
   Task<Result<io::File>> open_locked(std::string name);
   Task<Status> open_files(TableOpener& opener);
   Task<Status> read_label();
+  Task<void> mend_label();
   Task<Status> check_header(const io::File& journal);
+  Task<void> mend_header();
   Status load_meta();
   Status load_chunks();
   struct ReplayDamage {
@@ -149,6 +153,10 @@ class Engine final : public DiskEngine {
   Result<Replica*> usable(ReplicaNumber number, uint64_t offset, uint64_t length) const;
   ReplicaInfo info_of(ReplicaNumber number, const Replica& replica) const;
   Task<Status> give_back_chunks(ReplicaNumber number);
+  Task<void> finish_removals();
+  Task<void> drop_removed_blocks(ReplicaNumber number);
+  Task<uint64_t> retire_removed_places(ReplicaNumber number);
+  Status remove_some_keys(ReplicaNumber number, std::string* after, bool* wrote);
   Task<Status> remove_chunk_keys(ReplicaNumber number);
   Task<Status> commit(TableBatch batch);
   // With commit_turn_ held.
@@ -156,6 +164,8 @@ class Engine final : public DiskEngine {
   Task<Status> commit_patiently(const TableBatch& batch);
   Task<Status> wait_for_room(bool told, const Status& why);
   void notice(const std::string& what);
+  // Of writes of a file; `file` is for the notice, which is given once for all that wait.
+  Patience patience(const char* file);
 
   // --- what is kept for replication ---
   // The next destage brings the replica's record in the table up to date.
@@ -271,6 +281,7 @@ class Engine final : public DiskEngine {
   Task<void> persist_failure();
   Task<Status> write_state(DiskState state);
   Task<Status> read_state();
+  Task<Status> own_files();
   Task<Status> enter_service();
   Task<Status> reopen_as_failed();
   Task<Status> probe();
@@ -289,6 +300,8 @@ class Engine final : public DiskEngine {
   EngineOptions options_;
   EngineMetrics metrics_;
   Label label_;
+  std::array<bool, kLabelCopies> label_damaged_{};  // copies that are written again ...
+  bool header_damaged_ = false;  // ... and the journal's header, once the disk is admitted
   TableMeta meta_;
   io::File label_file_;
   io::File chunks_;
@@ -305,6 +318,7 @@ class Engine final : public DiskEngine {
   std::vector<ReplicaNumber> carry_wanted_;         // commit points that no batch has yet
   io::Nanoseconds carry_due_ = 0;                   // of the first of them
 
+  uint32_t waiting_writes_ = 0;  // for room, of journal and chunks
   io::Semaphore commit_turn_{1};
   io::Semaphore grow_turn_{1};
   bool growing_ahead_ = false;

@@ -15,6 +15,7 @@
 #include "volumed/base/log.h"
 #include "volumed/store/aligned.h"
 #include "volumed/store/engine.h"
+#include "volumed/store/patient_write.h"
 
 namespace cvol::store {
 namespace {
@@ -118,7 +119,7 @@ void Engine::fail(const Status& why) {
   journal_->fail();
   kick_destage();
   // Others have filled the file system, and the owner stops while the table waits for room.
-  if (closing_ && why.code() == Code::kNoSpace) return;
+  if (closing_ && is_want_of_room(why.code())) return;
   state_ = {label_.disk, true, unix_time(), why.message()};
   state_written_ = false;
   if (options_.hooks.failed) options_.hooks.failed(label_.disk, why.message());
@@ -172,15 +173,42 @@ Task<Status> Engine::read_state() {
 
 // --- into service ---
 
+// A copy of the disk may have holes where the original had reserved space, or share its extents
+// with it: overwrites would need room then. Where there is none for it now, writes wait for it
+// later.
+Task<Status> Engine::own_files() {
+  uint64_t changed = 0;
+  const Status owned = co_await reactor_.blocking([this, &changed]() -> Status {
+    Result<uint64_t> journal = journal_->file().own(label_.journal_bytes);
+    if (!journal) return journal.status();
+    Result<uint64_t> chunks = chunks_.own(uint64_t{places_->backed()} * kChunkBytes);
+    if (!chunks) return chunks.status();
+    changed = *journal + *chunks;
+    return Status::ok();
+  });
+  if (is_want_of_room(owned.code())) {
+    notice(
+        "not all of the disk's space is its own (a sparse copy, or one that shares its extents), "
+        "and the file system has no room for it: writes may have to wait (" +
+        owned.message() + ")");
+  } else if (!owned) {
+    co_return owned;
+  }
+  if (owned && changed == 0) co_return Status::ok();
+  CVOL_CO_TRY(co_await sync_file(journal_->file(), "the journal"));
+  co_return co_await sync_file(chunks_, "file 'chunks'");
+}
+
 // Everything is read. From here on batches carry a generation that no batch on the disk has.
 Task<Status> Engine::enter_service() {
   if (quarantined_) CVOL_CO_TRY(co_await sync_file(journal_->file(), "the journal"));
+  CVOL_CO_TRY(co_await own_files());
   meta_.generation += 1;
   TableBatch batch;
   batch.put(meta_key(), encode_table_meta(meta_));
   const Status committed = co_await commit_patiently(batch);
   if (!committed) {
-    if (committed.code() != Code::kNoSpace) fail(committed);
+    if (!is_want_of_room(committed.code())) fail(committed);
     co_return committed;
   }
   journal_->start(meta_.generation);
@@ -188,11 +216,7 @@ Task<Status> Engine::enter_service() {
   quarantined_ = false;
   failure_ = Status::ok();
   scope_.spawn(destage_loop());
-  for (ReplicaNumber number = 0; number < replicas_.size(); ++number) {
-    Replica* replica = find_replica(number);
-    if (replica == nullptr || !replica->record.removing) continue;
-    CVOL_CO_TRY(co_await give_back_chunks(number));
-  }
+  scope_.spawn(finish_removals());
   on_durable();  // what was replayed is destaged when idle
   metrics_.capacity_bytes.set(label_.capacity_chunks * kChunkBytes);
   metrics_.journal_size_bytes.set(label_.journal_bytes);

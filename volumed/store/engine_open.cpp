@@ -202,6 +202,9 @@ Task<Status> Engine::open(TableOpener opener) {
   CVOL_CO_TRY(co_await open_files(opener));
   CVOL_CO_TRY(co_await read_state());
   CVOL_CO_TRY(co_await reactor_.blocking([this] { return load_meta(); }));
+  if (options_.admit) CVOL_CO_TRY(options_.admit(label_.disk, meta_.generation));
+  co_await mend_label();
+  co_await mend_header();
   map_ = std::make_unique<ChunkMap>(static_cast<uint32_t>(label_.capacity_chunks));
   places_ = std::make_unique<PlaceAllocator>(static_cast<uint32_t>(label_.capacity_chunks));
   CVOL_CO_TRY(co_await reactor_.blocking([this] { return load_chunks(); }));
@@ -266,15 +269,23 @@ Task<Status> Engine::read_label() {
   }
   label_ = copies[0] ? *copies[0] : *copies[1];
   for (uint64_t copy = 0; copy < kLabelCopies; ++copy) {
+    label_damaged_[copy] = !copies[copy].is_ok();
     if (copies[copy]) continue;
     log::warning("store", "a copy of the disk label is damaged or missing; it is written again",
                  {{"path", path_}, {"copy", copy}, {"why", copies[copy].message()}});
-    encode_label(label_, std::span<std::byte, kBlockBytes>(blocks.get(), kBlockBytes));
-    const Status wrote =
-        co_await write_block(label_file_, blocks.get(), copy * kBlockBytes, "the disk label");
-    if (!wrote) log::warning("store", "it could not be written", {{"why", wrote.message()}});
   }
   co_return Status::ok();
+}
+
+Task<void> Engine::mend_label() {
+  const AlignedBytes block = aligned_zeroes(kBlockBytes);
+  encode_label(label_, std::span<std::byte, kBlockBytes>(block.get(), kBlockBytes));
+  for (uint64_t copy = 0; copy < kLabelCopies; ++copy) {
+    if (!label_damaged_[copy]) continue;
+    const Status wrote =
+        co_await write_block(label_file_, block.get(), copy * kBlockBytes, "the disk label");
+    if (!wrote) log::warning("store", "it could not be written", {{"why", wrote.message()}});
+  }
 }
 
 // The journal's header block says nothing that the label does not say.
@@ -288,10 +299,16 @@ Task<Status> Engine::check_header(const io::File& journal) {
   if (header.code() == Code::kUnsupported) co_return header.status();
   log::warning("store", "the journal header is damaged; it is written again",
                {{"path", path_}, {"why", header.message()}});
-  encode_journal_header(label_, std::span<std::byte, kBlockBytes>(block.get(), kBlockBytes));
-  const Status wrote = co_await write_block(journal, block.get(), 0, "the journal header");
-  if (!wrote) log::warning("store", "it could not be written", {{"why", wrote.message()}});
+  header_damaged_ = true;
   co_return Status::ok();
+}
+
+Task<void> Engine::mend_header() {
+  if (!header_damaged_) co_return;
+  const AlignedBytes block = aligned_zeroes(kBlockBytes);
+  encode_journal_header(label_, std::span<std::byte, kBlockBytes>(block.get(), kBlockBytes));
+  const Status wrote = co_await write_block(journal_->file(), block.get(), 0, "the journal header");
+  if (!wrote) log::warning("store", "it could not be written", {{"why", wrote.message()}});
 }
 
 Task<Status> Engine::open_files(TableOpener& opener) {
@@ -303,12 +320,14 @@ Task<Status> Engine::open_files(TableOpener& opener) {
   }
   label_file_ = std::move(*label);
   CVOL_CO_TRY(co_await read_label());
+  if (options_.admit) CVOL_CO_TRY(options_.admit(label_.disk, std::nullopt));
   Result<io::File> journal = co_await open_locked("journal");
   if (!journal) co_return journal.status();
   Result<uint64_t> size = journal->size();
   if (!size) co_return size.status();
   if (*size < label_.journal_bytes)
     co_return Status(Code::kDamaged, "the journal file is shorter than its label says");
+  header_damaged_ = false;
   CVOL_CO_TRY(co_await check_header(*journal));
   Result<io::File> chunks = co_await open_locked("chunks");
   if (!chunks) co_return chunks.status();
@@ -330,6 +349,7 @@ Task<Status> Engine::open_files(TableOpener& opener) {
   options.label = label_;
   options.depth = options_.journal_depth;
   options.batch_blocks = static_cast<uint32_t>(options_.batch_bytes / kBlockBytes);
+  options.patience = patience("the journal");
   journal_ = std::make_unique<Journal>(
       reactor_, std::move(*journal), options,
       [this](uint64_t lsn, const Record& record, const void* checksums, uint32_t position) {

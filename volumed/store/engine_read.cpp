@@ -14,6 +14,7 @@ namespace cvol::store {
 namespace {
 
 constexpr int kMostAttempts = 1000;
+constexpr int kMostWaits = 30;                      // of a read that finds no memory
 constexpr uint64_t kMostCachedBytes = kChunkBytes;  // longer reads do not fill the page cache
 constexpr uint64_t kMostStatusChunks = 65536;       // of one block_status(): 4 GiB
 
@@ -186,6 +187,7 @@ std::optional<uint32_t> Engine::expected_checksum(ReplicaNumber number, uint64_t
 
 Task<Status> Engine::read(ReplicaNumber number, uint64_t offset, std::span<std::byte> into) {
   ReadPlan plan;
+  int waits = 0;
   for (int attempt = 0; attempt < kMostAttempts; ++attempt) {
     Result<Replica*> replica = usable(number, offset, into.size());
     if (!replica) co_return replica.status();
@@ -193,6 +195,12 @@ Task<Status> Engine::read(ReplicaNumber number, uint64_t offset, std::span<std::
     const uint64_t epoch = reader_enter();
     Status status = co_await execute(plan);
     reader_leave(epoch);
+    if (is_want_of_room(status.code()) && waits < kMostWaits) {  // of memory: it says nothing
+      ++waits;
+      --attempt;
+      co_await reactor_.sleep(options_.retry_after);
+      continue;
+    }
     if (!status) {
       report_unread(plan);
       co_return status;

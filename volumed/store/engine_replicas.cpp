@@ -7,11 +7,15 @@
 #include "volumed/base/checksum.h"
 #include "volumed/base/log.h"
 #include "volumed/store/engine.h"
+#include "volumed/store/patient_write.h"
 
 namespace cvol::store {
 namespace {
 
-constexpr std::size_t kRemovalsPerCommit = 4096;
+// Of a removal, between which others get their turn.
+constexpr std::size_t kRemovalsPerCommit = 1024;
+constexpr uint32_t kPlacesPerSlice = 1024;
+constexpr std::size_t kSlabsPerSlice = 16;
 
 }  // namespace
 
@@ -29,9 +33,11 @@ DiskInfo Engine::info() const {
   info.allocated_bytes = uint64_t{places_->used() + places_->reserved()} * kChunkBytes;
   info.journal_bytes = label_.journal_bytes;
   info.journal_used_bytes = journal_->used_blocks() * kBlockBytes;
-  for (const auto& replica : replicas_) info.replicas += replica != nullptr ? 1 : 0;
+  for (const auto& replica : replicas_)
+    info.replicas += replica != nullptr && !replica->record.removing ? 1 : 0;
   info.failed = !failure_.is_ok();
   info.failure = failure_.message();
+  info.generation = meta_.generation;
   return info;
 }
 
@@ -103,7 +109,7 @@ Task<Status> Engine::commit_patiently(const TableBatch& batch) {
     const Status status =
         co_await reactor_.blocking([this, &batch] { return table_->commit(batch); });
     // Who opens a disk is not kept waiting.
-    if (status.code() != Code::kNoSpace || closing_ || !opened_) {
+    if (!is_want_of_room(status.code()) || closing_ || !opened_) {
       if (status && waited) notice("the chunk table is written again");
       co_return status;
     }
@@ -115,12 +121,31 @@ Task<Status> Engine::commit_patiently(const TableBatch& batch) {
 // An error: the table cannot be had back.
 Task<Status> Engine::wait_for_room(bool told, const Status& why) {
   if (!told) {
-    notice("the file system is full; what is written waits until there is room (" + why.message() +
-           ")");
+    notice((why.code() == Code::kBusy ? "descriptors or memory have run out"
+                                      : "the file system is full") +
+           std::string("; what is written waits until there is room (") + why.message() + ")");
   }
   co_await reactor_.sleep(options_.retry_after, cancel_.get());
   const Status resumed = co_await reactor_.blocking([this] { return table_->resume(); });
   co_return resumed.code() == Code::kDamaged ? resumed : Status::ok();
+}
+
+Patience Engine::patience(const char* file) {
+  Patience made;
+  made.reactor = &reactor_;
+  made.retry_after = options_.retry_after;
+  made.token = [this] { return cancel_.get(); };
+  made.goes_on = [this] { return failure_.is_ok() && !closing_; };
+  made.waits = [this, file](const Status& why) {
+    if (waiting_writes_++ != 0) return;
+    notice(std::string("a write to ") + file + " finds no room; writes wait until there is some (" +
+           why.message() + ")");
+  };
+  made.ended = [this] {
+    CVOL_ASSERT(waiting_writes_ > 0);
+    if (--waiting_writes_ == 0 && failure_ && !closing_) notice("writes go on");
+  };
+  return made;
 }
 
 void Engine::notice(const std::string& what) {
@@ -185,71 +210,117 @@ Task<Status> Engine::remove_replica(ReplicaNumber number) {
   co_return co_await give_back_chunks(number);
 }
 
-// The record says `removing`, durably: the chunks are nobody's, also after a crash from here on.
-Task<Status> Engine::give_back_chunks(ReplicaNumber number) {
-  std::vector<ChunkKey> keys;
-  overlay_.for_each([&](OverlayChunk& entry) {
-    if (entry.key.replica() == number) keys.push_back(entry.key);
-  });
-  for (const ChunkKey key : keys) {
-    overlay_.find(key)->mask = 0;
-    settle(key);
+// Of replicas that an earlier life was removing: in the background, nobody waits for their space.
+Task<void> Engine::finish_removals() {
+  for (ReplicaNumber number = 0; number < replicas_.size(); ++number) {
+    const Replica* replica = find_replica(number);
+    if (replica == nullptr || !replica->record.removing) continue;
+    const Status given = co_await give_back_chunks(number);
+    if (closing_ || !failure_) co_return;
+    if (!given)
+      log::warning("store", "a removed replica still has its space; the next opening goes on",
+                   {{"path", path_}, {"replica", number}, {"why", given.message()}});
   }
-  keys.clear();
-  applying_lsn_ = journal_->durable_lsn();
-  const uint32_t end = std::min<uint32_t>(map_->end_place(), map_->capacity());
-  for (uint32_t place = 0; place < end; ++place) {
+}
+
+// The record says `removing`, durably: the chunks are nobody's, also after a crash from here on. In
+// slices: others write and commit between them. What a crash or a close leaves is given back after
+// the next open.
+Task<Status> Engine::give_back_chunks(ReplicaNumber number) {
+  co_await drop_removed_blocks(number);
+  const uint64_t chunks = co_await retire_removed_places(number);
+  // Chunks of a removal that a crash cut short are in the table but not in the map: by range.
+  CVOL_CO_TRY(co_await remove_chunk_keys(number));
+  replicas_[number].reset();
+  log::info("store", "removed a replica",
+            {{"path", path_}, {"replica", number}, {"chunks", chunks}});
+  if (retired_.empty()) co_return Status::ok();
+  co_return co_await destage_all();
+}
+
+// No operation of the replica is under way or can begin, so no entry comes behind the look.
+Task<void> Engine::drop_removed_blocks(ReplicaNumber number) {
+  std::vector<ChunkKey> keys;
+  for (std::size_t slab = 0; slab < overlay_.slabs(); ++slab) {
+    if (slab % kSlabsPerSlice == kSlabsPerSlice - 1) co_await io::yield(reactor_);
+    overlay_.for_each_of(slab, [&](OverlayChunk& entry) {
+      if (entry.key.replica() == number) keys.push_back(entry.key);
+    });
+  }
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    if (i % kPlacesPerSlice == kPlacesPerSlice - 1) co_await io::yield(reactor_);
+    OverlayChunk* entry = overlay_.find(keys[i]);  // a destage may have dropped it meanwhile
+    if (entry == nullptr) continue;
+    entry->mask = 0;
+    settle(keys[i]);
+  }
+}
+
+// After drop_removed_blocks(): nothing gives the replica a place any more. Returns how many it had.
+Task<uint64_t> Engine::retire_removed_places(ReplicaNumber number) {
+  uint64_t chunks = 0;
+  uint32_t looked = 0;
+  for (uint32_t place = 0; place < std::min<uint32_t>(map_->end_place(), map_->capacity());
+       ++place) {
+    if (++looked % kPlacesPerSlice == 0) co_await io::yield(reactor_);
     if (!map_->owned(place)) continue;
     const ChunkKey key = map_->slot(place).chunk_key();
     if (key.replica() != number) continue;
-    keys.push_back(key);
     map_->erase(key);
+    applying_lsn_ = journal_->durable_lsn();  // others' records were applied between the slices
     retire(place, key);
+    ++chunks;
   }
-  // Chunks of a removal that a crash cut short are in the table but not in the map: by range.
-  Status status = co_await remove_chunk_keys(number);
-  if (!status) co_return status;
-  replicas_[number].reset();
-  log::info("store", "removed a replica",
-            {{"path", path_}, {"replica", number}, {"chunks", keys.size()}});
-  if (!retired_.empty()) status = co_await destage_all();
-  co_return status;
+  co_return chunks;
+}
+
+// Takes out the next keys after `*after`, with the turn. `*wrote`: the error is that of a commit.
+Status Engine::remove_some_keys(ReplicaNumber number, std::string* after, bool* wrote) {
+  TableBatch batch;
+  std::string last = *after;
+  *wrote = false;
+  const Status stop(Code::kCancelled, "");
+  const Status scanned = table_->scan_range(
+      chunk_prefix(number), last, [&](std::string_view key, std::string_view) -> Status {
+        batch.remove(std::string(key));
+        last = key;
+        return batch.changes.size() < kRemovalsPerCommit ? Status::ok() : stop;
+      });
+  const bool more = scanned.code() == Code::kCancelled;
+  if (!scanned && !more) return scanned;
+  if (!more) {  // the replica's own records last: until then a crash goes on with the removal
+    batch.remove(replica_state_key(number));
+    batch.remove(zeroed_ranges_key(number));
+    batch.remove(replica_key(number));
+  }
+  *wrote = true;
+  CVOL_TRY(table_->commit(batch));
+  *after = more ? last : "";
+  return more ? stop : Status::ok();
 }
 
 Task<Status> Engine::remove_chunk_keys(ReplicaNumber number) {
-  co_await commit_turn_.acquire();
-  Status status = failure_;
-  bool wrote = false;  // the error is that of a commit
-  for (bool waited = false; status; waited = true) {
-    status = co_await reactor_.blocking([this, number, &wrote]() -> Status {
-      TableBatch batch;
-      wrote = false;
-      CVOL_TRY(table_->scan_prefix(chunk_prefix(number),
-                                   [&](std::string_view key, std::string_view) -> Status {
-                                     batch.remove(std::string(key));
-                                     if (batch.changes.size() < kRemovalsPerCommit)
-                                       return Status::ok();
-                                     wrote = true;
-                                     const Status committed = table_->commit(batch);
-                                     if (!committed) return committed;
-                                     wrote = false;
-                                     batch.changes.clear();
-                                     return Status::ok();
-                                   }));
-      batch.remove(replica_state_key(number));
-      batch.remove(zeroed_ranges_key(number));
-      batch.remove(replica_key(number));
-      wrote = true;
-      return table_->commit(batch);
-    });
-    if (status.code() != Code::kNoSpace || closing_) break;
-    status = co_await wait_for_room(waited, status);
-    if (!status) break;
-    status = failure_;
+  std::string after;
+  bool waited = false;
+  while (true) {
+    if (closing_) co_return Status(Code::kCancelled, "the disk is being closed");
+    co_await commit_turn_.acquire();
+    Status status = failure_;
+    bool wrote = false;
+    if (status) {
+      status = co_await reactor_.blocking(
+          [this, number, &after, &wrote] { return remove_some_keys(number, &after, &wrote); });
+    }
+    if (is_want_of_room(status.code()) && !closing_) {
+      status = co_await wait_for_room(waited, status);
+      waited = true;
+      if (status) status = Status(Code::kCancelled, "");  // the same again
+    }
+    if (!status && status.code() != Code::kCancelled && wrote) fail(status);
+    commit_turn_.release();
+    if (status.code() != Code::kCancelled) co_return status;
+    co_await io::yield(reactor_);
   }
-  if (!status && wrote) fail(status);
-  commit_turn_.release();
-  co_return status;
 }
 
 void Engine::check_invariants() const {

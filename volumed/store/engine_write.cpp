@@ -11,6 +11,7 @@
 #include "volumed/base/checksum.h"
 #include "volumed/base/log.h"
 #include "volumed/store/engine.h"
+#include "volumed/store/patient_write.h"
 
 namespace cvol::store {
 namespace {
@@ -261,8 +262,17 @@ struct Engine::LargeWrite {
 Task<void> Engine::write_run(const std::byte* data, uint32_t place, uint32_t chunks,
                              int64_t* result) {
   const iovec iov{const_cast<std::byte*>(data), uint64_t{chunks} * kChunkBytes};
-  const int64_t wrote = co_await chunks_.writev(&iov, 1, uint64_t{place} * kChunkBytes, true);
-  *result = wrote == static_cast<int64_t>(iov.iov_len) ? 0 : (wrote < 0 ? wrote : -EIO);
+  const uint64_t offset = uint64_t{place} * kChunkBytes;
+  const int64_t wrote = co_await chunks_.writev(&iov, 1, offset, true);
+  if (wrote == static_cast<int64_t>(iov.iov_len)) {
+    *result = 0;
+    co_return;
+  }
+  *result = wrote;
+  if (!may_go_on(wrote)) co_return;
+  const Patience waiting = patience("file 'chunks'");
+  std::vector<iovec> whole(1, iov);
+  *result = co_await write_patiently(chunks_, std::move(whole), offset, true, waiting);
 }
 
 // Allocates places and writes the chunks there, durably.

@@ -45,11 +45,13 @@ Journal::Journal(io::Reactor& reactor, io::File file, Options options, Apply app
                  EngineMetrics* metrics)
     : reactor_(reactor),
       file_(std::move(file)),
-      options_(options),
+      options_(std::move(options)),
       apply_(std::move(apply)),
       metrics_(metrics),
-      ring_blocks_(static_cast<uint32_t>(options.label.journal_bytes / kBlockBytes - 1)) {
+      ring_blocks_(static_cast<uint32_t>(options_.label.journal_bytes / kBlockBytes - 1)) {
   CVOL_ASSERT(options_.depth >= 1 && options_.depth <= 16);
+  options_.patience.reactor = &reactor_;
+  options_.patience.goes_on = [this] { return !failed_; };
   options_.batch_blocks = std::clamp(options_.batch_blocks, kMinBatchBlocks,
                                      std::min(kMaxPayloadBlocks, ring_blocks_ / 4));
   for (uint32_t i = 0; i < options_.depth; ++i) {
@@ -211,13 +213,18 @@ Task<void> Journal::fly(Flight* flight) {
   flight->started = reactor_.now();
   const uint64_t bytes = uint64_t{flight->header_blocks + flight->payload_blocks} * kBlockBytes;
   const uint64_t offset = (flight->position % ring_blocks_ + 1) * kBlockBytes;
-  const int64_t result = co_await file_.writev(
-      flight->iov.data(), static_cast<uint32_t>(flight->iov.size()), offset, true);
-  if (result != static_cast<int64_t>(bytes)) {
+  int64_t result = co_await file_.writev(flight->iov.data(),
+                                         static_cast<uint32_t>(flight->iov.size()), offset, true);
+  if (result == static_cast<int64_t>(bytes)) {
+    result = 0;
+  } else if (!failed_ && may_go_on(result)) {
+    result = co_await write_patiently(file_, flight->iov, offset, true, options_.patience);
+  } else if (result >= 0) {
+    result = -EIO;
+  }
+  if (result != 0) {
     if (!failed_) {
-      const Status why = result < 0
-                             ? status_from_errno(static_cast<int>(-result), "write the journal")
-                             : Status(Code::kIo, "write the journal: the disk took only a part");
+      const Status why = status_from_errno(static_cast<int>(-result), "write the journal");
       fail();
       if (on_failed_) on_failed_(why);
     }

@@ -22,6 +22,7 @@
 #include "volumed/io/scope.h"
 #include "volumed/store/chunk_key.h"
 #include "volumed/store/format.h"
+#include "volumed/store/patient_write.h"
 
 namespace cvol::store {
 
@@ -65,6 +66,7 @@ class Journal {
     uint64_t generation = 0;  // set by start()
     uint32_t depth = 4;
     uint32_t batch_blocks = 256;
+    Patience patience;  // of a write that finds no room: it waits, and what comes later with it
   };
   // Called for every record of a durable entry, in LSN order, before the entry is answered.
   // `position`: ring block of the record's first payload block. Refs go to add_ref().

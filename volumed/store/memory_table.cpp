@@ -16,6 +16,7 @@ class MemoryTable final : public Table {
     if (state_->dead) return Status(Code::kIo, "write chunk table: the node is dead");
     if (state_->fail_commits) return Status(Code::kIo, "write chunk table: injected error");
     if (state_->full) return Status(Code::kNoSpace, "write chunk table: no space left");
+    if (state_->starved) return Status(Code::kBusy, "write chunk table: too many open files");
     if (state_->commits_left != UINT64_MAX) --state_->commits_left;
     if (state_->record != nullptr) state_->record->push_back(batch);
     if (state_->lose_commits > 0) {

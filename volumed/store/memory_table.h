@@ -20,6 +20,7 @@ struct MemoryTableState {
   bool dead = false;                          // commits fail without effect: the node has crashed
   bool fail_commits = false;                  // commits fail without effect: a disk error
   bool full = false;                          // commits fail with kNoSpace
+  bool starved = false;                       // commits fail with kBusy: no descriptors
   bool verify_fails = false;                  // verify() finds damage
   std::vector<TableBatch>* record = nullptr;  // every commit is appended, if set
 

@@ -14,6 +14,7 @@
 
 #include "volumed/base/log.h"
 #include "volumed/store/format.h"
+#include "volumed/store/patient_write.h"
 #include "volumed/store/table.h"
 
 namespace cvol::store {
@@ -25,12 +26,19 @@ namespace {
 constexpr uint64_t kCommitsPerFlush = 512;
 static_assert(6 * kCommitsPerFlush < kCommitMarks);
 
+// RocksDB has no code for errors that others cause and that pass; its text has strerror()'s.
+bool is_want_of_descriptors(const std::string& text) {
+  return text.find("Too many open files") != std::string::npos ||
+         text.find("Cannot allocate memory") != std::string::npos;
+}
+
 Status from_rocksdb(const rocksdb::Status& status, const std::string& doing) {
   if (status.ok()) return Status::ok();
   Code code = Code::kIo;
   if (status.IsCorruption()) code = Code::kDamaged;
   if (status.IsNoSpace()) code = Code::kNoSpace;
   if (status.IsNotFound()) code = Code::kNotFound;
+  if (code == Code::kIo && is_want_of_descriptors(status.ToString())) code = Code::kBusy;
   return Status(code, doing + ": " + status.ToString());
 }
 
@@ -167,7 +175,10 @@ class RocksdbTable final : public Table {
     CVOL_TRY(from_rocksdb(db.Flush(rocksdb::FlushOptions()), doing));
     rocksdb::DB* raw = nullptr;
     const rocksdb::Status opened = rocksdb::DB::OpenForReadOnly(table_options(), path_, &raw);
-    if (!opened.ok()) return Status(Code::kDamaged, doing + ": " + opened.ToString());
+    if (!opened.ok()) {
+      const Status why = from_rocksdb(opened, doing);
+      return is_want_of_room(why.code()) ? why : Status(Code::kDamaged, why.message());
+    }
     const std::unique_ptr<rocksdb::DB> files(raw);
     CVOL_TRY(from_rocksdb(files->VerifyChecksum(), doing));
     return scan_db(*files, path_, "", "",

@@ -367,8 +367,8 @@ Task<Status> Engine::scrub_journal(ScrubPass& pass) {
 
 Task<Status> Engine::scrub_table() {
   Status status = co_await reactor_.blocking([this] { return table_->verify(); });
-  // While the file system is full.
-  while (status.code() == Code::kUnavailable || status.code() == Code::kNoSpace) {
+  // While the file system is full, or descriptors have run out.
+  while (status.code() == Code::kUnavailable || is_want_of_room(status.code())) {
     co_await reactor_.sleep(options_.retry_after, scrub_cancel_.get());
     if (scrub_cancel_->cancelled()) co_return Status(Code::kCancelled, "the scrub was stopped");
     status = co_await reactor_.blocking([this] { return table_->verify(); });

@@ -34,8 +34,9 @@ struct TableBatch {
 class Table {
  public:
   virtual ~Table() = default;
-  // All or nothing, and on stable storage on return. kNoSpace: nothing was changed, and resume()
-  // may help. After any other error nothing is known: the disk must be opened again.
+  // All or nothing, and on stable storage on return. kNoSpace, kBusy (descriptors or memory have
+  // run out): nothing was changed, and resume() may help. After any other error nothing is known:
+  // the disk must be opened again.
   virtual Status commit(const TableBatch& batch) = 0;
   using Visit = std::function<Status(std::string_view key, std::string_view value)>;
   // Visits every pair in key order, as of the call; stops at the first error, its own or the
@@ -52,7 +53,7 @@ class Table {
   // with what is damaged. Takes as long as reading the table takes. Commits and scans may go on
   // meanwhile on other threads; one verify() at a time.
   virtual Status verify() = 0;
-  // Makes the table take commits again after one that ended in kNoSpace, which is the one error
+  // Makes the table take commits again after one that ended in kNoSpace or kBusy, the errors
   // after which what was committed before is still known. That commit may have taken effect or
   // not: make it again. kDamaged: the table cannot be had back; other errors: try again later.
   // Scans answer kUnavailable between a resume that failed and the next.

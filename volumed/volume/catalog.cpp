@@ -233,11 +233,6 @@ Status Catalog::put_disk(v1::DiskRecord record) {
   return store_.commit({{}, {{keys_.disk(record.id()), meta::encode_record(record), 0}}}).status();
 }
 
-Status Catalog::erase_disk(const std::string& disk_id) {
-  return store_.commit({{}, {{keys_.disk(disk_id), {}, 0}, {keys_.disk_failure(disk_id), {}, 0}}})
-      .status();
-}
-
 Result<std::vector<v1::DiskFailureRecord>> Catalog::load_disk_failures() {
   auto entries = store_.list(keys_.disk_failures());
   if (!entries) return entries.status();

@@ -3,6 +3,8 @@
 // Threading: any thread; calls block. Nothing is cached here.
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,6 +60,16 @@ class Catalog {
   Status put_disk(v1::DiskRecord record);
   // With what is noted of its failure.
   Status erase_disk(const std::string& disk_id);
+  // Of disks (catalog_disks.cpp). nullopt: there is no such record.
+  Result<std::optional<v1::DiskRecord>> load_disk(const std::string& id);
+  // Changes the record as it is now, again if it changes meanwhile; kNotFound if there is none.
+  Status update_disk(const std::string& id, const std::function<void(v1::DiskRecord&)>& change);
+  // Replicas that are to be removed when their disk works again. Records that cannot be read are
+  // left out: what they speak of stays.
+  Result<std::vector<v1::RemovedRecord>> load_removed();
+  Status put_removed(const std::string& replica, const std::string& volume,
+                     const std::string& disk);
+  Status erase_removed(const std::string& replica);
   Result<std::vector<v1::DiskFailureRecord>> load_disk_failures();
   Status put_disk_failure(const std::string& disk_id, const std::string& reason);
   // Ok if there is none.

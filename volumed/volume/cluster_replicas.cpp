@@ -32,8 +32,10 @@ bool is_in_sync(const v1::VolumeRecord& record, const std::string& replica) {
 }  // namespace
 
 std::optional<store::ReplicaInfo> Cluster::find_on_disk(Disk& disk, const std::string& replica_id) {
+  const auto wanted = Uuid::parse(replica_id);
+  if (!wanted) return std::nullopt;
   for (const auto& info : disk.invoke([](auto& engine) { return engine.replicas(); })) {
-    if (info.replica.to_string() == replica_id) return info;
+    if (info.replica == *wanted) return info;
   }
   return std::nullopt;
 }
@@ -233,11 +235,11 @@ Status Cluster::open_host(const VolumeEntry& entry, const v1::MemberRecord& memb
   if (local.disk == nullptr || local.disk->engine == nullptr)
     return Status(Code::kUnavailable,
                   "its replica's disk " + member.disk_id() + " does not work here" +
-                      (local.disk != nullptr ? ": " + local.disk->problem : ""));
+                      (local.disk != nullptr ? ": " + local.disk->problem() : ""));
   const auto info = find_on_disk(*local.disk, member.replica_id());
   if (!info)
     return Status(Code::kNotFound,
-                  "its replica is not on disk " + local.disk->path +
+                  "its replica is not on disk " + local.disk->path() +
                       " any more; it is replaced from the other replicas after a while");
   local.number = info->number;
   CVOL_TRY(check_not_behind(entry, *local.disk, *info));
@@ -303,6 +305,8 @@ Status Cluster::remove_local(const VolumeEntry& entry, const v1::MemberRecord& m
              static_cast<uint32_t>(entry.record.in_sync_size()) < entry.record.replicas()) {
     return Status(Code::kUnavailable,
                   "its disk does not work; it is forgotten when the volume is whole without it");
+  } else {  // the disk learns of it when it works again
+    CVOL_TRY(catalog_.put_removed(member.replica_id(), entry.record.id(), member.disk_id()));
   }
   return update(entry.record.id(),
                 [&](v1::VolumeRecord& next) {

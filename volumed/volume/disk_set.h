@@ -6,9 +6,12 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,19 +32,53 @@ struct DiskMaker {
   static DiskMaker real();
 };
 
+// The engine of a disk that is open. It comes once, from any thread, and goes when all are closed.
+class EngineSlot {
+ public:
+  EngineSlot() = default;
+  EngineSlot(const EngineSlot&) = delete;
+  EngineSlot& operator=(const EngineSlot&) = delete;
+  ~EngineSlot() { reset(); }
+  store::DiskEngine* get() const { return engine_.load(std::memory_order_acquire); }
+  store::DiskEngine* operator->() const { return get(); }
+  store::DiskEngine& operator*() const { return *get(); }
+  bool operator==(std::nullptr_t) const { return get() == nullptr; }
+  void set(std::unique_ptr<store::DiskEngine> engine) {
+    CVOL_ASSERT(get() == nullptr);
+    engine_.store(engine.release(), std::memory_order_release);
+  }
+  void reset() { delete engine_.exchange(nullptr); }
+
+ private:
+  std::atomic<store::DiskEngine*> engine_{nullptr};
+};
+
+// What the records say of a disk.
+struct KnownDisk {
+  std::string id;
+  std::string path;
+  std::string failure;      // not empty: it is known to have failed
+  uint64_t generation = 0;  // one that was opened less often is an older copy
+};
+
 struct Disk {
   std::string id;  // UUID
-  std::string path;
   io::Shard* shard = nullptr;
   uint16_t shard_index = 0;
   BouncePool* bounce = nullptr;
-  std::unique_ptr<store::DiskEngine> engine;  // null: not open, see problem
-  std::string problem;
+  EngineSlot engine;  // null: not open, see problem()
   // It is being taken out of the pool (volume_disk_removal.cpp), as its record says; `gone`: it has
   // been, and nothing is placed or looked for on it any more until the next start forgets it.
   std::atomic<bool> leaving{false};
   std::atomic<bool> in_place{false};
   std::atomic<bool> gone{false};
+
+  // Where it is; the text stays valid as long as the disk.
+  const std::string& path() const { return *path_.load(std::memory_order_acquire); }
+  std::string problem() const {
+    std::lock_guard lock(problem_mutex_);
+    return problem_;
+  }
 
   // Runs `call(engine)`, which returns a Task<T>, on the disk's shard. The engine must be open.
   template <typename T, typename Call>
@@ -55,13 +92,31 @@ struct Disk {
     CVOL_ASSERT(engine != nullptr);
     return shard->invoke([this, &call] { return call(*engine); });
   }
+
+ private:
+  friend class DiskSet;
+  void set_path(std::string path);
+  void set_problem(const std::string& problem);
+
+  std::mutex opening_;  // of the next two, and of opening the disk
+  KnownDisk known_;
+  std::deque<std::string> paths_;  // all that it ever had
+  std::atomic<const std::string*> path_{nullptr};
+  mutable std::mutex problem_mutex_;
+  std::string problem_;
 };
 
 class DiskSet {
  public:
   // What the engine of the disk at `path` calls, on its shard.
   using MakeHooks = std::function<store::EngineHooks(const std::string& path)>;
-  DiskSet(DiskMaker maker, store::EngineOptions options, MakeHooks hooks = {});
+  // A known disk has been opened and may be written from now on; asked before anybody sees it. An
+  // error closes it again.
+  using Opened = std::function<Status(const std::string& id, uint64_t generation)>;
+  // May the disk at a path be served? As EngineOptions::admit.
+  using Admit = std::function<Status(const Uuid& disk, std::optional<uint64_t> generation)>;
+
+  DiskSet(DiskMaker maker, store::EngineOptions options, MakeHooks hooks = {}, Opened opened = {});
   ~DiskSet();
 
   // Starts the first shard, which also serves NBD.
@@ -70,11 +125,17 @@ class DiskSet {
   // The shards that there are now, by index. More come with more disks.
   std::vector<io::Shard*> shards();
 
-  // Opens a disk that is known by this id; what goes wrong is kept as its problem. `failure`: not
-  // empty if it is known to have failed.
-  Disk& open_known(const std::string& id, const std::string& path, const std::string& failure);
-  // Opens the disk at `path`, formatting it first if it is empty. Idempotent.
-  Result<Disk*> add(const std::string& path, store::FormatOptions format);
+  // Opens disks that are known, side by side; what goes wrong is kept as their problem. `waits` is
+  // called every few seconds until all have been tried.
+  void open_known(std::vector<KnownDisk> known, const std::function<void()>& waits = {});
+  // Tries once more to open a disk that is not. Ok: it is open.
+  Status try_again(Disk& disk);
+  // Makes a disk that is not open that of another place, and opens it there. `generation`: the
+  // least that is taken. What goes wrong changes nothing.
+  Status move(Disk& disk, const std::string& path, uint64_t generation);
+  // Opens the disk at `path`, formatting it first if it is empty. Idempotent. A disk that is in the
+  // set at another path, open or not, is refused.
+  Result<Disk*> add(const std::string& path, store::FormatOptions format, const Admit& admit = {});
 
   Disk* find(const std::string& id);
   std::vector<Disk*> all();
@@ -86,17 +147,24 @@ class DiskSet {
     std::unique_ptr<io::Shard> shard;
     std::unique_ptr<BouncePool> bounce;
   };
+  using Engine = std::unique_ptr<store::DiskEngine>;
   Result<Home*> home_for_next();
-  Result<std::unique_ptr<store::DiskEngine>> open_on(Home& home, const std::string& path,
-                                                     const std::string& failure);
+  Disk& declare(KnownDisk known);
+  Result<Engine> open_on(io::Shard& shard, const std::string& path, const std::string& failure,
+                         const Admit& admit);
+  Result<Engine> open_patiently(Disk& disk, const KnownDisk& known);
+  Status open_disk(Disk& disk, const KnownDisk& known);
+  Status refuse_known(const Uuid& disk, const std::string& path);
 
   DiskMaker maker_;
   store::EngineOptions options_;
   MakeHooks hooks_;
-  std::mutex adding_;  // one at a time; held while a disk is opened, which may hang
+  Opened opened_;
+  std::mutex adding_;  // one at a time; held while a new disk is opened, which may hang
   std::mutex mutex_;   // guards disks_ and homes_, which change under adding_ too
   std::vector<std::unique_ptr<Disk>> disks_;
   std::vector<Home> homes_;  // reserved, so that elements do not move
+  std::atomic<bool> closing_{false};
 };
 
 }  // namespace cvol::volume

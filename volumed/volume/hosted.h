@@ -13,12 +13,13 @@ struct VolumeManager::Hosted {
 
   std::string name;  // set once, as id
   std::string id;
-  VolumeEntry entry;                 // changed under record_lock and mutex_
-  std::string problem;               // mutex_
-  bool mounted = false;              // mutex_
-  v1::StageRecord lost_stage;        // mutex_; of an attachment that another node ended
-  Disk* disk = nullptr;              // of our replica; set once
-  store::ReplicaNumber replica = 0;  // set once
+  VolumeEntry entry;           // changed under record_lock and mutex_
+  std::string problem;         // mutex_
+  bool mounted = false;        // mutex_
+  v1::StageRecord lost_stage;  // mutex_; of an attachment that another node ended
+  Disk* disk = nullptr;        // of our replica; set once
+  // 0: not found yet, its disk is not open. Set once, before `problem` ends.
+  std::atomic<store::ReplicaNumber> replica{0};
   bool removing = false;
   std::weak_ptr<nbd::Export> open_export;
   // Of the open export, in a cluster; guarded by the manager's mutex_.

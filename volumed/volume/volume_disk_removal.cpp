@@ -26,12 +26,8 @@ const v1::MemberRecord* member_on(const v1::VolumeRecord& record, const std::str
   return nullptr;
 }
 
-bool is_broken(Disk& disk) {
-  return disk.engine == nullptr || disk.invoke([](auto& engine) { return engine.info(); }).failed;
-}
-
 Status refused(const Disk& disk, const std::string& why) {
-  return Status(Code::kFailedPrecondition, "disk " + disk.path + " stays in the pool: " + why);
+  return Status(Code::kFailedPrecondition, "disk " + disk.path() + " stays in the pool: " + why);
 }
 
 }  // namespace
@@ -42,13 +38,13 @@ Result<DiskView> VolumeManager::remove_disk(const std::string& name, const DiskR
   Disk& disk = **found;
   if (how.cancel) {
     CVOL_TRY(note_leaving(disk, false, false));
-    events_.add("disk_stays", disk.path, "the disk stays in the pool after all");
+    events_.add("disk_stays", disk.path(), "the disk stays in the pool after all");
     return look_at(disk);
   }
   CVOL_TRY(check_disk_may_leave(disk, how));
   const bool again = disk.leaving;
   CVOL_TRY(note_leaving(disk, true, how.in_place));
-  if (!again) events_.add("disk_leaves", disk.path, "the disk is being taken out of the pool");
+  if (!again) events_.add("disk_leaves", disk.path(), "the disk is being taken out of the pool");
   if (!has_replicas(disk)) finish_leaving(disk);
   return look_at(disk);
 }
@@ -57,7 +53,7 @@ Result<DiskView> VolumeManager::remove_disk(const std::string& name, const DiskR
 Status VolumeManager::check_disk_may_leave(Disk& disk, const DiskRemoval& how) {
   std::size_t others = 0;
   for (Disk* other : disk_set_.all()) {
-    if (other != &disk && !other->gone && !other->leaving && !is_broken(*other)) ++others;
+    if (other != &disk && !other->gone && !other->leaving && works(other)) ++others;
   }
   if (others == 0)
     return refused(disk,
@@ -75,11 +71,11 @@ Status VolumeManager::check_disk_may_leave(Disk& disk, const DiskRemoval& how) {
     if (record.state() == "removing" || member == nullptr || member->wanted() == "removed")
       continue;
     const bool synced = is_in_sync(record, member->replica_id());
-    if (synced && is_broken(disk) && record.in_sync_size() == 1)
+    if (synced && !works(&disk) && record.in_sync_size() == 1)
       return refused(disk,
                      fmt::format("it has failed, and holds the only copy in sync of volume "
                                  "'{}'; mend it ('cvol disk verify {}'), or remove the volume",
-                                 record.name(), disk.path));
+                                 record.name(), disk.path()));
     std::set<std::string> lost;
     if (!synced) lost.insert(member->replica_id());
     if (cluster_->choose(1, &record, record.zone_spread(), {}, lost)) continue;
@@ -100,19 +96,14 @@ Status VolumeManager::check_disk_may_leave(Disk& disk, const DiskRemoval& how) {
 }
 
 Status VolumeManager::note_leaving(Disk& disk, bool leaving, bool in_place) {
-  auto records = catalog_.load_disks();
-  if (!records) return records.status();
-  for (v1::DiskRecord& record : *records) {
-    if (record.id() != disk.id) continue;
+  CVOL_TRY(catalog_.update_disk(disk.id, [&](v1::DiskRecord& record) {
     record.set_leaving(leaving);
     record.set_in_place(in_place);
-    CVOL_TRY(catalog_.put_disk(record));
-    disk.leaving = leaving;
-    disk.in_place = in_place;
-    if (cluster_) cluster_->disk_leaves();
-    return Status::ok();
-  }
-  return Status(Code::kNotFound, "disk " + disk.path + " has no record any more; restart volumed");
+  }));
+  disk.leaving = leaving;
+  disk.in_place = in_place;
+  if (cluster_) cluster_->disk_leaves();
+  return Status::ok();
 }
 
 bool VolumeManager::has_replicas(Disk& disk) {
@@ -134,12 +125,12 @@ void VolumeManager::finish_leaving_disks() {
 void VolumeManager::finish_leaving(Disk& disk) {
   if (Status erased = catalog_.erase_disk(disk.id); !erased.is_ok()) {
     log::warning("volume", "the record of an empty disk stays; it is tried again",
-                 {{"disk", disk.path}, {"error", erased.message()}});
+                 {{"disk", disk.path()}, {"error", erased.message()}});
     return;
   }
   if (disk.gone.exchange(true)) return;
   if (cluster_) cluster_->disk_leaves();
-  events_.add("disk_removed", disk.path,
+  events_.add("disk_removed", disk.path(),
               "the disk is no part of the pool any more; it can be taken out when volumed has been "
               "started again");
 }

@@ -77,6 +77,15 @@ store::EngineHooks VolumeManager::hooks_for(const std::string& path) {
       if (Status erased = catalog_.erase_disk_failure(id); !erased.is_ok())
         log::error("volume", "cannot note that a disk is sound",
                    {{"disk", path}, {"error", erased.message()}});
+      Disk* sound = disk_set_.find(id);
+      if (sound != nullptr && sound->engine != nullptr) {
+        const uint64_t generation =
+            sound->invoke([](auto& engine) { return engine.info().generation; });
+        if (Status noted = note_opened(id, generation); !noted.is_ok())
+          log::warning("volume", "cannot note that a disk is written again",
+                       {{"disk", path}, {"error", noted.message()}});
+        finish_removed(*sound);
+      }
       events_.add("disk_mended", path, "the disk was found sound and is in service again");
     });
   };
@@ -136,8 +145,8 @@ void VolumeManager::apply_failure(VolumeView& view, const std::string& failure) 
 DiskView VolumeManager::look_at(Disk& disk) {
   DiskView view;
   view.id = disk.id;
-  view.path = disk.path;
-  view.problem = disk.problem;
+  view.path = disk.path();
+  view.problem = disk.problem();
   view.leaving = disk.leaving;
   if (disk.engine == nullptr) return view;
   disk.invoke([&view](auto& engine) {
@@ -161,7 +170,7 @@ Result<Disk*> VolumeManager::find_disk(const std::string& name) {
   std::vector<Disk*> found;
   for (Disk* disk : disk_set_.all()) {
     if (disk->gone) continue;
-    if (disk->path == name || disk->path == clean) return disk;
+    if (disk->path() == name || disk->path() == clean) return disk;
     if (name.size() >= kLeastIdDigits && disk->id.starts_with(name)) found.push_back(disk);
   }
   if (found.size() == 1) return found.front();
@@ -178,8 +187,9 @@ Result<Disk*> VolumeManager::find_disk(const std::string& name) {
 namespace {
 
 Status closed(const Disk& disk) {
-  return Status(Code::kFailedPrecondition, "disk " + disk.path + " is not open: " + disk.problem +
-                                               ". Mend that, and restart volumed");
+  return Status(Code::kFailedPrecondition, "disk " + disk.path() +
+                                               " is not open: " + disk.problem() +
+                                               ". Mend that: opening it is tried again");
 }
 
 }  // namespace
@@ -237,7 +247,7 @@ void VolumeManager::keep_scrubbing() {
       const Status begun = disk->invoke([](auto& engine) { return engine.start_scrub(0); });
       if (!begun.is_ok())
         log::warning("volume", "cannot begin the scrub of a disk that is due",
-                     {{"disk", disk->path}, {"error", begun.message()}});
+                     {{"disk", disk->path()}, {"error", begun.message()}});
     }
     const uint64_t now = now_seconds();
     std::unique_lock lock(keeper_mutex_);
@@ -254,6 +264,7 @@ void VolumeManager::stop_keeper() {
     keeper_wake_.notify_all();
   }
   if (keeper_.joinable()) keeper_.join();
+  if (disk_opener_.joinable()) disk_opener_.join();
 }
 
 }  // namespace cvol::volume

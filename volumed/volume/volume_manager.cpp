@@ -103,8 +103,12 @@ VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::Metad
     : options_(std::move(options)),
       store_(std::move(store)),
       catalog_(*store_, options_.cluster),
-      disk_set_(options_.disks, options_.engine,
-                [this](const std::string& path) { return hooks_for(path); }),
+      disk_set_(
+          options_.disks, options_.engine,
+          [this](const std::string& path) { return hooks_for(path); },
+          [this](const std::string& id, uint64_t generation) {
+            return note_opened(id, generation);
+          }),
       file_systems_(options_.file_systems ? std::move(options_.file_systems)
                                           : FileSystems::real(options_.run_dir + "/attach/locks")),
       opener_(std::make_shared<KeyedWorkers>(kMostWorkers)),
@@ -135,6 +139,7 @@ Result<std::unique_ptr<VolumeManager>> VolumeManager::start(
   manager->attacher_is_there_ = true;
   manager->settle_attachments();
   manager->keeper_ = std::thread([raw = manager.get()] { raw->keep_scrubbing(); });
+  manager->disk_opener_ = std::thread([raw = manager.get()] { raw->keep_opening(); });
   return manager;
 }
 
@@ -293,7 +298,7 @@ std::vector<VolumeView> VolumeManager::volumes() {
     views.push_back(view_of(*hosted, attached));
     if (cluster_) fill_cluster_view(views.back());
     if (hosted->disk == nullptr) continue;
-    views.back().allocated_bytes = allocated[{hosted->disk, hosted->replica}];
+    views.back().allocated_bytes = allocated[{hosted->disk, hosted->replica.load()}];
     apply_failure(views.back(), failures[hosted->disk]);
   }
   return views;
@@ -434,9 +439,11 @@ Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
       CVOL_TRY(file_systems_->hide(name, target, view_of(hosted, devices()).device));
     CVOL_TRY(undo_stage(hosted));
   }
-  if (!cluster_ && !force && (hosted.disk == nullptr || hosted.disk->engine == nullptr))
+  const std::string problem = view_of(hosted, {}).problem;
+  const bool lost = hosted.disk == nullptr || (works(hosted.disk) && !problem.empty());
+  if (!cluster_ && !force && lost)
     return Status(Code::kFailedPrecondition,
-                  "volume '" + name + "' is damaged: " + hosted.problem +
+                  "volume '" + name + "' is damaged: " + problem +
                       ". With --force its record is removed, and what is left of it on the disk "
                       "stays there");
   if (!force && record.mount().caller_ids_size() > 0)
@@ -478,34 +485,14 @@ Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
   return Status(Code::kBusy, "requests to volume '" + name + "' are still under way; try again");
 }
 
+// On a disk that does not work it is noted, and removed when the disk does.
 Status VolumeManager::remove_replica(Hosted& hosted) {
-  if (hosted.disk == nullptr || hosted.disk->engine == nullptr) return Status::ok();
+  if (hosted.disk == nullptr) return Status::ok();
+  if (!works(hosted.disk)) return note_removed(record_of(hosted), hosted.disk->id);
   Status gone = hosted.disk->run<Status>(
       [&](store::DiskEngine& engine) { return engine.remove_replica(hosted.replica); });
-  return gone.code() == Code::kNotFound ? Status::ok() : gone;
-}
-
-Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatOptions format) {
-  if (path.empty() || path[0] != '/' || path.size() > 4000)
-    return Status(Code::kInvalidArgument, "'" + path + "' is no absolute path");
-  std::error_code ignored;
-  const std::string clean = std::filesystem::weakly_canonical(path, ignored).string();
-  auto disk = disk_set_.add(clean.empty() ? path : clean, format);
-  if (!disk) return disk.status().with_context("add disk " + path);
-  v1::DiskRecord record;
-  record.set_id((*disk)->id);
-  record.set_node_id(node_.id);
-  record.set_path((*disk)->path);
-  CVOL_TRY(catalog_.put_disk(record));
-  (*disk)->leaving = (*disk)->in_place = (*disk)->gone = false;
-  {
-    std::lock_guard lock(keeper_mutex_);
-    disk_since_.emplace((*disk)->id, static_cast<uint64_t>(std::time(nullptr)));
-    keeper_wake_.notify_all();
-  }
-  if (cluster_) cluster_->disk_added();
-  events_.add("disk_added", (*disk)->path, "added disk " + (*disk)->id);
-  return look_at(**disk);
+  if (gone.is_ok() || gone.code() == Code::kNotFound) return Status::ok();
+  return works(hosted.disk) ? gone : note_removed(record_of(hosted), hosted.disk->id);
 }
 
 std::vector<DiskView> VolumeManager::disks() {

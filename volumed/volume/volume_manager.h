@@ -35,6 +35,8 @@
 
 namespace cvol::volume {
 
+class ReplicaIndex;
+
 struct ManagerOptions {
   std::string data_dir;
   std::string run_dir;
@@ -67,6 +69,8 @@ struct ManagerOptions {
   // Moves all records into another metadata store, and lets nothing change them from then on.
   std::function<Status(const std::string& uri)> migrate;
   DiskMaker disks = DiskMaker::real();
+  // Called every few seconds while the start waits for disks to open.
+  std::function<void()> on_waiting;
   std::unique_ptr<FileSystems> file_systems;  // null: the real ones
   // null: the real one. A test's attacher.
   std::function<Result<std::unique_ptr<attach::Attacher>>(attach::AttachOptions)> make_attacher;
@@ -202,7 +206,12 @@ class VolumeManager final : public nbd::ExportDirectory {
   Result<VolumeView> hide(const std::string& name, const std::string& target);
   Result<UsageView> usage(const std::string& name, const std::string& path);
 
-  Result<DiskView> add_disk(const std::string& path, store::FormatOptions format);
+  // `force`: although its file system is not fit for a disk, or has another one.
+  Result<DiskView> add_disk(const std::string& path, store::FormatOptions format,
+                            bool force = false);
+  // Of a disk that is not open: it is at `path` now. `accept_data_loss`: an older copy is taken.
+  Result<DiskView> move_disk(const std::string& name, const std::string& path,
+                             bool accept_data_loss);
   std::vector<DiskView> disks();
   // Takes a disk out of the pool, or (cancel) keeps it after all; returns when that has begun. The
   // rules are those of the API's RemoveDisk.
@@ -242,12 +251,11 @@ class VolumeManager final : public nbd::ExportDirectory {
 
   // Start (volume_reconcile.cpp).
   Status open_node();
-  Status open_disks();
   Status load_volumes();
-  void settle_volume(VolumeEntry entry);
-  bool drop_unfinished(const VolumeEntry& entry);
-  std::string find_replica(Hosted& hosted);
-  void report_unknown_replicas();
+  void settle_volume(VolumeEntry entry, const ReplicaIndex& index);
+  bool drop_unfinished(const VolumeEntry& entry, const ReplicaIndex& index);
+  std::string find_replica(Hosted& hosted, const ReplicaIndex& index);
+  void report_unknown_replicas(const std::vector<Disk*>& disks);
   Status serve_nbd();
   Status open_attacher();
   void settle_attachments();
@@ -309,6 +317,19 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status undo_target(Hosted& hosted, const std::string& target);
   Status refresh(Hosted& hosted);
   bool settle_stage(Hosted& hosted, bool device_lives);
+
+  // Disks that open, and what waits for them (volume_disk_opening.cpp).
+  Status open_disks();
+  Status note_opened(const std::string& id, uint64_t generation);
+  static DiskSet::Admit admit_by(const std::vector<v1::DiskRecord>& records,
+                                 const std::string& path);
+  void keep_opening();
+  void disk_came(Disk& disk);
+  void settle_volumes_of(Disk& disk);
+  static bool works(Disk* disk);
+  Status note_removed(const v1::VolumeRecord& record, const std::string& disk_id);
+  void finish_removed(Disk& disk);
+  Status remove_noted(Disk& disk, const ReplicaIndex& index, const v1::RemovedRecord& record);
 
   // Disks (volume_disks.cpp).
   store::EngineHooks hooks_for(const std::string& path);
@@ -387,6 +408,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   bool keeper_stops_ = false;
   std::map<std::string, uint64_t> disk_since_;  // id -> when it came, seconds since 1970
   std::thread keeper_;                          // starts scrubs when it is time
+  std::thread disk_opener_;                     // tries disks that are not open
 
   std::mutex mutex_;                          // guards volumes_, problems_, and what Hosted says
   std::map<std::string, HostedPtr> volumes_;  // by name

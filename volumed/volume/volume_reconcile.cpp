@@ -10,6 +10,7 @@
 
 #include "volumed/base/log.h"
 #include "volumed/volume/hosted.h"
+#include "volumed/volume/replica_index.h"
 
 namespace cvol::volume {
 namespace {
@@ -56,93 +57,71 @@ Status VolumeManager::open_node() {
   return Status::ok();
 }
 
-Status VolumeManager::open_disks() {
-  auto records = catalog_.load_disks();
-  if (!records) return records.status();
-  auto failures = catalog_.load_disk_failures();
-  if (!failures) return failures.status();
-  std::map<std::string, std::string> reasons;
-  for (const v1::DiskFailureRecord& failure : *failures)
-    reasons[failure.id()] = failure.reason().empty() ? "its record says so" : failure.reason();
-  bool any = false;
-  for (const v1::DiskRecord& record : *records) {
-    if (record.node_id() != node_.id) continue;
-    {
-      std::lock_guard lock(keeper_mutex_);
-      disk_since_[record.id()] = static_cast<uint64_t>(record.created().seconds());
-    }
-    Disk& disk = disk_set_.open_known(record.id(), record.path(), reasons[record.id()]);
-    disk.leaving = record.leaving();
-    disk.in_place = record.in_place();
-    any = true;
-  }
-  if (any) return Status::ok();
-  // The first start: one disk in the data directory.
-  return add_disk(options_.data_dir + "/disks/default", options_.first_disk).status();
-}
-
 Status VolumeManager::load_volumes() {
   auto entries = catalog_.load_volumes(problems_);
   if (!entries) return entries.status();
   for (const std::string& problem : problems_)
     log::error("volume", "a volume's record is damaged", {{"problem", problem}});
-  for (VolumeEntry& entry : *entries) settle_volume(std::move(entry));
-  report_unknown_replicas();
+  const ReplicaIndex index(disk_set_.all());
+  for (VolumeEntry& entry : *entries) settle_volume(std::move(entry), index);
+  report_unknown_replicas(disk_set_.all());
   return Status::ok();
 }
 
-void VolumeManager::settle_volume(VolumeEntry entry) {
+void VolumeManager::settle_volume(VolumeEntry entry, const ReplicaIndex& index) {
   auto hosted = std::make_shared<Hosted>();
   hosted->name = entry.record.name();
   hosted->id = entry.record.id();
   hosted->entry = std::move(entry);
-  hosted->problem = find_replica(*hosted);
-  if (hosted->entry.record.state() != "ready" && drop_unfinished(hosted->entry)) return;
+  hosted->problem = find_replica(*hosted, index);
+  if (hosted->entry.record.state() != "ready" && drop_unfinished(hosted->entry, index)) return;
   if (!hosted->problem.empty())
     log::error("volume", "a volume is damaged",
                {{"volume", hosted->name}, {"problem", hosted->problem}});
   volumes_[hosted->name] = std::move(hosted);
 }
 
-// Finds our replica by its id; returns what is wrong, or nothing.
-std::string VolumeManager::find_replica(Hosted& hosted) {
-  for (const v1::MemberRecord& member : hosted.entry.record.members()) {
+// Finds our replica by its id; returns what is wrong, or nothing. Its disk is known from the start,
+// its number when the disk is open.
+std::string VolumeManager::find_replica(Hosted& hosted, const ReplicaIndex& index) {
+  const v1::VolumeRecord record = record_of(hosted);
+  for (const v1::MemberRecord& member : record.members()) {
     if (member.node_id() != node_.id) continue;
     Disk* disk = disk_set_.find(member.disk_id());
     if (disk == nullptr)
       return "its disk " + member.disk_id() + " is not known here; add it with 'cvol disk add'";
-    hosted.disk = disk;
+    if (hosted.disk == nullptr) hosted.disk = disk;
     if (disk->engine == nullptr)
-      return "its disk " + disk->path + " does not work: " + disk->problem;
-    for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); })) {
-      if (info.replica.to_string() != member.replica_id()) continue;
-      hosted.replica = info.number;
-      if (info.size_bytes < hosted.entry.record.size_bytes())
-        return "its replica on disk " + disk->path + " is smaller than the volume";
-      return "";
-    }
-    hosted.disk = nullptr;
-    return "its replica is not on disk " + disk->path +
-           "; put the right disk back, or remove the volume with --force";
+      return "its disk " + disk->path() + " does not work: " + disk->problem();
+    const auto info = index.find(*disk, member.replica_id());
+    if (!info)
+      return "its replica is not on disk " + disk->path() +
+             "; put the right disk back, or remove the volume with --force";
+    hosted.replica = info->number;
+    if (info->size_bytes < record.size_bytes())
+      return "its replica on disk " + disk->path() + " is smaller than the volume";
+    return "";
   }
   return "it has no replica on this node";
 }
 
 // A creation or a removal that a crash cut in two. Neither holds data that anybody was promised.
-bool VolumeManager::drop_unfinished(const VolumeEntry& entry) {
+bool VolumeManager::drop_unfinished(const VolumeEntry& entry, const ReplicaIndex& index) {
   const v1::VolumeRecord& record = entry.record;
   for (const v1::MemberRecord& member : record.members()) {
     Disk* disk = disk_set_.find(member.disk_id());
-    if (disk == nullptr || disk->engine == nullptr) return false;
-    for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); })) {
-      if (info.replica.to_string() != member.replica_id()) continue;
-      const Status removed = disk->run<Status>(
-          [&](store::DiskEngine& engine) { return engine.remove_replica(info.number); });
-      if (!removed.is_ok()) {
-        log::error("volume", "cannot remove the replica of an unfinished volume",
-                   {{"volume", record.name()}, {"error", removed.message()}});
-        return false;
-      }
+    if (disk == nullptr) return false;
+    Status removed = Status::ok();
+    if (!works(disk)) {
+      removed = note_removed(record, disk->id);
+    } else if (const auto info = index.find(*disk, member.replica_id())) {
+      removed = disk->run<Status>(
+          [&](store::DiskEngine& engine) { return engine.remove_replica(info->number); });
+    }
+    if (!removed.is_ok() && removed.code() != Code::kNotFound) {
+      log::error("volume", "cannot remove the replica of an unfinished volume",
+                 {{"volume", record.name()}, {"error", removed.message()}});
+      return false;
     }
   }
   if (Status erased = catalog_.erase_volume(entry); !erased.is_ok()) {
@@ -158,20 +137,27 @@ bool VolumeManager::drop_unfinished(const VolumeEntry& entry) {
 
 // Replicas that no record speaks of hold somebody's data (metadata from a copy, a disk from
 // elsewhere): they are reported, and never removed here.
-void VolumeManager::report_unknown_replicas() {
+void VolumeManager::report_unknown_replicas(const std::vector<Disk*>& disks) {
   std::set<std::string> known;
-  for (const auto& [name, hosted] : volumes_) {
-    for (const auto& member : hosted->entry.record.members()) known.insert(member.replica_id());
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [name, hosted] : volumes_) {
+      for (const auto& member : hosted->entry.record.members()) known.insert(member.replica_id());
+    }
   }
-  for (Disk* disk : disk_set_.all()) {
+  if (auto removed = catalog_.load_removed()) {
+    for (const v1::RemovedRecord& record : *removed) known.insert(record.replica_id());
+  }
+  for (Disk* disk : disks) {
     if (disk->engine == nullptr) continue;
     for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); })) {
       if (known.contains(info.replica.to_string())) continue;
-      problems_.push_back("disk " + disk->path + " holds a replica of volume " +
+      log::warning("volume", "a replica has no record",
+                   {{"disk", disk->path()}, {"volume_id", info.volume.to_string()}});
+      std::lock_guard lock(mutex_);
+      problems_.push_back("disk " + disk->path() + " holds a replica of volume " +
                           info.volume.to_string() +
                           " that no record knows; it is kept. Restore the metadata that knows it");
-      log::warning("volume", "a replica has no record",
-                   {{"disk", disk->path}, {"volume_id", info.volume.to_string()}});
     }
   }
 }

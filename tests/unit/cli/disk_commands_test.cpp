@@ -18,6 +18,7 @@ class ScriptedApi final : public api::ApiClient {
   v1::ScrubDiskRequest scrubbed;
   v1::StopScrubRequest stopped;
   v1::VerifyDiskRequest verified;
+  v1::MoveDiskRequest moved;
   int lists = 0;
 
   Result<v1::ListDisksResponse> list_disks() override {
@@ -51,6 +52,12 @@ class ScriptedApi final : public api::ApiClient {
   Result<v1::AddDiskResponse> add_disk(const v1::AddDiskRequest&) override { return none(); }
   Result<v1::RemoveDiskResponse> remove_disk(const v1::RemoveDiskRequest&) override {
     return none();
+  }
+  Result<v1::MoveDiskResponse> move_disk(const v1::MoveDiskRequest& request) override {
+    moved = request;
+    v1::MoveDiskResponse response;
+    *response.mutable_disk() = looks.front();
+    return response;
   }
   Result<v1::CreateVolumeResponse> create_volume(const v1::CreateVolumeRequest&) override {
     return none();
@@ -192,6 +199,21 @@ TEST(ScrubDisk, StopsWhatRuns) {
   EXPECT_EQ(api.stopped.disk(), "6d5a");
   settings.wait = true;
   EXPECT_EQ(scrub_disk(api, settings, out).code(), Code::kInvalidArgument);
+}
+
+TEST(MoveDisk, NamesTheDiskAndItsNewPlace) {
+  ScriptedApi api;
+  api.looks = {disk("done")};
+  Settings settings;
+  settings.name = "6d5a";
+  settings.path = "/data/../data/two";
+  settings.accept_data_loss = true;
+  std::ostringstream out;
+  ASSERT_TRUE(move_disk(api, settings, out).is_ok());
+  EXPECT_EQ(api.moved.disk(), "6d5a");
+  EXPECT_EQ(api.moved.path(), "/data/two");
+  EXPECT_TRUE(api.moved.accept_data_loss());
+  EXPECT_NE(out.str().find("/data/one"), std::string::npos) << out.str();
 }
 
 TEST(VerifyDisk, WaitsByDefaultAndTellsWhyADiskStaysFailed) {

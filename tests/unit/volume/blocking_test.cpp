@@ -136,7 +136,7 @@ class BlockingTest : public VolumeManagerTest {
     store::FormatOptions format;
     format.capacity_bytes = 128 * kMiB;
     format.journal_bytes = 16 * kMiB;
-    auto added = manager_->add_disk(folder_ + "/disks/gated", format);
+    auto added = manager_->add_disk(folder_ + "/disks/gated", format, /*force=*/true);
     EXPECT_TRUE(added.is_ok()) << added.message();
     return added->id;
   }

@@ -220,7 +220,7 @@ TEST_F(VolumeManagerTest, AddsADiskOnce) {
   store::FormatOptions format;
   format.capacity_bytes = 128 * kMiB;
   format.journal_bytes = 16 * kMiB;
-  auto added = manager_->add_disk(folder_ + "/disks/second", format);
+  auto added = manager_->add_disk(folder_ + "/disks/second", format, /*force=*/true);
   ASSERT_TRUE(added.is_ok()) << added.message();
   EXPECT_EQ(manager_->add_disk(folder_ + "/disks/second", format)->id, added->id);
   EXPECT_EQ(manager_->add_disk("relative", format).code(), Code::kInvalidArgument);

@@ -257,10 +257,19 @@ void SimReactor::submit_file(Op& op) {
   }
   const uint64_t length = length_of(op);
   CVOL_ASSERT(op.offset % kSimPageBytes == 0 && length % kSimPageBytes == 0);
+  if (op.kind == OpKind::kReadV && faults().read_starved != 0 && fails(faults().read_starved)) {
+    complete_at(op, when, []() -> int64_t { return -ENOMEM; });
+    return;
+  }
   if (op.kind == OpKind::kReadV) {
     const bool error = fails(faults().read_error);
     complete_at(op, when,
                 [file, raw, error]() -> int64_t { return error ? -EIO : read_now(*file, *raw); });
+    return;
+  }
+  // Drawn only where it is asked for: seeds stay what they were.
+  if (faults().write_full != 0 && fails(faults().write_full)) {
+    complete_at(op, when, []() -> int64_t { return -ENOSPC; });
     return;
   }
   const bool error = fails(faults().write_error);
@@ -511,6 +520,14 @@ Status SimReactor::file_allocate(int handle, uint64_t bytes) {
     return Status(Code::kNoSpace, "reserve space: No space left on device");
   file.resize(bytes);
   return Status::ok();
+}
+
+// Files of the simulator have no holes; SimFaults::own_fails stands for one that cannot be filled.
+Result<uint64_t> SimReactor::file_own(int handle, uint64_t bytes) {
+  if (dead_) return Status(Code::kIo, "reserve space: the node is dead");
+  CVOL_ASSERT(bytes <= handles_.at(handle).file->size());
+  if (faults().own_fails) return Status(Code::kNoSpace, "reserve space: No space left on device");
+  return uint64_t{0};
 }
 
 void SimReactor::cancel(Op& op) {

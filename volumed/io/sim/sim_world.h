@@ -30,6 +30,9 @@ struct SimFaults {
   Nanoseconds helper_low = 10 * kMicrosecond, helper_high = 2 * kMillisecond;
   // Chances in a million per operation.
   uint64_t read_error = 0, write_error = 0, sync_error = 0;
+  uint64_t write_full = 0;          // a write finds the file system full; nothing is written
+  uint64_t read_starved = 0;        // a read finds no memory
+  bool own_fails = false;           // holes of a copied file find no room
   uint64_t cached_read = 500000;    // a read through the page cache is done at once
   uint64_t short_receive = 250000;  // a receive gets only part of what is there
   uint64_t connection_reset = 0;
