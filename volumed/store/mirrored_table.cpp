@@ -327,7 +327,9 @@ Status MirroredTable::scan_range(const std::string& prefix, const std::string& a
       if (prefix.empty() && after.empty() && whole && reading == source_) proven_ = true;
       return status;
     }
-    if (stopped || status.code() == Code::kUnavailable) return status;
+    // Descriptors that have run out say nothing of the copy.
+    const bool passes = status.code() == Code::kUnavailable || status.code() == Code::kBusy;
+    if (stopped || passes) return status;
     if (copies_[1 - reading].state != State::kLevel) {
       return Status(status.code(),
                     status.message() +
