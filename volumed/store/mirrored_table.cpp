@@ -165,6 +165,7 @@ Status MirroredTable::compare() {
       // one must not be touched before the newer one is known to be readable.
       const Status readable =
           source().table->scan([](std::string_view, std::string_view) { return Status::ok(); });
+      if (readable.code() == Code::kBusy) return readable;  // it says nothing of the copy
       if (readable) {
         proven_ = true;
         other().state = State::kBehind;
@@ -194,6 +195,10 @@ Status MirroredTable::mend() {
   if (!proven_) {
     const Status readable =
         source().table->scan([](std::string_view, std::string_view) { return Status::ok(); });
+    if (readable.code() == Code::kBusy) {
+      mended_ = false;
+      return readable;
+    }
     if (!readable) {
       return Status(Code::kDamaged, "both copies of the chunk table are damaged: " +
                                         readable.message() + "; " + other().why.message());
