@@ -154,6 +154,7 @@ Result<DiskView> VolumeManager::move_disk(const std::string& name, const std::st
 
 // Until stop: tries disks that are not open, and finishes removals of the others.
 void VolumeManager::keep_opening() {
+  copy_records();
   for (Disk* disk : disk_set_.all()) finish_removed(*disk);
   std::map<Disk*, std::chrono::steady_clock::time_point> due;
   while (true) {
