@@ -280,7 +280,8 @@ void VolumeManager::finish_removed(Disk& disk) {
       log::warning("volume", "a replica that was noted as removed belongs to a volume; it is kept",
                    {{"disk", disk.path()}, {"volume_id", record.volume_id()}});
     } else if (Status gone = remove_noted(disk, index, record); !gone.is_ok()) {
-      log::warning("volume", "cannot remove the replica of a removed volume; it is tried again",
+      log::warning("volume",
+                   "cannot remove the replica of a removed volume; the next start tries again",
                    {{"disk", disk.path()}, {"error", gone.message()}});
       continue;
     }
