@@ -235,6 +235,21 @@ class DisksThatMove(unittest.TestCase):
             d.start()
             self.assertEqual(self.read(d), b"p" * 4096)
 
+    def test_the_records_outlive_a_damaged_store(self):
+        with Daemon() as d:
+            d.cvol("volume", "create", "v", "--size", "16MiB")
+            self.write(d, b"r")
+            d.stop()
+            self.assertIn(b'"v"', (d.data / "metadata.copy").read_bytes())
+            (d.data / "meta/CURRENT").write_bytes(b"nonsense")
+            d.start(wait=False)
+            self.assertNotEqual(d.process.wait(timeout=30), 0)
+            self.assertIn("metadata.copy", d.log.read_text()[-2000:])
+            (d.data / "meta").rename(d.root / "broken")
+            d.start()
+            self.assertEqual(self.read(d), b"r" * 4096)
+            self.assertEqual(len(d.json("disk", "ls")), 1)
+
     @unittest.skipUnless(os.geteuid() == 0, "a file system of its own needs root")
     def test_a_disk_on_a_full_file_system_comes_when_there_is_room(self):
         with Daemon() as d:

@@ -16,6 +16,7 @@
 #include "volumed/meta/freezable_store.h"
 #include "volumed/meta/migrate.h"
 #include "volumed/meta/open_store.h"
+#include "volumed/meta/store_copy.h"
 #include "volumed/volume/volume_manager.h"
 
 namespace cvol::daemon {
@@ -63,6 +64,8 @@ class RealDaemon final : public Daemon {
  private:
   Status open_folders();
   Status start_manager();
+  Status say_how_to_restore(const Status& why, const std::string& copy) const;
+  Status restore_records(meta::MetadataStore& store, const std::string& copy) const;
   Status start_fronts();
 
   Config config_;
@@ -107,15 +110,37 @@ Status RealDaemon::open_folders() {
   return make_folder(config_.data_dir + "/disks", 0700);
 }
 
+Status RealDaemon::say_how_to_restore(const Status& why, const std::string& copy) const {
+  std::error_code error;
+  const bool broken = why.code() == Code::kDamaged || why.code() == Code::kIo;
+  if (!broken || !std::filesystem::exists(copy, error)) return why;
+  return Status(why.code(), why.message() + ". Its records are in " + copy +
+                                ": move the folder of " + config_.metadata +
+                                " away, and start volumed again");
+}
+
+Status RealDaemon::restore_records(meta::MetadataStore& store, const std::string& copy) const {
+  auto restored = meta::restore_store_copy(store, meta::Keys(config_.cluster), copy);
+  if (!restored) return restored.status();
+  if (*restored != 0)
+    log::warning("daemon", "the metadata store was empty; its records were taken from their copy",
+                 {{"copy", copy}, {"records", *restored}});
+  return Status::ok();
+}
+
 Status RealDaemon::start_manager() {
   constexpr std::string_view kRocksDb = "rocksdb:";
   if (config_.metadata.starts_with(kRocksDb))
     CVOL_TRY(make_folder(config_.metadata.substr(kRocksDb.size()), 0700));
   auto store = meta::open_store(config_.metadata);
-  if (!store) return store.status();
+  const bool embedded = config_.metadata.starts_with(kRocksDb);
+  const std::string copy = embedded ? config_.data_dir + "/metadata.copy" : "";
+  if (!store) return embedded ? say_how_to_restore(store.status(), copy) : store.status();
+  if (embedded) CVOL_TRY(restore_records(**store, copy));
   CVOL_TRY(meta::check_not_migrating(**store, meta::Keys(config_.cluster)));
   auto freezable = std::make_unique<meta::FreezableStore>(std::move(*store));
   volume::ManagerOptions options;
+  options.records_copy = copy;
   options.migrate = [this, from = freezable.get()](const std::string& uri) {
     auto to = meta::open_store(uri);
     if (!to) return to.status();

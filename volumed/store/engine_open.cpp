@@ -39,6 +39,11 @@ Task<Status> write_block(const io::File& file, const std::byte* data, uint64_t o
   co_return Status::ok();
 }
 
+// Of a disk that has a label: it is there, and not whole.
+Status part_missing(const Status& why) {
+  return why.code() == Code::kNotFound ? Status(Code::kDamaged, why.message()) : why;
+}
+
 // Zeroes [kBlockBytes, bytes): blocks that were written once can be overwritten without the file
 // system having to change its own records.
 Task<Status> zero_file(const io::File& file, uint64_t bytes) {
@@ -322,7 +327,7 @@ Task<Status> Engine::open_files(TableOpener& opener) {
   CVOL_CO_TRY(co_await read_label());
   if (options_.admit) CVOL_CO_TRY(options_.admit(label_.disk, std::nullopt));
   Result<io::File> journal = co_await open_locked("journal");
-  if (!journal) co_return journal.status();
+  if (!journal) co_return part_missing(journal.status());
   Result<uint64_t> size = journal->size();
   if (!size) co_return size.status();
   if (*size < label_.journal_bytes)
@@ -330,7 +335,7 @@ Task<Status> Engine::open_files(TableOpener& opener) {
   header_damaged_ = false;
   CVOL_CO_TRY(co_await check_header(*journal));
   Result<io::File> chunks = co_await open_locked("chunks");
-  if (!chunks) co_return chunks.status();
+  if (!chunks) co_return part_missing(chunks.status());
   chunks_ = std::move(*chunks);
   if (options_.read_cache) {
     io::OpenOptions cached;

@@ -277,11 +277,12 @@ Task<uint64_t> Engine::retire_removed_places(ReplicaNumber number) {
 // Takes out the next keys after `*after`, with the turn. `*wrote`: the error is that of a commit.
 Status Engine::remove_some_keys(ReplicaNumber number, std::string* after, bool* wrote) {
   TableBatch batch;
-  std::string last = *after;
+  const std::string from = *after;
+  std::string last = from;
   *wrote = false;
   const Status stop(Code::kCancelled, "");
   const Status scanned = table_->scan_range(
-      chunk_prefix(number), last, [&](std::string_view key, std::string_view) -> Status {
+      chunk_prefix(number), from, [&](std::string_view key, std::string_view) -> Status {
         batch.remove(std::string(key));
         last = key;
         return batch.changes.size() < kRemovalsPerCommit ? Status::ok() : stop;

@@ -123,6 +123,10 @@ Task<Status> Engine::make_room(uint32_t wanted) {
   if (!gained() && places_->backed() < places_->capacity())
     status = co_await grow(std::max(wanted, kGrowPlaces));
   grow_turn_.release();
+  if (status.code() == Code::kBusy && !closing_) {  // memory or descriptors come back
+    co_await reactor_.sleep(options_.retry_after);
+    co_return Status::ok();
+  }
   if (!status && status.code() != Code::kNoSpace) co_return status;
   // Freed places come back when destage has passed the records that freed them.
   if (!gained() && !retired_.empty()) CVOL_CO_TRY(co_await destage_all());

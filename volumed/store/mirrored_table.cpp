@@ -165,6 +165,7 @@ Status MirroredTable::compare() {
       // one must not be touched before the newer one is known to be readable.
       const Status readable =
           source().table->scan([](std::string_view, std::string_view) { return Status::ok(); });
+      if (readable.code() == Code::kBusy) return readable;  // it says nothing of the copy
       if (readable) {
         proven_ = true;
         other().state = State::kBehind;
@@ -194,6 +195,10 @@ Status MirroredTable::mend() {
   if (!proven_) {
     const Status readable =
         source().table->scan([](std::string_view, std::string_view) { return Status::ok(); });
+    if (readable.code() == Code::kBusy) {
+      mended_ = false;
+      return readable;
+    }
     if (!readable) {
       return Status(Code::kDamaged, "both copies of the chunk table are damaged: " +
                                         readable.message() + "; " + other().why.message());
@@ -327,7 +332,9 @@ Status MirroredTable::scan_range(const std::string& prefix, const std::string& a
       if (prefix.empty() && after.empty() && whole && reading == source_) proven_ = true;
       return status;
     }
-    if (stopped || status.code() == Code::kUnavailable) return status;
+    // Descriptors that have run out say nothing of the copy.
+    const bool passes = status.code() == Code::kUnavailable || status.code() == Code::kBusy;
+    if (stopped || passes) return status;
     if (copies_[1 - reading].state != State::kLevel) {
       return Status(status.code(),
                     status.message() +

@@ -4,8 +4,10 @@
 #include <ctime>
 #include <filesystem>
 #include <set>
+#include <utility>
 
 #include "volumed/base/log.h"
+#include "volumed/meta/store_copy.h"
 #include "volumed/volume/disk_ground.h"
 #include "volumed/volume/disk_paths.h"
 #include "volumed/volume/hosted.h"
@@ -161,6 +163,7 @@ Result<DiskView> VolumeManager::move_disk(const std::string& name, const std::st
 
 // Until stop: tries disks that are not open, and finishes removals of the others.
 void VolumeManager::keep_opening() {
+  copy_records();
   for (Disk* disk : disk_set_.all()) finish_removed(*disk);
   std::map<Disk*, std::chrono::steady_clock::time_point> due;
   while (true) {
@@ -169,6 +172,7 @@ void VolumeManager::keep_opening() {
       const bool stops = keeper_wake_.wait_for(lock, kSoon, [this] { return keeper_stops_; });
       if (stops) return;
     }
+    copy_records();
     for (Disk* disk : disk_set_.all()) {
       const auto began = std::chrono::steady_clock::now();
       if (disk->engine != nullptr || disk->gone || due[disk] > began) continue;
@@ -180,6 +184,28 @@ void VolumeManager::keep_opening() {
       due[disk] = ended + std::chrono::duration_cast<std::chrono::milliseconds>(pause);
     }
   }
+}
+
+// The embedded store is kept once: its records are copied soon after each change.
+void VolumeManager::copy_records() {
+  if (cluster_ || options_.records_copy.empty()) return;
+  if (!copy_watch_) {
+    auto watch =
+        store_->watch(catalog_.keys().root(),
+                      [this](const std::vector<meta::WatchEvent>&) { records_changed_ = true; });
+    if (!watch) return;
+    copy_watch_ = std::move(*watch);
+  }
+  if (!records_changed_.exchange(false)) return;
+  if (Status copied = meta::write_store_copy(*store_, catalog_.keys(), options_.records_copy);
+      !copied.is_ok()) {
+    records_changed_ = true;
+    if (!std::exchange(copy_fails_, true))
+      log::warning("volume", "cannot copy the records; it is tried again",
+                   {{"path", options_.records_copy}, {"error", copied.message()}});
+    return;
+  }
+  copy_fails_ = false;
 }
 
 void VolumeManager::disk_came(Disk& disk) {
@@ -263,7 +289,8 @@ void VolumeManager::finish_removed(Disk& disk) {
       log::warning("volume", "a replica that was noted as removed belongs to a volume; it is kept",
                    {{"disk", disk.path()}, {"volume_id", record.volume_id()}});
     } else if (Status gone = remove_noted(disk, index, record); !gone.is_ok()) {
-      log::warning("volume", "cannot remove the replica of a removed volume; it is tried again",
+      log::warning("volume",
+                   "cannot remove the replica of a removed volume; the next start tries again",
                    {{"disk", disk.path()}, {"error", gone.message()}});
       continue;
     }

@@ -265,6 +265,8 @@ void VolumeManager::stop_keeper() {
   }
   if (keeper_.joinable()) keeper_.join();
   if (disk_opener_.joinable()) disk_opener_.join();
+  if (copy_watch_) copy_records();
+  copy_watch_.reset();
 }
 
 }  // namespace cvol::volume

@@ -69,6 +69,8 @@ struct ManagerOptions {
   // Moves all records into another metadata store, and lets nothing change them from then on.
   std::function<Status(const std::string& uri)> migrate;
   DiskMaker disks = DiskMaker::real();
+  // Where the records are copied to when they have changed; empty, or in a cluster: nowhere.
+  std::string records_copy;
   // Called every few seconds while the start waits for disks to open.
   std::function<void()> on_waiting;
   std::unique_ptr<FileSystems> file_systems;  // null: the real ones
@@ -324,6 +326,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   static DiskSet::Admit admit_by(const std::vector<v1::DiskRecord>& records,
                                  const std::string& path);
   void keep_opening();
+  void copy_records();
   void disk_came(Disk& disk);
   void settle_volumes_of(Disk& disk);
   static bool works(Disk* disk);
@@ -409,6 +412,9 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::map<std::string, uint64_t> disk_since_;  // id -> when it came, seconds since 1970
   std::thread keeper_;                          // starts scrubs when it is time
   std::thread disk_opener_;                     // tries disks that are not open
+  std::atomic<bool> records_changed_{true};     // since they were copied
+  bool copy_fails_ = false;                     // and it was said
+  std::unique_ptr<meta::Watch> copy_watch_;     // null in a cluster
 
   std::mutex mutex_;                          // guards volumes_, problems_, and what Hosted says
   std::map<std::string, HostedPtr> volumes_;  // by name
