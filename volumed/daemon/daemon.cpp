@@ -9,6 +9,7 @@
 #include "volumed/api/http_server.h"
 #include "volumed/api/metrics_text.h"
 #include "volumed/api/service.h"
+#include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
 #include "volumed/daemon/docker.h"
 #include "volumed/daemon/host.h"
@@ -66,6 +67,7 @@ class RealDaemon final : public Daemon {
   Status start_fronts();
 
   Config config_;
+  const ConnectionBudgets budgets_ = connection_budgets(descriptor_limit(), 1);
   std::unique_ptr<FolderLock> data_lock_;
   std::unique_ptr<FolderLock> run_lock_;
   std::unique_ptr<Watcher> watcher_;  // null: this node is alone
@@ -139,6 +141,8 @@ Status RealDaemon::start_manager() {
   options.engine.wall_clock = [] { return static_cast<uint64_t>(std::time(nullptr)); };
   options.scrub_interval = std::chrono::seconds(config_.scrub_interval);
   options.nbd.buffer_bytes = config_.buffer_size;
+  options.nbd.tcp_connections = budgets_.nbd_tcp;
+  options.nbd.unix_connections = budgets_.nbd_unix;
   options.engine.read_cache = config_.read_cache == "page";
   if (config_.metadata.starts_with("etcd:")) {
     volume::ManagerOptions::ClusterMode mode;

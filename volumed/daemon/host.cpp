@@ -16,6 +16,7 @@
 #include <fstream>
 #include <thread>
 
+#include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
 
 namespace cvol::daemon {
@@ -88,6 +89,7 @@ Status make_folder(const std::string& path, unsigned mode) {
 void harden_process() {
   ::umask(0077);
   ::signal(SIGPIPE, SIG_IGN);
+  log::info("daemon", "open files", {{"limit", raise_descriptor_limit()}});
   if (::geteuid() != 0) return;
   // Memory for our own writes must not wait for writes to our own devices.
   if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
