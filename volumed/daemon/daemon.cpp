@@ -181,9 +181,13 @@ Status RealDaemon::start_fronts() {
   if (!api) return api.status();
   api_ = std::move(*api);
   if (config_.http != "off") {
-    auto http = api::HttpServer::start(config_.http, [this](const api::HttpRequest& request) {
-      return serve_http(*manager_, request);
-    });
+    api::HttpOptions bounds;
+    bounds.connections = budgets_.http;
+    bounds.first_time = std::chrono::seconds(10);
+    bounds.idle_time = std::chrono::seconds(120);
+    auto http = api::HttpServer::start(
+        config_.http,
+        [this](const api::HttpRequest& request) { return serve_http(*manager_, request); }, bounds);
     if (!http)
       return http.status().with_context(
           "serve metrics (choose another address with --http, or "

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
 #include "volumed/meta/records.h"
 #include "volumed/volume/cluster_register.h"
@@ -137,6 +138,8 @@ Result<Cluster::ShardPart*> Cluster::part_of(io::Shard* shard, uint16_t index) {
   mesh.self = {*node, index};
   mesh.cluster = cluster_id_;
   mesh.process = process_;
+  mesh.most_connections =
+      connection_budgets(descriptor_limit(), disks_.shards().size()).replication;
   const std::string address = with_port(options_.listen, index);
   const Status opened = shard->invoke([&] {
     part->exchange = std::make_unique<replication::Exchange>(shard->reactor(), *part->reg, mesh,
