@@ -23,11 +23,20 @@ namespace cvol::daemon {
 namespace {
 
 api::HttpResponse ready(volume::VolumeManager& manager) {
+  using volume::ConditionKind;
   std::string text;
+  std::string not_ready;
   bool any = false;
   for (const auto& disk : manager.disks()) any = any || disk.problem.empty();
-  for (const std::string& problem : manager.problems()) text += problem + "\n";
-  if (!any) return {503, "text/plain; charset=utf-8", "no disk works\n" + text};
+  if (!any) not_ready = "no disk works\n";
+  for (const volume::Condition& condition : manager.conditions()) {
+    text += std::string(volume::severity_name(condition.severity())) + ": " + condition.sentence() +
+            "\n";
+    if (condition.kind == ConditionKind::kStoreAway || condition.kind == ConditionKind::kStoreFull)
+      not_ready += "the metadata store takes no changes\n";
+    if (condition.kind == ConditionKind::kIoWaits) not_ready += "requests wait\n";
+  }
+  if (!not_ready.empty()) return {503, "text/plain; charset=utf-8", not_ready + text};
   return {200, "text/plain; charset=utf-8", text.empty() ? "ready\n" : "ready, but:\n" + text};
 }
 

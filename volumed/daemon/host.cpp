@@ -139,6 +139,22 @@ void notify_systemd(const std::string& state) {
   ::sd_notify(0, state.c_str());
 }
 
+StartNotice::StartNotice()
+    : thread_([this] {
+        std::unique_lock lock(mutex_);
+        while (!ended_.wait_for(lock, std::chrono::seconds(20), [this] { return over_; }))
+          notify_systemd("EXTEND_TIMEOUT_USEC=60000000");
+      }) {}
+
+StartNotice::~StartNotice() {
+  {
+    std::lock_guard lock(mutex_);
+    over_ = true;
+    ended_.notify_all();
+  }
+  thread_.join();
+}
+
 std::string read_boot_id() {
   std::ifstream file("/proc/sys/kernel/random/boot_id");
   std::string id;

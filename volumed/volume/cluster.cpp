@@ -72,7 +72,9 @@ Status Cluster::start() {
   auto watch = store.watch(catalog_.keys().root(), follow);
   if (!watch) return watch.status();
   watch_ = std::move(*watch);
-  CVOL_TRY(announce());
+  // A store that refuses changes for want of space: what needs none is served, and the lease is
+  // asked for again and again.
+  if (Status told = announce(); !told && told.code() != Code::kNoSpace) return told;
   for (const std::string& prefix :
        {catalog_.keys().nodes(), catalog_.keys().alive(), catalog_.keys().volumes()}) {
     auto listed = store.list(prefix);
@@ -414,7 +416,7 @@ Status Cluster::move_primary(const OpenGateway& gateway, const std::string& volu
   return Status(Code::kUnavailable, "the primary has not moved; try again");
 }
 
-std::vector<std::string> Cluster::problems() {
+std::vector<std::pair<std::string, std::string>> Cluster::stopped_copies() {
   std::map<std::string, std::string> found;
   {
     std::lock_guard lock(locals_mutex_);
@@ -422,10 +424,10 @@ std::vector<std::string> Cluster::problems() {
       if (!local.problem.empty()) found[id] = local.problem;
     }
   }
-  std::vector<std::string> all;
+  std::vector<std::pair<std::string, std::string>> all;
   for (const auto& [id, problem] : found) {
     auto known = entry(id);
-    all.push_back("volume '" + (known ? known->record.name() : id) + "': " + problem);
+    all.emplace_back(known ? known->record.name() : id, problem);
   }
   return all;
 }
