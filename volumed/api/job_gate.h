@@ -25,8 +25,8 @@ namespace cvol::api {
 class JobGate {
  public:
   struct Limits {
-    uint64_t callers = 48;      // who wait here, from 1: each has a thread of the server's
-    uint64_t jobs = 128;        // that run, from 1, those whose callers have left among them
+    uint64_t callers = 192;     // who wait here, from 1: each has a thread of the server's
+    uint64_t jobs = 256;        // that run, from 1, those whose callers have left among them
     uint64_t jobs_per_key = 8;  // waiting for their turn or running, from 1
     std::chrono::milliseconds turn{10'000};  // how long a job waits for its turn
     std::chrono::milliseconds look{50};      // between two questions whether to leave

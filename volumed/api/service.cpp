@@ -23,8 +23,9 @@ using volume::VolumeManager;
 using volume::VolumeView;
 
 constexpr uint64_t kDefaultVolumeBytes = 10 * kGiB;
-// Of these JobsService takes 48 at most for calls that may wait, followers of events 32.
-constexpr int kMostThreads = 96;
+// Of these JobsService takes 192 at most for calls that may wait, followers of events 32: the rest
+// is for those who look.
+constexpr int kMostThreads = 256;
 constexpr int kMostFollowers = 32;
 constexpr int kIdleConnection = 300'000;  // milliseconds without a call
 constexpr int kHandshakeTime = 10'000;    // milliseconds until HTTP/2 is spoken
