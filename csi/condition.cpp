@@ -39,6 +39,11 @@ wire::VolumeCondition condition_of(const v1::Volume& volume) {
     condition.set_message("damaged: " + volume.problem());
     return condition;
   }
+  if (!volume.waits().empty()) {
+    condition.set_abnormal(true);
+    condition.set_message(volume.waits());
+    return condition;
+  }
   const Count count = count_copies(volume);
   if (count.in_sync >= volume.replicas()) {
     condition.set_message(volume.replicas() == 1

@@ -8,6 +8,7 @@
 
 #include "csi/csi_server.h"
 #include "volumed/api/channel.h"
+#include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
 
 namespace {
@@ -37,6 +38,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error"}));
   CLI11_PARSE(app, argc, argv);
   log::set_level(level);
+  raise_descriptor_limit();
   // Blocked before any thread is made, so that all inherit it.
   sigset_t stop;
   sigemptyset(&stop);

@@ -47,6 +47,7 @@ Task<Status> Handshake::receive(void* into, std::size_t bytes) {
   while (bytes > 0) {
     const int64_t got = co_await stream_.recv(at, bytes);
     if (got <= 0) co_return Status(Code::kCancelled, "the client left during the handshake");
+    last_progress_ = reactor_.now();
     at += got;
     bytes -= static_cast<std::size_t>(got);
   }
@@ -58,6 +59,7 @@ Task<Status> Handshake::send(std::string text) {
   const int64_t sent = co_await stream_.sendv(&iov, 1);
   if (sent != static_cast<int64_t>(text.size()))
     co_return Status(Code::kCancelled, "the client left during the handshake");
+  last_progress_ = reactor_.now();
   co_return Status::ok();
 }
 
@@ -138,7 +140,10 @@ Task<Result<std::shared_ptr<Export>>> Handshake::open(std::string volume) {
       answer->arrived.set();
     });
   });
+  waits_for_client_ = false;
   co_await answer->arrived.wait();
+  waits_for_client_ = true;
+  last_progress_ = reactor_.now();
   co_return std::move(*answer->value);
 }
 
@@ -209,7 +214,10 @@ Task<Status> Handshake::list(OptionHeader header, bool empty) {
       answer->arrived.set();
     });
   });
+  waits_for_client_ = false;
   co_await answer->arrived.wait();
+  waits_for_client_ = true;
+  last_progress_ = reactor_.now();
   for (const std::string& name : *answer->value) append_list_entry(out, name);
   append_option_reply(out, header.code, OptionReply::kAck);
   co_return co_await send(std::move(out));

@@ -26,6 +26,10 @@ class Handshake {
   // kCancelled: the client went away in order. Any other error is the reason to log.
   Task<Result<HandshakeOutcome>> run();
 
+  // Whether it is the client's turn, and when it last said or took something.
+  bool waits_for_client() const { return waits_for_client_; }
+  io::Nanoseconds last_progress() const { return last_progress_; }
+
  private:
   enum class Next { kMoreOptions, kTransmission, kAbort };
 
@@ -42,6 +46,8 @@ class Handshake {
   io::Stream& stream_;
   ExportDirectory& directory_;
   bool no_zeroes_ = false;
+  bool waits_for_client_ = true;
+  io::Nanoseconds last_progress_ = reactor_.now();
   std::string context_export_;  // the export that base:allocation was set for
   HandshakeOutcome outcome_;
 };

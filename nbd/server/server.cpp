@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <list>
 #include <map>
 #include <mutex>
 
@@ -18,7 +19,11 @@ namespace cvol::nbd {
 namespace {
 
 constexpr io::Nanoseconds kHandshakeTime = 30 * io::kSecond;
-constexpr uint64_t kMostConnections = 4096;
+constexpr io::Nanoseconds kAcceptPause = 100 * io::kMillisecond;
+constexpr io::Nanoseconds kComplaintPause = 10 * io::kSecond;  // between two of the same
+
+// Where a client comes from. Each kind has a budget of its own.
+enum class Origin : uint8_t { kTcp, kUnix, kHanded };
 
 class ServerImpl final : public Server {
  public:
@@ -37,17 +42,28 @@ class ServerImpl final : public Server {
   struct Connection {
     std::string volume;
     io::Reactor* reactor = nullptr;
-    bool accepted = false;                 // its client came by a listener
+    Origin origin = Origin::kHanded;       // kHanded: not by a listener
     Transmission* transmission = nullptr;  // touched on `reactor` only
     bool ended = false;                    // on `reactor`: the transmission is gone
     bool cut = false;                      // on `reactor`: end it as soon as it begins
   };
 
-  Task<void> accept_loop(std::size_t listener);
-  Task<void> shake_hands(io::Stream stream);
-  Task<void> watchdog(int handle, io::CancelToken* token);
+  // A client in its handshake.
+  struct Shaking {
+    int handle = -1;
+    Origin origin = Origin::kTcp;
+    Handshake* handshake = nullptr;
+    bool ended = false;  // by us
+  };
+
+  Task<void> accept_loop(std::size_t listener, Origin origin);
+  bool make_room(Origin origin);
+  bool may_complain();
+  Task<void> shake_hands(io::Stream stream, Origin origin);
+  Task<void> watchdog(Shaking* shaking, io::CancelToken* token);
   void transmit(int descriptor, std::shared_ptr<Export> target, Agreement agreement,
-                ExportName name, Resends resends);
+                ExportName name, Origin origin);
+  uint64_t& open_of(Origin origin) { return origin == Origin::kUnix ? open_unix_ : open_tcp_; }
   static Task<void> run_transmission(ServerImpl* server, ShardState* shard, int descriptor,
                                      std::shared_ptr<Export> target, Agreement agreement,
                                      ExportName name, Resends resends,
@@ -62,10 +78,12 @@ class ServerImpl final : public Server {
   ServerOptions options_;
   bool stopping_ = false;
   std::vector<std::unique_ptr<io::Listener>> listeners_;
-  uint64_t handshakes_ = 0;
-  std::vector<int> shaking_;  // sockets in handshake
+  std::list<Shaking*> shaking_;  // the oldest first
   std::vector<std::shared_ptr<Connection>> connections_;
-  uint64_t accepted_ = 0;  // of connections_; the kernel's dead ones must not keep clients out
+  // Accepted clients, in handshake or later; the kernel's dead ones must not keep clients out.
+  uint64_t open_tcp_ = 0;
+  uint64_t open_unix_ = 0;
+  io::Nanoseconds complained_ = 0;  // when the log was told last that accepting does not work
   uint64_t shards_closing_ = 0;
   io::WaitList changed_;
   io::Scope scope_;
@@ -78,12 +96,22 @@ Status ServerImpl::listen(const std::string& address) {
   Result<io::Listener> listener = reactor_.listen(address, io::Watch::kPatiently);
   if (!listener) return listener.status();
   listeners_.push_back(std::make_unique<io::Listener>(std::move(*listener)));
-  scope_.spawn(accept_loop(listeners_.size() - 1));
+  const Origin origin = address.starts_with("unix:") ? Origin::kUnix : Origin::kTcp;
+  scope_.spawn(accept_loop(listeners_.size() - 1, origin));
   log::info("nbd", "listening", {{"address", address}});
   return Status::ok();
 }
 
-Task<void> ServerImpl::accept_loop(std::size_t index) {
+// Whoever floods the listener does not flood the log.
+bool ServerImpl::may_complain() {
+  const io::Nanoseconds now = reactor_.now();
+  if (complained_ != 0 && now - complained_ < kComplaintPause) return false;
+  complained_ = now;
+  return true;
+}
+
+// Descriptors or memory may be short: accepting goes on when they are there again.
+Task<void> ServerImpl::accept_loop(std::size_t index, Origin origin) {
   io::Listener& listener = *listeners_[index];
   while (!stopping_) {
     const int64_t handle = co_await listener.accept();
@@ -92,44 +120,74 @@ Task<void> ServerImpl::accept_loop(std::size_t index) {
       break;
     }
     if (handle < 0) {
-      log::warning("nbd", "accept failed", {{"errno", -handle}});
-      co_await reactor_.sleep(100 * io::kMillisecond);
+      if (may_complain())
+        log::warning("nbd", "cannot accept a connection; trying again",
+                     {{"error", status_from_errno(static_cast<int>(-handle), "accept").message()}});
+      co_await reactor_.sleep(kAcceptPause);
       continue;
     }
     io::Stream stream(&reactor_, static_cast<int>(handle));
-    if (accepted_ + handshakes_ >= kMostConnections) {
-      log::warning("nbd", "too many connections; refusing one", {{"most", kMostConnections}});
-      continue;
-    }
-    scope_.spawn(shake_hands(std::move(stream)));
+    if (!make_room(origin)) continue;
+    scope_.spawn(shake_hands(std::move(stream), origin));
   }
 }
 
-// Ends a handshake that takes too long.
-Task<void> ServerImpl::watchdog(int handle, io::CancelToken* token) {
-  const int64_t expired = co_await reactor_.sleep(kHandshakeTime, token);
-  if (expired == 0) reactor_.shutdown_handle(handle);
+// Whether one more client may stay. The oldest that has not chosen an export makes room for it:
+// those who say nothing must not keep out those who do.
+bool ServerImpl::make_room(Origin origin) {
+  const uint64_t most =
+      origin == Origin::kUnix ? options_.unix_connections : options_.tcp_connections;
+  if (open_of(origin) < most) return true;
+  for (Shaking* shaking : shaking_) {
+    if (shaking->origin != origin || shaking->ended || !shaking->handshake->waits_for_client())
+      continue;
+    shaking->ended = true;
+    reactor_.shutdown_handle(shaking->handle);
+    return true;
+  }
+  if (may_complain())
+    log::warning("nbd", "too many connections; refusing one",
+                 {{"from", origin == Origin::kUnix ? "unix" : "tcp"}, {"most", most}});
+  return false;
 }
 
-Task<void> ServerImpl::shake_hands(io::Stream stream) {
-  ++handshakes_;
-  shaking_.push_back(stream.handle());
+// Ends a handshake that takes too long, or whose client is silent.
+Task<void> ServerImpl::watchdog(Shaking* shaking, io::CancelToken* token) {
+  const io::Nanoseconds begun = reactor_.now();
+  while (true) {
+    const int64_t ended = co_await reactor_.sleep(options_.silence, token);
+    if (ended != 0) co_return;
+    const io::Nanoseconds now = reactor_.now();
+    const Handshake& handshake = *shaking->handshake;
+    const bool silent =
+        handshake.waits_for_client() && now - handshake.last_progress() >= options_.silence;
+    if (silent || now - begun >= kHandshakeTime) break;
+  }
+  shaking->ended = true;
+  reactor_.shutdown_handle(shaking->handle);
+}
+
+Task<void> ServerImpl::shake_hands(io::Stream stream, Origin origin) {
+  ++open_of(origin);
+  Handshake handshake(reactor_, stream, directory_);
+  Shaking shaking{stream.handle(), origin, &handshake, false};
+  shaking_.push_back(&shaking);
   io::CancelToken token;
   io::Scope watch;
-  watch.spawn(watchdog(stream.handle(), &token));
-  Handshake handshake(reactor_, stream, directory_);
+  watch.spawn(watchdog(&shaking, &token));
   Result<HandshakeOutcome> outcome = co_await handshake.run();
   token.cancel();
   co_await watch.join();
-  std::erase(shaking_, stream.handle());
-  --handshakes_;
+  shaking_.remove(&shaking);
   if (!outcome) {
     if (outcome.code() != Code::kCancelled)
       log::warning("nbd", "closing a connection", {{"why", outcome.message()}});
-  } else if (!stopping_) {
+  } else if (!stopping_ && !shaking.ended) {
     transmit(stream.release(), std::move(outcome->target), outcome->agreement, outcome->name,
-             Resends::kBySession);
+             origin);
+    ++open_of(origin);  // of the transmission; the handshake's goes below
   }
+  --open_of(origin);
   changed_.wake_all();
 }
 
@@ -142,12 +200,12 @@ ShardState& ServerImpl::shard_of(io::Reactor& reactor) {
 
 // Hands the socket to the shard that owns the device.
 void ServerImpl::transmit(int descriptor, std::shared_ptr<Export> target, Agreement agreement,
-                          ExportName name, Resends resends) {
+                          ExportName name, Origin origin) {
+  const Resends resends = origin == Origin::kHanded ? Resends::kAfterHangUp : Resends::kBySession;
   auto connection = std::make_shared<Connection>();
   connection->volume = target->name;
   connection->reactor = target->reactor;
-  connection->accepted = resends == Resends::kBySession;
-  if (connection->accepted) ++accepted_;
+  connection->origin = origin;
   connections_.push_back(connection);
   {
     std::lock_guard lock(mutex_);
@@ -186,7 +244,7 @@ void ServerImpl::connection_ended(const std::shared_ptr<Connection>& connection)
   }
   log::info("nbd", "disconnected", {{"volume", connection->volume}});
   std::erase(connections_, connection);
-  if (connection->accepted) --accepted_;
+  if (connection->origin != Origin::kHanded) --open_of(connection->origin);
   changed_.wake_all();
 }
 
@@ -203,8 +261,7 @@ void ServerImpl::serve_connected(int descriptor, std::shared_ptr<Export> target)
       io::Stream(&reactor_, descriptor).close();
       return;
     }
-    transmit(descriptor, target, Agreement{}, ExportName{target->name, "", 0},
-             Resends::kAfterHangUp);
+    transmit(descriptor, target, Agreement{}, ExportName{target->name, "", 0}, Origin::kHanded);
   });
 }
 
@@ -228,9 +285,9 @@ uint64_t ServerImpl::connections(const std::string& name) const {
 Task<void> ServerImpl::stop() {
   stopping_ = true;
   for (const auto& listener : listeners_) listener->shutdown();
-  for (int handle : shaking_) reactor_.shutdown_handle(handle);
+  for (Shaking* shaking : shaking_) reactor_.shutdown_handle(shaking->handle);
   for (const auto& connection : connections_) cut(connection);
-  while (!connections_.empty() || handshakes_ != 0) co_await changed_.wait();
+  while (!connections_.empty() || !shaking_.empty()) co_await changed_.wait();
   co_await scope_.join();
   close_shards();
   while (shards_closing_ != 0) co_await changed_.wait();

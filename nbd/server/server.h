@@ -45,6 +45,13 @@ struct ServerOptions {
   // request, or several up to a 256th of this (memory_shares.h).
   uint64_t buffer_bytes = 256 * 1024 * 1024;
   uint32_t requests_per_connection = 128;  // under way at once; more wait in the socket
+  // Connections at once, in handshake or later, from 1: by TCP, and by unix sockets (devices of
+  // this host). Neither takes the other's. A further one ends the oldest that is still silent in
+  // its handshake, or is refused if there is none.
+  uint64_t tcp_connections = 3072;
+  uint64_t unix_connections = 1024;
+  // A client that says nothing for so long before it has chosen an export is disconnected.
+  io::Nanoseconds silence = 10 * io::kSecond;
 };
 
 class Server {

@@ -355,6 +355,7 @@ void Gateway::next_piece(Request& request) {
 
 // Until it is answered.
 Task<Status> Gateway::run(Request& request) {
+  const WaitingRequests::Mark mark(parts_.metrics->requests, reactor().now());
   ++under_way_;
   Status status = Status::ok();
   while (true) {

@@ -14,10 +14,17 @@ namespace cvol::replication {
 namespace {
 
 constexpr std::size_t kInputBytes = 256 * kKiB;
+constexpr std::size_t kFirstInputBytes = 4 * kKiB;         // before the greeting
+constexpr uint32_t kMostGreetingBytes = 8 * kKiB;          // of its body
+constexpr std::size_t kMostStrangers = 64;                 // connections that have not greeted
+constexpr io::Nanoseconds kStandstill = 10 * io::kSecond;  // in the middle of a frame
+constexpr uint64_t kSlowestBytesPerSecond = kMiB;
+constexpr io::Nanoseconds kFrameCheck = 2 * io::kSecond;
 constexpr io::Nanoseconds kDialTimeout = io::kSecond;
 constexpr io::Nanoseconds kGreetingTimeout = 3 * io::kSecond;  // of the other end's hello
 constexpr io::Nanoseconds kFirstWait = 20 * io::kMillisecond;
 constexpr io::Nanoseconds kLongestWait = io::kSecond;
+constexpr io::Nanoseconds kAcceptWait = 100 * io::kMillisecond;
 
 std::string name_of(const Endpoint& endpoint) {
   return fmt::format("{}.{}", endpoint.node.to_string().substr(0, 8), endpoint.shard);
@@ -32,12 +39,18 @@ struct Mesh::Link {
   bool installed = false;
   bool over = false;
   Uuid process;
-  std::vector<std::byte> input = std::vector<std::byte>(kInputBytes);
+  std::vector<std::byte> input = std::vector<std::byte>(kFirstInputBytes);
   std::size_t begin = 0, end = 0;
   SendQueue queue;
   std::vector<std::byte> head;  // of the frame that is being queued
   bool sender_runs = false;
   io::CancelToken greeted;  // it has said who it is, or is given up
+  // Of a frame whose bytes are awaited; 0: none is.
+  io::Nanoseconds frame_until = 0;     // when all of it has to be there
+  io::Nanoseconds frame_progress = 0;  // when bytes of it came last
+  bool frames_watched = false;
+  bool frames_seen = false;  // since the last look
+  io::CancelToken ended;
   io::Scope scope;
 };
 
@@ -162,20 +175,59 @@ Task<void> Mesh::send_loop(std::shared_ptr<Link> link) {
 
 // --- receiving ---
 
+// The memory grows as bytes arrive, never because they are announced.
 Task<bool> Mesh::fill(Link& link, std::size_t bytes) {
   if (link.end - link.begin >= bytes) co_return true;
   CVOL_ASSERT(bytes <= kInputBytes + kMiB);
   std::memmove(link.input.data(), link.input.data() + link.begin, link.end - link.begin);
   link.end -= link.begin;
   link.begin = 0;
-  if (link.input.size() < bytes) link.input.resize(bytes);
   while (link.end < bytes) {
+    if (link.end == link.input.size()) link.input.resize(std::min(bytes, 2 * link.input.size()));
     const int64_t got =
         co_await link.stream.recv(link.input.data() + link.end, link.input.size() - link.end);
     if (got <= 0) co_return false;
     link.end += static_cast<std::size_t>(got);
+    if (link.frame_until != 0) link.frame_progress = reactor_.now();
   }
   co_return true;
+}
+
+// A frame of so many bytes is awaited from now on.
+void Mesh::begin_frame(const std::shared_ptr<Link>& link, uint64_t bytes) {
+  const io::Nanoseconds now = reactor_.now();
+  link->frame_progress = now;
+  link->frame_until = now + kStandstill +
+                      static_cast<io::Nanoseconds>(bytes / kSlowestBytesPerSecond) * io::kSecond;
+  link->frames_seen = true;
+  if (link->frames_watched || link->over) return;
+  link->frames_watched = true;
+  link->scope.spawn(watch_frames(link));
+}
+
+// Runs while frames come; a silent connection has no timer.
+Task<void> Mesh::watch_frames(std::shared_ptr<Link> link) {
+  while (link->frames_seen || link->frame_until != 0) {
+    link->frames_seen = false;
+    const int64_t slept = co_await reactor_.sleep(kFrameCheck, &link->ended);
+    if (slept != 0) break;
+    const io::Nanoseconds now = reactor_.now();
+    const bool late = link->frame_until != 0 &&
+                      (now > link->frame_until || now - link->frame_progress > kStandstill);
+    if (!late) continue;
+    log::warning("replication", "closing a connection",
+                 {{"peer", name_of(link->peer)}, {"why", "it stands still in a frame"}});
+    link->stream.shutdown();
+    break;
+  }
+  link->frames_watched = false;
+}
+
+// Whose payloads are taken: nodes that the metadata store has told of.
+bool Mesh::is_known(const Endpoint& endpoint) const {
+  if (endpoint.node == options_.self.node) return true;
+  const auto at = peers_.find(endpoint);
+  return at != peers_.end() && (at->second->wanted || !at->second->address.empty());
 }
 
 Task<Buffer> Mesh::take(std::size_t bytes) {
@@ -188,7 +240,18 @@ Task<Buffer> Mesh::take(std::size_t bytes) {
   co_return buffer;
 }
 
-Task<bool> Mesh::receive_frame(Link& link, Frame& frame) {
+Task<bool> Mesh::receive_rest(io::Reactor& reactor, Link& link, std::span<std::byte> into) {
+  while (!into.empty()) {
+    const int64_t got = co_await link.stream.recv(into.data(), into.size());
+    if (got <= 0) co_return false;
+    link.frame_progress = reactor.now();
+    into = into.subspan(static_cast<std::size_t>(got));
+  }
+  co_return true;
+}
+
+Task<bool> Mesh::receive_frame(std::shared_ptr<Link> shared, Frame& frame) {
+  Link& link = *shared;
   bool more = co_await fill(link, wire::kHeaderBytes);
   if (!more) co_return false;
   auto header = wire::decode_header({link.input.data() + link.begin, wire::kHeaderBytes});
@@ -197,10 +260,19 @@ Task<bool> Mesh::receive_frame(Link& link, Frame& frame) {
                  {{"peer", name_of(link.peer)}, {"why", header.message()}});
     co_return false;
   }
-  // Nothing is kept for somebody who has not said who he is.
-  if (header->payload_bytes > 0 && !link.greeted.cancelled()) co_return false;
+  // Nothing is kept for somebody who has not said who he is, or whom nobody knows.
+  const bool greeted = link.greeted.cancelled();
+  if (!greeted && (header->payload_bytes > 0 || header->body_bytes > kMostGreetingBytes))
+    co_return false;
+  if (header->payload_bytes > 0 && !is_known(link.peer)) {
+    log::warning("replication", "closing a connection of a node that is not known here (yet)",
+                 {{"peer", name_of(link.peer)}});
+    co_return false;
+  }
   const std::size_t bytes = wire::kHeaderBytes + header->body_bytes;
+  if (greeted && link.end - link.begin < bytes) begin_frame(shared, bytes);
   more = co_await fill(link, bytes);
+  link.frame_until = 0;
   if (!more) co_return false;
   const std::span<const std::byte> whole{link.input.data() + link.begin, bytes};
   if (Status held = wire::verify_frame(*header, whole); !held) {
@@ -213,16 +285,16 @@ Task<bool> Mesh::receive_frame(Link& link, Frame& frame) {
     frame.payload = co_await take(header->payload_bytes);
     // The body must stay where it is while the payload comes.
     const std::size_t want = header->payload_bytes;
-    std::size_t have = std::min(want, link.end - link.begin - bytes);
+    const std::size_t have = std::min(want, link.end - link.begin - bytes);
     std::memcpy(frame.payload.data(), link.input.data() + link.begin + bytes, have);
-    const std::size_t used = bytes + have;
-    while (have < want) {
-      const int64_t got = co_await link.stream.recv(frame.payload.data() + have, want - have);
-      if (got <= 0) co_return false;
-      have += static_cast<std::size_t>(got);
+    if (have < want) {
+      begin_frame(shared, want - have);
+      more = co_await receive_rest(reactor_, link, frame.payload.first(want).subspan(have));
+      link.frame_until = 0;
+      if (!more) co_return false;
     }
     frame.body = {link.input.data() + link.begin + wire::kHeaderBytes, header->body_bytes};
-    link.begin += used;
+    link.begin += bytes + have;
     co_return true;
   }
   frame.body = whole.subspan(wire::kHeaderBytes);
@@ -272,7 +344,7 @@ std::string Mesh::why_refused(const wire::Hello& hello) const {
   return "";
 }
 
-Task<Result<wire::Hello>> Mesh::receive_hello(Link& link, wire::FrameType type) {
+Task<Result<wire::Hello>> Mesh::receive_hello(std::shared_ptr<Link> link, wire::FrameType type) {
   Frame frame;
   const bool got = co_await receive_frame(link, frame);
   if (!got) co_return Status(Code::kUnavailable, "the connection ended in the greeting");
@@ -288,13 +360,33 @@ Task<void> Mesh::accept_loop() {
       if (handle >= 0) io::Stream(&reactor_, static_cast<int>(handle)).close();
       co_return;
     }
-    if (handle < 0) {
-      const int64_t slept = co_await reactor_.sleep(kFirstWait, &cancel_);
+    if (handle < 0) {  // descriptors or memory are short: they come back
+      const int64_t slept = co_await reactor_.sleep(kAcceptWait, &cancel_);
       if (slept < 0) co_return;
       continue;
     }
-    scope_.spawn(serve_incoming(io::Stream(&reactor_, static_cast<int>(handle))));
+    io::Stream stream(&reactor_, static_cast<int>(handle));
+    if (!make_room()) continue;
+    scope_.spawn(serve_incoming(std::move(stream)));
   }
+}
+
+// Whether one more connection may stay. Those who have not said who they are make room for it, the
+// oldest first.
+bool Mesh::make_room() {
+  std::size_t strangers = 0;
+  Link* oldest = nullptr;
+  for (const auto& link : links_) {
+    if (link->dialed || link->over || link->greeted.cancelled()) continue;
+    ++strangers;
+    if (oldest == nullptr) oldest = link.get();
+  }
+  const bool full = links_.size() >= options_.most_connections;
+  if (!full && strangers < kMostStrangers) return true;
+  if (oldest == nullptr) return false;
+  oldest->over = true;
+  oldest->stream.shutdown();
+  return true;
 }
 
 Task<void> Mesh::serve_incoming(io::Stream stream) {
@@ -303,7 +395,7 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
   links_.push_back(link);
   link->scope.spawn(limit_greeting(link));
   Frame first;
-  const bool got = co_await receive_frame(*link, first);
+  const bool got = co_await receive_frame(link, first);
   Result<wire::Hello> hello = Status(Code::kDamaged, "it does not begin with a greeting");
   if (got && first.header.type == static_cast<uint8_t>(wire::FrameType::kDead)) {
     // The watcher of a process that has ended: it says so, and goes.
@@ -330,13 +422,14 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
     send_hello(*link, wire::FrameType::kWelcome, refusal);
     const bool sent = co_await send_front(*link);
     co_await end_greeting(link);
-    if (refusal.empty() && sent && !closing_) {
+    if (refusal.empty() && sent && !closing_ && !link->over) {
       co_await run_link(link);
     }
   }
   co_await end_greeting(link);
   link->stream.close();
   std::erase(links_, link);
+  if (hello) forget_stranger(link->peer);
 }
 
 Task<void> Mesh::dial_loop(Endpoint endpoint) {
@@ -360,7 +453,7 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
         send_hello(*link, wire::FrameType::kHello, "");
         const bool sent = co_await send_front(*link);
         if (sent) {
-          auto hello = co_await receive_hello(*link, wire::FrameType::kWelcome);
+          auto hello = co_await receive_hello(link, wire::FrameType::kWelcome);
           if (!hello) {
             why = hello.message();
           } else if (!hello->refusal.empty()) {
@@ -425,24 +518,39 @@ void Mesh::install(const std::shared_ptr<Link>& link) {
 }
 
 Task<void> Mesh::run_link(std::shared_ptr<Link> link) {
+  link->input.resize(std::max(link->input.size(), kInputBytes));
   install(link);
   while (!closing_ && !link->over) {
     Frame frame;
-    const bool got = co_await receive_frame(*link, frame);
+    const bool got = co_await receive_frame(link, frame);
     if (!got || closing_ || link->over) break;
     if (frame.header.type == static_cast<uint8_t>(wire::FrameType::kHello)) break;
     handler_.on_frame(link->peer, std::move(frame));
   }
   link->over = true;
   link->stream.shutdown();
+  link->ended.cancel();
   co_await link->scope.join();
-  if (!link->installed) co_return;
+  if (!link->installed) {
+    forget_stranger(link->peer);
+    co_return;
+  }
   link->installed = false;
   Peer& peer = peer_of(link->peer);
   if (peer.link == link) peer.link = nullptr;
   peer.changed.set();
   log::info("replication", "disconnected", {{"peer", name_of(link->peer)}});
   if (!closing_) handler_.on_down(link->peer);
+  forget_stranger(link->peer);
+}
+
+// Names that somebody made up must not fill the memory.
+void Mesh::forget_stranger(const Endpoint& endpoint) {
+  const auto at = peers_.find(endpoint);
+  if (at == peers_.end()) return;
+  const Peer& peer = *at->second;
+  if (peer.link != nullptr || peer.wanted || peer.dialing || !peer.address.empty()) return;
+  peers_.erase(at);
 }
 
 Task<void> Mesh::close() {

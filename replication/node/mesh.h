@@ -7,6 +7,11 @@
 // frames of that one are not delivered any more. One whose other end does not say within 3 s who it
 // is ends.
 //
+// Strangers cost little: before its greeting a connection has 4 KiB and may announce 8 KiB; of
+// those that have not greeted, 64 may wait, and the oldest makes room for the next. Payloads are
+// taken only from nodes whose address is known. A frame that has begun has to go on: a connection
+// that stands still in the middle of one for 10 s, or is slower than 1 MiB a second, ends.
+//
 // Threading: the reactor's thread. send() copies and never blocks; queued_bytes() is for those who
 // can slow down. Handler calls come from the loop, never from within send().
 #pragma once
@@ -56,6 +61,9 @@ class Mesh {
     // Of payloads that are received and not on the disk yet: a disk that hangs keeps up to 64 MiB
     // of each volume (R13). While there is no more, nothing is received.
     uint64_t buffer_bytes = 512 * 1024 * 1024;
+    // Open at once, from 2. Beyond it none is accepted, but in the place of one that has not
+    // greeted.
+    uint64_t most_connections = 1024;
   };
 
   Mesh(io::Reactor& reactor, MeshHandler& handler, Options options);
@@ -81,19 +89,27 @@ class Mesh {
 
   uint64_t sent_frames() const { return sent_frames_; }
   uint64_t connections() const { return connections_; }  // that were ever up
+  uint64_t open_connections() const { return links_.size(); }
+  uint64_t buffered_bytes() const { return pool_.used_bytes(); }  // of payloads
 
  private:
   struct Link;
   struct Peer;
 
   Task<void> accept_loop();
+  bool make_room();
+  bool is_known(const Endpoint& endpoint) const;
+  static Task<bool> receive_rest(io::Reactor& reactor, Link& link, std::span<std::byte> into);
+  void begin_frame(const std::shared_ptr<Link>& link, uint64_t bytes);
+  Task<void> watch_frames(std::shared_ptr<Link> link);
+  void forget_stranger(const Endpoint& endpoint);
   Task<void> serve_incoming(io::Stream stream);
   Task<void> dial_loop(Endpoint peer);
   Task<void> run_link(std::shared_ptr<Link> link);
   Task<void> send_loop(std::shared_ptr<Link> link);
   static Task<bool> send_front(Link& link);
-  Task<bool> receive_frame(Link& link, Frame& frame);
-  Task<Result<wire::Hello>> receive_hello(Link& link, wire::FrameType type);
+  Task<bool> receive_frame(std::shared_ptr<Link> link, Frame& frame);
+  Task<Result<wire::Hello>> receive_hello(std::shared_ptr<Link> link, wire::FrameType type);
   Task<bool> fill(Link& link, std::size_t bytes);
   Task<Buffer> take(std::size_t bytes);
   Task<void> limit_greeting(std::shared_ptr<Link> link);

@@ -103,6 +103,27 @@ class Away(ClusterTest):
         self.cluster.wait_in_sync(self.name)
         self.cluster.check_copies(self.name, writer.history, 1)
 
+    def status_says_it(self):
+        begin = time.monotonic()
+        text = self.cluster.cvol(1, "status").stdout
+        self.assertLess(time.monotonic() - begin, 5, "status waits for the store")
+        return ("has not answered" in text and f"of volume '{self.name}' wait" in text
+                and "No problems" not in text)
+
+    def test_a_call_ends_while_the_store_is_away_and_names_it(self):
+        self.cluster.create_volume(self.name)
+        self.kill_all()
+        try:
+            time.sleep(6)
+            begin = time.monotonic()
+            refused = self.cluster.cvol(1, "volume", "create", "late", "--size", "16MiB", check=False)
+            self.assertLess(time.monotonic() - begin, 20)
+            self.assertNotEqual(refused.returncode, 0)
+            self.assertRegex(refused.stdout, r"(?i)metadata store|etcd")
+            self.assertNotIn("systemctl start", refused.stdout)
+        finally:
+            self.start_all()
+
     def test_a_secondary_fails_while_the_store_is_away(self):
         """Writes wait: leaving it out cannot be recorded. No error; and either's return ends it."""
         self.cluster.create_volume(self.name)
@@ -116,6 +137,7 @@ class Away(ClusterTest):
                 before = writer.counter.value
                 time.sleep(3)
                 self.assertLessEqual(writer.counter.value - before, 8, "writes were answered")
+                wait_for("status to say what waits, and for whom", self.status_says_it, 40)
                 if comes_back == "member":
                     self.cluster.resume(3)
                 else:

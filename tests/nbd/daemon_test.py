@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """volumed as its operators see it: crashes, stops, wrong starts, many volumes, huge volumes."""
 import ctypes
+import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -360,6 +362,87 @@ class Watching(unittest.TestCase):
             follow.kill()
             follow.wait()
             follow.stdout.close()
+
+    def test_events_outlive_a_kill_and_are_filtered(self):
+        with Daemon() as d:
+            d.cvol("volume", "create", "kept", "--size", "64MiB")
+            d.cvol("volume", "create", "other", "--size", "64MiB")
+            time.sleep(0.5)
+            d.kill()
+            d.start()
+            told = d.cvol("events", "--kind", "volume_created", "--subject", "kept").stdout
+            self.assertEqual(len(told.splitlines()), 1, told)
+            self.assertIn("kept", told)
+            self.assertIn("kept", d.cvol("events", "--since", "1h").stdout)
+            self.assertNotEqual(d.cvol("events", "--since", "soon", check=False).returncode, 0)
+
+    def test_followers_of_events_leave_the_api_to_others(self):
+        with Daemon() as d:
+            followers = [subprocess.Popen(
+                [str(BIN / "cvol"), "--api", f"unix:{d.run_dir}/api.sock", "events", "-f"],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(70)]
+            try:
+                deadline = time.monotonic() + 30
+                while sum(f.poll() is not None for f in followers) < 38:
+                    self.assertLess(time.monotonic(), deadline, "nobody is refused")
+                    time.sleep(0.1)
+                d.cvol("status", timeout=10)
+                d.cvol("volume", "create", "v", "--size", "64MiB", timeout=20)
+                refused = next(f for f in followers if f.poll() is not None)
+                text = refused.stdout.read()
+                self.assertIn("follow", text)
+                self.assertNotIn("systemctl start", text)
+            finally:
+                for follower in followers:
+                    follower.kill()
+                    follower.wait()
+                    follower.stdout.close()
+
+    def test_a_low_soft_limit_of_descriptors_is_raised(self):
+        with Daemon() as d:
+            before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if before[1] <= 1024:
+                self.skipTest("the hard limit is no higher")
+            d.kill()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+            try:
+                d.start()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            soft, hard = resource.prlimit(d.process.pid, resource.RLIMIT_NOFILE)
+            self.assertEqual(soft, min(hard, 1048576))
+
+    def test_idle_connections_keep_neither_probes_nor_local_clients_out(self):
+        http, tcp = free_port(), free_port()
+        with Daemon("--http", f"127.0.0.1:{http}", "--nbd-listen", f"127.0.0.1:{tcp}") as d:
+            d.cvol("volume", "create", "v", "--size", "64MiB")
+            idle = []
+            try:
+                for port in (http, tcp):
+                    for _ in range(300):
+                        idle.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+                for path in ("/healthz", "/readyz"):
+                    with urllib.request.urlopen(f"http://127.0.0.1:{http}{path}",
+                                                timeout=5) as answer:
+                        self.assertEqual(answer.status, 200)
+                h = connect(d, "v")
+                h.pwrite(b"x" * 4096, 0)
+                h.shutdown()
+            finally:
+                for connection in idle:
+                    connection.close()
+
+    def test_a_disk_that_gets_full_stands_in_status(self):
+        with Daemon(capacity="128MiB") as d:
+            d.cvol("volume", "create", "a", "--size", "112MiB")
+            run("qemu-io", "-f", "raw", "-c", "write -P 1 0 112M", d.uri("a"))
+            conditions = d.json("status")["conditions"]
+            found = [c for c in conditions if c["kind"] in ("disk_nearly_full", "disk_full")]
+            self.assertEqual(len(found), 1, conditions)
+            self.assertTrue(found[0]["since"] and found[0]["advice"])
+            text = d.cvol("status").stdout
+            self.assertIn("% full", text)
+            self.assertNotIn("No problems", text)
 
     def test_completion_scripts_are_sound(self):
         for shell in ("bash", "zsh", "fish"):

@@ -3,6 +3,7 @@
 #include <cvol/v1/cvol.grpc.pb.h>
 
 #include "volumed/api/channel.h"
+#include "volumed/api/daemon_mark.h"
 #include "volumed/api/grpc_status.h"
 
 namespace cvol::api {
@@ -100,7 +101,8 @@ class GrpcClient final : public ApiClient {
     grpc::ClientContext context;
     auto stream = stub_->VerifyVolume(&context, request);
     for (v1::VerifyVolumeProgress progress; stream->Read(&progress);) each(progress);
-    return checked(stream->Finish());
+    const grpc::Status ended = stream->Finish();
+    return checked(context, ended);
   }
 
   Status watch_events(const v1::WatchEventsRequest& request,
@@ -108,7 +110,8 @@ class GrpcClient final : public ApiClient {
     grpc::ClientContext context;
     auto stream = stub_->WatchEvents(&context, request);
     for (v1::Event event; stream->Read(&event);) each(event);
-    return checked(stream->Finish());
+    const grpc::Status ended = stream->Finish();
+    return checked(context, ended);
   }
 
  private:
@@ -119,13 +122,16 @@ class GrpcClient final : public ApiClient {
   Result<Response> call(Method<Response, Request> method, const Request& request) {
     grpc::ClientContext context;
     Response response;
-    CVOL_TRY(checked((stub_.get()->*method)(&context, request, &response)));
+    const grpc::Status ended = (stub_.get()->*method)(&context, request, &response);
+    CVOL_TRY(checked(context, ended));
     return response;
   }
 
-  // A daemon that cannot be reached is the error that users meet most.
-  Status checked(const grpc::Status& status) const {
-    if (status.error_code() != grpc::StatusCode::UNAVAILABLE) return from_grpc(status);
+  // A daemon that cannot be reached is the error that users meet most. Only where no daemon answers
+  // is starting it of any help: what a daemon itself says is passed on as it is (daemon_said).
+  Status checked(const grpc::ClientContext& context, const grpc::Status& status) const {
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || daemon_said(context))
+      return from_grpc(status);
     return Status(Code::kUnavailable,
                   "cannot reach volumed at " + address_ + " (" + status.error_message() +
                       "); start it ('systemctl start volumed'), or say where it is with --api or "

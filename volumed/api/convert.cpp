@@ -2,6 +2,7 @@
 
 #include <google/protobuf/util/time_util.h>
 
+#include <algorithm>
 #include <set>
 
 namespace cvol::api {
@@ -107,6 +108,7 @@ v1::Volume to_proto(const volume::VolumeView& view, volume::VolumeManager& manag
   volume.set_fs(record.fs());
   volume.set_state(state_name(view.state));
   volume.set_problem(view.problem);
+  if (const auto waiting = manager.waiting_requests(record.name())) volume.set_waits(waiting->text);
   *volume.mutable_created() = record.created();
   *volume.mutable_labels() = record.labels();
   if (!record.session().id().empty())
@@ -217,6 +219,16 @@ void fill_usage(const mount::Usage& usage, v1::GetVolumeUsageResponse& response)
   response.set_used_inodes(usage.used_inodes);
 }
 
+volume::EventFilter to_filter(const v1::WatchEventsRequest& request) {
+  volume::EventFilter filter;
+  filter.kind = request.kind();
+  filter.subject = request.subject();
+  if (request.has_since())
+    filter.since = std::chrono::system_clock::time_point(
+        std::chrono::seconds(std::clamp<int64_t>(request.since().seconds(), 0, int64_t{1} << 33)));
+  return filter;
+}
+
 v1::Event to_proto(const volume::Event& event) {
   v1::Event message;
   message.set_sequence(event.sequence);
@@ -224,6 +236,7 @@ v1::Event to_proto(const volume::Event& event) {
   message.set_kind(event.kind);
   message.set_subject(event.subject);
   message.set_message(event.message);
+  message.set_node(event.node);
   return message;
 }
 
@@ -292,7 +305,17 @@ void fill_status(volume::VolumeManager& manager, v1::GetStatusResponse& status) 
   status.set_attach_method(
       manager.options().no_attach_because.empty() ? manager.options().attach_method : "none");
   status.set_metadata(manager.options().metadata);
-  for (const std::string& problem : manager.problems()) status.add_problems(problem);
+  for (const volume::Condition& condition : manager.conditions()) {
+    status.add_problems(condition.sentence());
+    v1::Condition& entry = *status.add_conditions();
+    const volume::ConditionRow& row = volume::row_of(condition.kind);
+    entry.set_kind(row.name);
+    entry.set_severity(volume::severity_name(row.severity));
+    entry.set_subject(condition.subject);
+    entry.set_text(condition.text);
+    entry.set_advice(condition.advice());
+    *entry.mutable_since() = to_timestamp(condition.since);
+  }
 }
 
 }  // namespace cvol::api

@@ -9,6 +9,7 @@ namespace cvol::api {
 
 v1::Volume to_proto(const volume::VolumeView& view, volume::VolumeManager& manager);
 v1::Disk to_proto(const volume::DiskView& view, const std::string& node);
+volume::EventFilter to_filter(const v1::WatchEventsRequest& request);
 v1::Event to_proto(const volume::Event& event);
 void fill_nodes(volume::VolumeManager& manager, v1::ListNodesResponse& response);
 void fill_status(volume::VolumeManager& manager, v1::GetStatusResponse& status);

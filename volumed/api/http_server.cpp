@@ -60,10 +60,20 @@ class Connection : public std::enable_shared_from_this<Connection<Protocol>> {
   using Stream = beast::basic_stream<Protocol, asio::io_context::executor_type>;
   using Ended = std::function<void(Connection*)>;
 
-  Connection(Socket socket, Shared& shared, Ended ended)
-      : stream_(std::move(socket)), shared_(shared), ended_(std::move(ended)) {}
+  // `ended`: the connection is gone. `turned`: it is the client's turn again.
+  Connection(Socket socket, Shared& shared, Ended ended, std::function<void()> turned)
+      : stream_(std::move(socket)),
+        shared_(shared),
+        ended_(std::move(ended)),
+        turned_(std::move(turned)) {}
 
-  void start() { wait_for_request(); }
+  void start() { wait_for_request(shared_.options.first_time); }
+
+  // It is the client's turn, and has been since then. Nothing while a handler runs.
+  std::optional<std::chrono::steady_clock::time_point> waits_since() const {
+    if (handling_) return std::nullopt;
+    return turn_since_;
+  }
 
   void close() {
     if (closed_) return;
@@ -76,23 +86,34 @@ class Connection : public std::enable_shared_from_this<Connection<Protocol>> {
 
  private:
   // Between requests only the idle limit counts; the request limit starts with the first byte.
-  void wait_for_request() {
-    if (buffer_.size() > 0) return read_request();
-    limit(shared_.options.idle_time);
+  void wait_for_request(std::chrono::seconds time) {
+    turn_since_ = std::chrono::steady_clock::now();
+    if (buffer_.size() > 0) return read_header();
+    limit(time);
     // One byte at most: Beast's timers cover reads, not waits for readiness.
     stream_.async_read_some(buffer_.prepare(4096),
                             [self = this->shared_from_this()](error_code error, std::size_t bytes) {
                               if (self->closed_) return;
                               if (error || bytes == 0) return self->close();
                               self->buffer_.commit(bytes);
-                              self->read_request();
+                              self->read_header();
                             });
   }
 
-  void read_request() {
+  void read_header() {
     parser_.emplace();
     parser_->body_limit(shared_.options.body_bytes);
     parser_->header_limit(static_cast<uint32_t>(shared_.options.header_bytes));
+    limit(shared_.options.header_time);
+    http::async_read_header(stream_, buffer_, *parser_,
+                            [self = this->shared_from_this()](error_code error, std::size_t) {
+                              if (self->closed_) return;
+                              error ? self->refuse(error) : self->read_body();
+                            });
+  }
+
+  void read_body() {
+    if (parser_->is_done()) return handle();
     limit(shared_.options.request_time);
     http::async_read(stream_, buffer_, *parser_,
                      [self = this->shared_from_this()](error_code error, std::size_t) {
@@ -118,6 +139,7 @@ class Connection : public std::enable_shared_from_this<Connection<Protocol>> {
   }
 
   void handle() {
+    handling_ = true;
     auto& message = parser_->get();
     keep_alive_ = message.keep_alive();
     HttpRequest request{std::string(message.method_string()), std::string(message.target()),
@@ -135,6 +157,8 @@ class Connection : public std::enable_shared_from_this<Connection<Protocol>> {
   }
 
   void answer(HttpResponse response, unsigned version, bool head) {
+    handling_ = false;
+    turn_since_ = std::chrono::steady_clock::now();
     response_ = {};
     response_.version(version);
     response_.result(response.status);
@@ -143,12 +167,13 @@ class Connection : public std::enable_shared_from_this<Connection<Protocol>> {
     response_.body() = std::move(response.body);
     response_.prepare_payload();
     if (head) response_.body().clear();
+    turned_();
     limit(shared_.options.answer_time);
     http::async_write(stream_, response_,
                       [self = this->shared_from_this()](error_code error, std::size_t) {
                         if (self->closed_) return;
                         if (error || !self->keep_alive_) return self->close();
-                        self->wait_for_request();
+                        self->wait_for_request(self->shared_.options.idle_time);
                       });
   }
 
@@ -163,9 +188,12 @@ class Connection : public std::enable_shared_from_this<Connection<Protocol>> {
   Stream stream_;
   Shared& shared_;
   Ended ended_;
+  std::function<void()> turned_;
   beast::flat_buffer buffer_;
   std::optional<http::request_parser<http::string_body>> parser_;
   http::response<http::string_body> response_;
+  std::chrono::steady_clock::time_point turn_since_ = std::chrono::steady_clock::now();
+  bool handling_ = false;  // it is our turn
   bool keep_alive_ = true;
   bool closed_ = false;
 };
@@ -224,22 +252,43 @@ class Server final : public HttpServer {
   using Live = Connection<Protocol>;
 
   void accept() {
-    if (accepting_ || ended_ || open_.size() >= shared_.options.connections) return;
+    // When handlers have all connections, one of them that ends makes room.
+    if (accepting_ || ended_ || (is_full() && longest_waiting() == nullptr)) return;
     accepting_ = true;
     acceptor_.async_accept([this](error_code error, Socket socket) {
       accepting_ = false;
       if (ended_) return;
       if (error) return pause_accepting();  // no descriptors or no memory
-      take(std::move(socket));
+      if (is_full()) {
+        // Closed here, so that the newcomer's request is heard.
+        if (Live* waiting = longest_waiting()) waiting->close();
+      }
+      if (!is_full()) take(std::move(socket));
       accept();
     });
   }
 
+  bool is_full() const { return open_.size() >= shared_.options.connections; }
+
+  // The connection whose client has had its turn for the longest time; null: there is none.
+  Live* longest_waiting() const {
+    Live* longest = nullptr;
+    for (Live* connection : open_) {
+      const auto since = connection->waits_since();
+      if (!since) continue;
+      if (longest == nullptr || *since < *longest->waits_since()) longest = connection;
+    }
+    return longest;
+  }
+
   void take(Socket socket) {
-    auto connection = std::make_shared<Live>(std::move(socket), shared_, [this](Live* gone) {
-      open_.erase(gone);
-      accept();
-    });
+    auto connection = std::make_shared<Live>(
+        std::move(socket), shared_,
+        [this](Live* gone) {
+          open_.erase(gone);
+          accept();
+        },
+        [this] { accept(); });
     open_.insert(connection.get());
     connection->start();
   }

@@ -8,10 +8,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 
 #include "volumed/api/convert.h"
 #include "volumed/api/grpc_status.h"
+#include "volumed/api/jobs_service.h"
 #include "volumed/base/units.h"
 
 namespace cvol::api {
@@ -21,7 +23,12 @@ using volume::VolumeManager;
 using volume::VolumeView;
 
 constexpr uint64_t kDefaultVolumeBytes = 10 * kGiB;
-constexpr int kMostThreads = 64;
+// Of these JobsService takes 192 at most for calls that may wait, followers of events 32: the rest
+// is for those who look.
+constexpr int kMostThreads = 256;
+constexpr int kMostFollowers = 32;
+constexpr int kIdleConnection = 300'000;  // milliseconds without a call
+constexpr int kHandshakeTime = 10'000;    // milliseconds until HTTP/2 is spoken
 constexpr int kMostRequestBytes = 1024 * 1024;
 
 // Who uses the mount: as given, or named after the target.
@@ -29,6 +36,25 @@ std::string caller_of(const std::string& caller_id, const std::string& target) {
   if (!caller_id.empty()) return caller_id;
   return target.empty() ? "cli" : "cli:" + target;
 }
+
+// One who follows the events holds a thread for as long as it does.
+class Follower {
+ public:
+  Follower(std::atomic<int>& count, bool follows) : count_(count), follows_(follows) {
+    if (follows_) admitted_ = ++count_ <= kMostFollowers;
+  }
+  ~Follower() {
+    if (follows_) --count_;
+  }
+  Follower(const Follower&) = delete;
+  Follower& operator=(const Follower&) = delete;
+  bool admitted() const { return admitted_; }
+
+ private:
+  std::atomic<int>& count_;
+  const bool follows_;
+  bool admitted_ = true;
+};
 
 class Service final : public v1::Cvol::Service {
  public:
@@ -258,11 +284,19 @@ class Service final : public v1::Cvol::Service {
   grpc::Status WatchEvents(grpc::ServerContext* context, const v1::WatchEventsRequest* request,
                            grpc::ServerWriter<v1::Event>* writer) override {
     volume::EventLog& log = manager_.events();
+    const Follower follower(followers_, request->follow());
+    if (!follower.admitted())
+      return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED,
+                          "too many follow the events of this volumed already (" +
+                              std::to_string(kMostFollowers) +
+                              "); end one of them, or ask without --follow");
+    const volume::EventFilter filter = to_filter(*request);
     uint64_t seen = request->after();
     while (!context->IsCancelled()) {
       for (const volume::Event& event : log.after(seen)) {
-        if (!writer->Write(to_proto(event))) return grpc::Status::CANCELLED;
         seen = event.sequence;
+        if (!filter.takes(event)) continue;
+        if (!writer->Write(to_proto(event))) return grpc::Status::CANCELLED;
       }
       if (!request->follow() || log.closed()) break;
       // Wakes now and then to see a client go, only while one is there.
@@ -293,6 +327,7 @@ class Service final : public v1::Cvol::Service {
   }
 
   VolumeManager& manager_;
+  std::atomic<int> followers_{0};
 };
 
 // A server that answers is well. gRPC's own service brings threads along that look for work twice a
@@ -325,7 +360,8 @@ Result<std::string> grpc_address(const std::string& address) {
 
 class GrpcServer final : public ApiServer {
  public:
-  explicit GrpcServer(VolumeManager& manager) : service_(manager) {}
+  explicit GrpcServer(VolumeManager& manager)
+      : service_(manager), jobs_(make_jobs_service(service_, manager)) {}
   ~GrpcServer() override {
     if (server_) server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
     server_.reset();
@@ -337,6 +373,10 @@ class GrpcServer final : public ApiServer {
     grpc::ServerBuilder builder;
     builder.SetResourceQuota(grpc::ResourceQuota("api").SetMaxThreads(kMostThreads));
     builder.SetMaxReceiveMessageSize(kMostRequestBytes);
+    // Connections have no bound of their own: those that do nothing end, and so their descriptors
+    // come back. (gRPC stops accepting for good when there are none.)
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, kIdleConnection);
+    builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTime);
     // Waiting threads have nothing to look for: let them sleep.
     builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::CQ_TIMEOUT_MSEC, 3'600'000);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -345,7 +385,7 @@ class GrpcServer final : public ApiServer {
       if (!target) return target.status();
       builder.AddListeningPort(*target, grpc::InsecureServerCredentials());
     }
-    builder.RegisterService(&service_);
+    builder.RegisterService(jobs_.get());
     builder.RegisterService(&health_);
     server_ = builder.BuildAndStart();
     if (!server_)
@@ -360,6 +400,7 @@ class GrpcServer final : public ApiServer {
 
  private:
   Service service_;
+  std::unique_ptr<v1::Cvol::Service> jobs_;  // what is served: service_, with bounds
   HealthService health_;
   std::unique_ptr<grpc::Server> server_;
 };

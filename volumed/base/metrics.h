@@ -6,6 +6,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "volumed/base/waiting_requests.h"
+
 namespace cvol {
 
 // A counter with one writer.
@@ -46,6 +48,7 @@ struct VolumeMetrics {
   Counter flush_operations, trim_operations;
   Counter errors;
   LatencyHistogram read_latency, write_latency;
+  WaitingRequests requests;  // under way
 };
 
 namespace store {

@@ -64,9 +64,10 @@ static Code code_from_errno(int error) {
       return Code::kNoSpace;
     case EBUSY:
     case EAGAIN:
-    case EMFILE:  // descriptors and memory come back
+    case EMFILE:  // a lack of descriptors or memory passes, and says nothing of what was opened
     case ENFILE:
     case ENOMEM:
+    case ENOBUFS:
       return Code::kBusy;
     case EACCES:
     case EPERM:
@@ -90,10 +91,18 @@ static Code code_from_errno(int error) {
   }
 }
 
+// What to do where the error itself does not say it.
+static std::string_view advice_for(int error) {
+  if (error == EMFILE) return "; raise the limit of open files (LimitNOFILE in volumed.service)";
+  if (error == ENFILE) return "; raise the host's limit of open files (sysctl fs.file-max)";
+  return "";
+}
+
 Status status_from_errno(int error, std::string_view doing) {
   char buffer[128];
   const char* text = strerror_r(error, buffer, sizeof buffer);
-  return Status(code_from_errno(error), std::string(doing) + ": " + text);
+  return Status(code_from_errno(error),
+                std::string(doing) + ": " + text + std::string(advice_for(error)));
 }
 
 int errno_from_code(Code code) {

@@ -3,6 +3,7 @@
 #include <google/protobuf/util/time_util.h>
 
 #include <algorithm>
+#include <ctime>
 #include <filesystem>
 
 #include "volumed/base/units.h"
@@ -117,6 +118,18 @@ Exit exit_of(Code code) {
   }
 }
 
+// The most severe first, as they come. (An older volumed has sentences only.)
+static void show_problems(const v1::GetStatusResponse& status, std::ostream& out) {
+  if (status.conditions_size() == 0) {
+    for (const std::string& problem : status.problems()) out << "  * " << problem << "\n";
+  }
+  for (const v1::Condition& condition : status.conditions()) {
+    out << "  * " << condition.severity() << ": " << condition.text();
+    if (!condition.advice().empty()) out << "; " << condition.advice();
+    out << " (since " << format_time(condition.since()) << ")\n";
+  }
+}
+
 Status show_status(api::ApiClient& api, const Settings& settings, std::ostream& out) {
   auto status = api.get_status();
   if (!status) return status.status();
@@ -141,7 +154,7 @@ Status show_status(api::ApiClient& api, const Settings& settings, std::ostream& 
     return Status::ok();
   }
   out << "\nProblems:\n";
-  for (const std::string& problem : status->problems()) out << "  * " << problem << "\n";
+  show_problems(*status, out);
   return Status::ok();
 }
 
@@ -278,6 +291,7 @@ Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostrea
   for (const v1::Resync& resync : volume.resyncs())
     rows.push_back({"Resync:", describe_resync(resync)});
   if (!volume.problem().empty()) rows.push_back({"Problem:", volume.problem()});
+  if (!volume.waits().empty()) rows.push_back({"Waits:", volume.waits()});
   out << format_table(rows);
   return Status::ok();
 }
@@ -357,12 +371,21 @@ Status unmount_volume(api::ApiClient& api, const Settings& settings, std::ostrea
 Status show_events(api::ApiClient& api, const Settings& settings, std::ostream& out) {
   v1::WatchEventsRequest request;
   request.set_follow(settings.follow);
+  request.set_kind(settings.event_kind);
+  request.set_subject(settings.event_subject);
+  if (!settings.event_since.empty()) {
+    auto seconds = parse_duration(settings.event_since);
+    if (!seconds) return seconds.status().with_context("--since");
+    const int64_t now = std::time(nullptr);
+    request.mutable_since()->set_seconds(now - static_cast<int64_t>(*seconds));
+  }
   return api.watch_events(request, [&](const v1::Event& event) {
     if (settings.json) {
       out << to_json(event).dump() << std::endl;
     } else {
       out << TimeUtil::ToString(event.time()) << "  " << event.kind() << "  " << event.subject()
-          << "  " << event.message() << std::endl;
+          << "  " << event.message() << (event.node().empty() ? "" : "  (node ") << event.node()
+          << (event.node().empty() ? "" : ")") << std::endl;
     }
   });
 }

@@ -39,6 +39,9 @@ struct Settings {
   std::string target;
   std::string caller;
   bool follow = false;
+  std::string event_kind;
+  std::string event_subject;
+  std::string event_since;  // a duration
   std::string rate;
   bool wait = false;
   bool no_wait = false;

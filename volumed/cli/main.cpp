@@ -162,6 +162,9 @@ void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   add_volume_commands(app, settings, chosen);
   CLI::App* events = add_command(app, "events", "Show what happened lately", show_events, chosen);
   events->add_flag("-f,--follow", settings.follow, "Go on with what happens next");
+  events->add_option("--kind", settings.event_kind, "Only events of this kind (volume_attached)");
+  events->add_option("--subject", settings.event_subject, "Only events of this volume, disk, node");
+  events->add_option("--since", settings.event_since, "Only those of the last TIME (2h, 3d)");
 }
 
 std::vector<std::string> volume_names(const Settings& settings) {

@@ -9,6 +9,7 @@
 #include "volumed/api/http_server.h"
 #include "volumed/api/metrics_text.h"
 #include "volumed/api/service.h"
+#include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
 #include "volumed/daemon/docker.h"
 #include "volumed/daemon/host.h"
@@ -23,11 +24,20 @@ namespace cvol::daemon {
 namespace {
 
 api::HttpResponse ready(volume::VolumeManager& manager) {
+  using volume::ConditionKind;
   std::string text;
+  std::string not_ready;
   bool any = false;
   for (const auto& disk : manager.disks()) any = any || disk.problem.empty();
-  for (const std::string& problem : manager.problems()) text += problem + "\n";
-  if (!any) return {503, "text/plain; charset=utf-8", "no disk works\n" + text};
+  if (!any) not_ready = "no disk works\n";
+  for (const volume::Condition& condition : manager.conditions()) {
+    text += std::string(volume::severity_name(condition.severity())) + ": " + condition.sentence() +
+            "\n";
+    if (condition.kind == ConditionKind::kStoreAway || condition.kind == ConditionKind::kStoreFull)
+      not_ready += "the metadata store takes no changes\n";
+    if (condition.kind == ConditionKind::kIoWaits) not_ready += "requests wait\n";
+  }
+  if (!not_ready.empty()) return {503, "text/plain; charset=utf-8", not_ready + text};
   return {200, "text/plain; charset=utf-8", text.empty() ? "ready\n" : "ready, but:\n" + text};
 }
 
@@ -69,6 +79,7 @@ class RealDaemon final : public Daemon {
   Status start_fronts();
 
   Config config_;
+  const ConnectionBudgets budgets_ = connection_budgets(descriptor_limit(), 1);
   std::unique_ptr<FolderLock> data_lock_;
   std::unique_ptr<FolderLock> run_lock_;
   std::unique_ptr<Watcher> watcher_;  // null: this node is alone
@@ -164,6 +175,8 @@ Status RealDaemon::start_manager() {
   options.engine.wall_clock = [] { return static_cast<uint64_t>(std::time(nullptr)); };
   options.scrub_interval = std::chrono::seconds(config_.scrub_interval);
   options.nbd.buffer_bytes = config_.buffer_size;
+  options.nbd.tcp_connections = budgets_.nbd_tcp;
+  options.nbd.unix_connections = budgets_.nbd_unix;
   options.engine.read_cache = config_.read_cache == "page";
   if (config_.metadata.starts_with("etcd:")) {
     volume::ManagerOptions::ClusterMode mode;
@@ -204,9 +217,13 @@ Status RealDaemon::start_fronts() {
   if (!api) return api.status();
   api_ = std::move(*api);
   if (config_.http != "off") {
-    auto http = api::HttpServer::start(config_.http, [this](const api::HttpRequest& request) {
-      return serve_http(*manager_, request);
-    });
+    api::HttpOptions bounds;
+    bounds.connections = budgets_.http;
+    bounds.first_time = std::chrono::seconds(10);
+    bounds.idle_time = std::chrono::seconds(120);
+    auto http = api::HttpServer::start(
+        config_.http,
+        [this](const api::HttpRequest& request) { return serve_http(*manager_, request); }, bounds);
     if (!http)
       return http.status().with_context(
           "serve metrics (choose another address with --http, or "

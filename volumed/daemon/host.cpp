@@ -16,6 +16,7 @@
 #include <fstream>
 #include <thread>
 
+#include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
 
 namespace cvol::daemon {
@@ -88,6 +89,7 @@ Status make_folder(const std::string& path, unsigned mode) {
 void harden_process() {
   ::umask(0077);
   ::signal(SIGPIPE, SIG_IGN);
+  log::info("daemon", "open files", {{"limit", raise_descriptor_limit()}});
   if (::geteuid() != 0) return;
   // Memory for our own writes must not wait for writes to our own devices.
   if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
@@ -135,6 +137,22 @@ void end_process_after(int milliseconds) {
 
 void notify_systemd(const std::string& state) {
   ::sd_notify(0, state.c_str());
+}
+
+StartNotice::StartNotice()
+    : thread_([this] {
+        std::unique_lock lock(mutex_);
+        while (!ended_.wait_for(lock, std::chrono::seconds(20), [this] { return over_; }))
+          notify_systemd("EXTEND_TIMEOUT_USEC=60000000");
+      }) {}
+
+StartNotice::~StartNotice() {
+  {
+    std::lock_guard lock(mutex_);
+    over_ = true;
+    ended_.notify_all();
+  }
+  thread_.join();
 }
 
 std::string read_boot_id() {

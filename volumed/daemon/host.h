@@ -1,7 +1,10 @@
 // What volumed asks of the host: locks, signals, memory, systemd.
 #pragma once
 
+#include <condition_variable>
+#include <mutex>
 #include <string>
+#include <thread>
 
 #include "volumed/base/result.h"
 
@@ -38,6 +41,22 @@ int wait_for_stop(int milliseconds = -1);
 void end_process_after(int milliseconds);
 
 void notify_systemd(const std::string& state);
+
+// While it lives, systemd is told every 20 s that the start goes on: opening disks may take longer
+// than systemd waits, and is not to be begun anew for ever.
+class StartNotice {
+ public:
+  StartNotice();
+  ~StartNotice();
+  StartNotice(const StartNotice&) = delete;
+  StartNotice& operator=(const StartNotice&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool over_ = false;
+  std::thread thread_;  // the last one: it uses the others
+};
 std::string read_boot_id();
 
 }  // namespace cvol::daemon

@@ -18,11 +18,13 @@ int fail(const cvol::Status& status) {
 // After an outage of everything the metadata store may come back after this node: it is waited for.
 cvol::Result<std::unique_ptr<cvol::daemon::Daemon>> start(const cvol::daemon::Config& config) {
   using namespace cvol;
+  const daemon::StartNotice notice;
   while (true) {
     auto running = daemon::Daemon::start(config);
-    const bool away = running.code() == Code::kUnavailable && config.metadata.starts_with("etcd:");
+    const bool waits = running.code() == Code::kUnavailable || running.code() == Code::kNoSpace;
+    const bool away = waits && config.metadata.starts_with("etcd:");
     if (!away) return running;
-    log::warning("daemon", "the metadata store is away; trying again until it answers",
+    log::warning("daemon", "the metadata store is away or full; trying again until it answers",
                  {{"metadata", config.metadata}, {"error", running.message()}});
     daemon::notify_systemd("STATUS=waiting for the metadata store\nEXTEND_TIMEOUT_USEC=60000000");
     if (daemon::wait_for_stop(kStoreMilliseconds) != 0)

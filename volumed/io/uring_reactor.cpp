@@ -6,9 +6,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <ctime>
+#include <thread>
 
 #include "volumed/base/assert.h"
+#include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
 
 namespace cvol::io {
@@ -22,6 +25,9 @@ constexpr uint64_t kWakeup = 1;
 constexpr int kMostRounds = 8;
 // Operations done at once in one turn of the loop; more go to the end of the queue.
 constexpr uint32_t kMostDoneNow = 64;
+
+// Until operations on files that met a shortage are made again.
+constexpr auto kShortagePause = std::chrono::milliseconds(10);
 
 uint64_t bytes_of(const Op& op) {
   uint64_t bytes = 0;
@@ -197,6 +203,7 @@ void UringReactor::reap() {
 }
 
 void UringReactor::complete(Op& op, int64_t result) {
+  if (is_made_again(op, result)) return;
   --under_way_;
   if (op.kind == OpKind::kTimer && result == -ETIME) result = 0;
   if (op.kind == OpKind::kAccept && result >= 0) widen(static_cast<int>(result));
@@ -253,6 +260,11 @@ bool UringReactor::submit(Op& op) {
     });
     return true;
   }
+  enqueue(op);
+  return true;
+}
+
+void UringReactor::enqueue(Op& op) {
   io_uring_sqe* sqe = next_sqe();
   switch (op.kind) {
     case OpKind::kReadV:
@@ -303,6 +315,24 @@ bool UringReactor::submit(Op& op) {
       break;
   }
   io_uring_sqe_set_data64(sqe, reinterpret_cast<uint64_t>(&op));
+}
+
+// Memory of the kernel's, or descriptors, are short. That passes, and says nothing of the disk: the
+// operation is made again (files take the same bytes at the same place once more).
+bool UringReactor::is_made_again(Op& op, int64_t result) {
+  const bool of_file =
+      op.kind == OpKind::kReadV || op.kind == OpKind::kWriteV || op.kind == OpKind::kSync;
+  if (!of_file || result >= 0 || !means_shortage(static_cast<int>(-result))) return false;
+  again_.push_back(&op);
+  if (again_.size() > 1) return true;  // the pause is under way
+  helpers_.run([this] {
+    std::this_thread::sleep_for(kShortagePause);
+    post([this] {
+      std::vector<Op*> ops;
+      ops.swap(again_);
+      for (Op* again : ops) enqueue(*again);
+    });
+  });
   return true;
 }
 

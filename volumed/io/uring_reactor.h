@@ -67,6 +67,8 @@ class UringReactor final : public Reactor {
   void run_posted();
   void run_ready();
   void reap();
+  void enqueue(Op& op);
+  bool is_made_again(Op& op, int64_t result);
   void complete(Op& op, int64_t result);
   void watch_wakeups();
   void wake();
@@ -79,6 +81,7 @@ class UringReactor final : public Reactor {
   uint64_t under_way_ = 0;
   uint32_t done_now_ = 0;  // operations done at once since the loop last turned
   std::deque<std::coroutine_handle<>> ready_;
+  std::vector<Op*> again_;  // that met a shortage, until they are made again
   Random random_;
 
   std::mutex mutex_;

@@ -55,14 +55,16 @@ Result<v1::NodeRecord> Catalog::register_node(const std::string& id, const std::
   }
   auto node = find_node(id, name);
   if (!node) return node.status();
-  if (node->id().empty()) {
+  const bool known = !node->id().empty();
+  if (!known) {
     node->set_id(id.empty() ? make_id() : id);
     *node->mutable_created() = TimeUtil::GetCurrentTime();
   }
   node->set_name(name);
   node->set_boot_id(boot_id);
   auto done = store_.commit({{}, {{keys_.node(node->id()), meta::encode_record(*node), 0}}});
-  if (!done) return done.status();
+  // A store without space takes nothing new; a node that it knows serves what needs no change.
+  if (!done && !(known && done.code() == Code::kNoSpace)) return done.status();
   return node;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
 #include "volumed/meta/records.h"
 #include "volumed/volume/cluster_register.h"
@@ -71,7 +72,9 @@ Status Cluster::start() {
   auto watch = store.watch(catalog_.keys().root(), follow);
   if (!watch) return watch.status();
   watch_ = std::move(*watch);
-  CVOL_TRY(announce());
+  // A store that refuses changes for want of space: what needs none is served, and the lease is
+  // asked for again and again.
+  if (Status told = announce(); !told && told.code() != Code::kNoSpace) return told;
   for (const std::string& prefix : {catalog_.keys().nodes(), catalog_.keys().alive(),
                                     catalog_.keys().volumes(), catalog_.keys().claims()}) {
     auto listed = store.list(prefix);
@@ -137,6 +140,8 @@ Result<Cluster::ShardPart*> Cluster::part_of(io::Shard* shard, uint16_t index) {
   mesh.self = {*node, index};
   mesh.cluster = cluster_id_;
   mesh.process = process_;
+  mesh.most_connections =
+      connection_budgets(descriptor_limit(), disks_.shards().size()).replication;
   const std::string address = with_port(options_.listen, index);
   const Status opened = shard->invoke([&] {
     part->exchange = std::make_unique<replication::Exchange>(shard->reactor(), *part->reg, mesh,
@@ -422,7 +427,7 @@ Status Cluster::move_primary(const OpenGateway& gateway, const std::string& volu
   return Status(Code::kUnavailable, "the primary has not moved; try again");
 }
 
-std::vector<std::string> Cluster::problems() {
+std::vector<std::pair<std::string, std::string>> Cluster::stopped_copies() {
   std::map<std::string, std::string> found;
   {
     std::lock_guard lock(locals_mutex_);
@@ -430,10 +435,10 @@ std::vector<std::string> Cluster::problems() {
       if (!local.problem.empty()) found[id] = local.problem;
     }
   }
-  std::vector<std::string> all;
+  std::vector<std::pair<std::string, std::string>> all;
   for (const auto& [id, problem] : found) {
     auto known = entry(id);
-    all.push_back("volume '" + (known ? known->record.name() : id) + "': " + problem);
+    all.emplace_back(known ? known->record.name() : id, problem);
   }
   return all;
 }

@@ -24,6 +24,7 @@
 #include <string>
 #include <thread>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "replication/node/gateway.h"
@@ -57,6 +58,8 @@ struct ClusterOptions {
 struct ClusterNode {
   v1::NodeRecord record;
   std::optional<v1::AliveRecord> alive;
+  // How far its clock is ahead of ours, as far as its last word tells; never less than nothing.
+  std::chrono::seconds clock_ahead{0};
 };
 
 // How one replica does, as its node sees it.
@@ -73,6 +76,10 @@ struct LocalReplica {
   std::string waits_for;
   std::string problem;  // why it does not run
 };
+
+// Whether an alive record is worth a write, `since_last` after the last one. Pure.
+bool is_news(const v1::AliveRecord& last, const v1::AliveRecord& now,
+             std::chrono::steady_clock::duration since_last);
 
 class Cluster {
  public:
@@ -145,7 +152,8 @@ class Cluster {
   // A block is damaged at this node's replica.
   void mend(const std::string& volume_id, uint64_t block);
 
-  std::vector<std::string> problems();
+  // Replicas here that do not run: name of the volume, why.
+  std::vector<std::pair<std::string, std::string>> stopped_copies();
 
  private:
   friend class StoreRegister;
@@ -240,6 +248,7 @@ class Cluster {
   std::map<std::string, v1::NodeRecord> node_records_;
   std::map<std::string, v1::AliveRecord> alive_;
   std::map<std::string, meta::Revision> alive_revisions_;
+  std::map<std::string, std::chrono::seconds> clocks_ahead_;                    // by node
   std::map<std::string, std::chrono::steady_clock::time_point> missing_since_;  // nodes
   meta::LeaseId lease_ = 0;
   bool stopping_ = false;

@@ -1,6 +1,7 @@
 // Nodes: who lives, and where replication reaches them.
 #include <google/protobuf/util/time_util.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "volumed/base/log.h"
@@ -18,7 +19,42 @@ namespace {
 constexpr io::Nanoseconds kPingPatience = io::kSecond;
 constexpr auto kLeaseSlack = 5s;  // until etcd has ended a lease, and its watch has told
 
+// Every write of an alive record is a revision of etcd for all nodes: space that changes is told
+// when it has changed by a hundredth of the disk, twice a minute at most; all of it now and then,
+// so that clocks are compared.
+constexpr auto kSpaceInterval = 30s;
+constexpr auto kRefreshInterval = 600s;
+constexpr uint64_t kSpaceParts = 100;
+
+std::string in_ms(replication::Nanoseconds time) {
+  return std::to_string(time / replication::kMillisecond) + " ms";
+}
+
+uint64_t difference(uint64_t a, uint64_t b) {
+  return a > b ? a - b : b - a;
+}
+
+// Without what changes all the time, and without what never does (a map has no order of its own).
+std::string essence(v1::AliveRecord record) {
+  record.clear_now();
+  record.clear_settings();
+  for (v1::AliveDisk& disk : *record.mutable_disks()) disk.clear_allocated_bytes();
+  return meta::encode_record(record);
+}
+
 }  // namespace
+
+bool is_news(const v1::AliveRecord& last, const v1::AliveRecord& now,
+             std::chrono::steady_clock::duration since_last) {
+  if (since_last >= kRefreshInterval || essence(last) != essence(now)) return true;
+  if (since_last < kSpaceInterval) return false;
+  for (int i = 0; i < now.disks_size(); ++i) {  // the same disks: see above
+    const uint64_t moved =
+        difference(last.disks(i).allocated_bytes(), now.disks(i).allocated_bytes());
+    if (moved > now.disks(i).capacity_bytes() / kSpaceParts) return true;
+  }
+  return false;
+}
 
 v1::AliveRecord Cluster::describe_self() {
   v1::AliveRecord record;
@@ -27,6 +63,14 @@ v1::AliveRecord Cluster::describe_self() {
   record.set_version(CVOL_VERSION);
   *record.mutable_started() =
       TimeUtil::TimeTToTimestamp(std::chrono::system_clock::to_time_t(started_));
+  *record.mutable_now() = TimeUtil::GetCurrentTime();
+  const replication::Options& times = options_.replication;
+  auto& settings = *record.mutable_settings();
+  settings["beacon"] = in_ms(times.beacon);
+  settings["lease"] = in_ms(times.lease);
+  settings["grace"] = in_ms(times.grace);
+  settings["replica-timeout"] = in_ms(times.replica_timeout);
+  settings["rebuild-after"] = std::to_string(options_.rebuild_after.count()) + " s";
   const std::size_t shards = disks_.shards().size();
   for (std::size_t i = 0; i < shards; ++i)
     record.add_replication_addresses(with_port(options_.advertise, static_cast<uint16_t>(i)));
@@ -68,7 +112,8 @@ Status Cluster::announce() {
 
 // Keeps the lease; a lease that ended while the store was away is granted anew.
 void Cluster::keep_alive_loop() {
-  std::string last;
+  v1::AliveRecord last;
+  std::chrono::steady_clock::time_point told{};
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     changed_.wait_for(lock, options_.alive_time / 3, [this] { return stopping_; });
@@ -78,15 +123,16 @@ void Cluster::keep_alive_loop() {
     const Status kept =
         lease == 0 ? Status(Code::kNotFound, "") : catalog_.store().keep_alive(lease);
     v1::AliveRecord now = describe_self();
-    const std::string text = meta::encode_record(now);
+    const auto time = std::chrono::steady_clock::now();
+    bool tell = kept.is_ok() && is_news(last, now, time - told);
     if (kept.code() == Code::kNotFound) {
-      {
-        std::lock_guard relock(mutex_);
-        lease_ = 0;
-      }
-      if (announce()) last = text;
-    } else if (kept && text != last) {
-      if (announce()) last = text;
+      std::lock_guard relock(mutex_);
+      lease_ = 0;
+      tell = true;
+    }
+    if (tell && announce()) {
+      last = std::move(now);
+      told = time;
     }
     lock.lock();
   }
@@ -129,6 +175,13 @@ void Cluster::apply_alive(const std::string& node_id, std::optional<v1::AliveRec
     std::lock_guard lock(mutex_);
     if (record) {
       alive_[node_id] = *record;
+      if (record->has_now()) {
+        // Late news make a clock look slow, never fast: the other node finds that one.
+        const auto there = std::chrono::seconds(record->now().seconds());
+        const auto here = std::chrono::duration_cast<std::chrono::seconds>(
+            std::chrono::system_clock::now().time_since_epoch());
+        clocks_ahead_[node_id] = std::max(there - here, std::chrono::seconds(0));
+      }
       alive_revisions_[node_id] = revision;
       missing_since_.erase(node_id);
     } else {
@@ -172,6 +225,8 @@ std::vector<ClusterNode> Cluster::nodes() {
     node.record = record;
     const auto alive = alive_.find(id);
     if (alive != alive_.end()) node.alive = alive->second;
+    const auto clock = clocks_ahead_.find(id);
+    if (clock != clocks_ahead_.end()) node.clock_ahead = clock->second;
     all.push_back(std::move(node));
   }
   return all;

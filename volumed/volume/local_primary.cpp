@@ -47,6 +47,7 @@ Task<Status> LocalPrimary::read(uint64_t offset, std::span<std::byte> into) {
   check_range(offset, into.size());
   if (into.empty()) co_return Status::ok();
   const io::Nanoseconds started = parts_.reactor->now();
+  const WaitingRequests::Mark mark(parts_.metrics->requests, started);
   io::RangeLock::Read guard(lock_, round_down(offset), round_up(offset + into.size()));
   co_await guard;
   Status status;
@@ -66,6 +67,7 @@ Task<Status> LocalPrimary::write(uint64_t offset, std::span<const std::byte> dat
   check_range(offset, data.size());
   if (data.empty()) co_return Status::ok();
   const io::Nanoseconds started = parts_.reactor->now();
+  const WaitingRequests::Mark mark(parts_.metrics->requests, started);
   io::RangeLock::Write guard(lock_, round_down(offset), round_up(offset + data.size()));
   co_await guard;
   Status status;
@@ -90,6 +92,7 @@ Task<Status> LocalPrimary::flush() {
 Task<Status> LocalPrimary::write_zeroes(uint64_t offset, uint64_t length, bool keep_allocated,
                                         bool) {
   const io::Nanoseconds started = parts_.reactor->now();
+  const WaitingRequests::Mark mark(parts_.metrics->requests, started);
   Status status = co_await zero_range(offset, length, keep_allocated);
   parts_.metrics->write_operations.add(1);
   parts_.metrics->write_latency.record(parts_.reactor->now() - started);
@@ -98,6 +101,7 @@ Task<Status> LocalPrimary::write_zeroes(uint64_t offset, uint64_t length, bool k
 }
 
 Task<Status> LocalPrimary::trim(uint64_t offset, uint64_t length, bool) {
+  const WaitingRequests::Mark mark(parts_.metrics->requests, parts_.reactor->now());
   Status status = co_await zero_range(offset, length, false);
   parts_.metrics->trim_operations.add(1);
   if (!status.is_ok()) parts_.metrics->errors.add(1);

@@ -511,22 +511,6 @@ void VolumeManager::fill_cluster_view(VolumeView& view) {
     view.state = VolumeState::kAttached;
 }
 
-void VolumeManager::add_cluster_problems(std::vector<std::string>& all) {
-  for (const std::string& problem : cluster_->problems()) all.push_back(problem);
-  std::lock_guard lock(mutex_);
-  for (const auto& [name, hosted] : volumes_) {
-    const v1::VolumeRecord& record = hosted->entry.record;
-    if (record.state() != "ready") continue;
-    const auto in_sync = static_cast<uint32_t>(record.in_sync_size());
-    if (in_sync >= record.replicas()) continue;
-    all.push_back(
-        fmt::format("volume '{}' has {} of {} replicas in sync{}; 'cvol volume explain "
-                    "{}' says more",
-                    name, in_sync, record.replicas(),
-                    in_sync == 1 ? ": one more failure loses data" : "", name));
-  }
-}
-
 Result<std::vector<std::string>> VolumeManager::explain(const std::string& name) {
   auto hosted = require(name);
   if (!hosted) return hosted.status();
@@ -538,6 +522,7 @@ Result<std::vector<std::string>> VolumeManager::explain(const std::string& name)
                               cluster_ ? record.in_sync_size() : 1));
   if (!cluster_) {
     lines.push_back("This node is alone: the volume lives as long as its disk does.");
+    explain_conditions(name, lines);
     return lines;
   }
   std::string lost;
@@ -595,6 +580,7 @@ Result<std::vector<std::string>> VolumeManager::explain(const std::string& name)
   if (record.in_sync_size() < static_cast<int>(record.min_in_sync()))
     lines.push_back(fmt::format("Writes wait until {} replicas are in sync (min_in_sync).",
                                 record.min_in_sync()));
+  explain_conditions(name, lines);
   return lines;
 }
 

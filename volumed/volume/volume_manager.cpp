@@ -101,7 +101,7 @@ Task<Status> create_on(store::DiskEngine& engine, Uuid volume, Uuid replica, uin
 
 VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::MetadataStore> store)
     : options_(std::move(options)),
-      store_(std::move(store)),
+      store_(std::make_unique<meta::HealthyStore>(std::move(store), store_health_)),
       catalog_(*store_, options_.cluster),
       disk_set_(
           options_.disks, options_.engine,
@@ -501,23 +501,6 @@ std::vector<DiskView> VolumeManager::disks() {
     if (!disk->gone) views.push_back(look_at(*disk));
   }
   return views;
-}
-
-std::vector<std::string> VolumeManager::problems() {
-  std::vector<std::string> all;
-  {
-    std::lock_guard lock(mutex_);
-    all = problems_;
-    for (const auto& [name, hosted] : volumes_) {
-      if (!hosted->problem.empty())
-        all.push_back("volume '" + name + "' is damaged: " + hosted->problem);
-    }
-  }
-  for (const DiskView& disk : disks()) {
-    if (!disk.problem.empty()) all.push_back("disk " + disk.path + ": " + disk.problem);
-  }
-  if (cluster_) add_cluster_problems(all);
-  return all;
 }
 
 }  // namespace cvol::volume

@@ -24,11 +24,14 @@
 #include "nbd/attach/attach.h"
 #include "nbd/server/server.h"
 #include "volumed/meta/metadata_store.h"
+#include "volumed/meta/store_health.h"
 #include "volumed/volume/catalog.h"
 #include "volumed/volume/cluster.h"
+#include "volumed/volume/conditions.h"
 #include "volumed/volume/disk_set.h"
 #include "volumed/volume/event_log.h"
 #include "volumed/volume/file_systems.h"
+#include "volumed/volume/host_space.h"
 #include "volumed/volume/keyed_workers.h"
 #include "volumed/volume/local_primary.h"
 #include "volumed/volume/worker.h"
@@ -74,6 +77,7 @@ struct ManagerOptions {
   // Called every few seconds while the start waits for disks to open.
   std::function<void()> on_waiting;
   std::unique_ptr<FileSystems> file_systems;  // null: the real ones
+  HostSpaces::Read host_space = read_host_space;
   // null: the real one. A test's attacher.
   std::function<Result<std::unique_ptr<attach::Attacher>>(attach::AttachOptions)> make_attacher;
 };
@@ -237,7 +241,14 @@ class VolumeManager final : public nbd::ExportDirectory {
   // `cvol cluster migrate`.
   Status migrate(const std::string& uri);
   const ManagerOptions& options() const { return options_; }
+  // All that is not as it should be, the most severe first. Waits neither for the metadata store
+  // nor for an operation.
+  std::vector<Condition> conditions();
+  // The same as sentences.
   std::vector<std::string> problems();
+  // Why the volume's requests wait, if they do; a sentence.
+  std::optional<Condition> waiting_requests(const std::string& name);
+  const meta::StoreHealth& store_health() const { return *store_health_; }
   EventLog& events() { return events_; }
 
   // nbd::ExportDirectory; on the server's shard.
@@ -295,7 +306,16 @@ class VolumeManager final : public nbd::ExportDirectory {
   void evict(Hosted& hosted, bool taken);
   bool is_left_over(Hosted& hosted);
   void discard_of_removed(const std::string& name);
-  void add_cluster_problems(std::vector<std::string>& all);
+  // Sources of conditions (volume_conditions.cpp).
+  void add_store_conditions(std::vector<Condition>& found);
+  void add_record_conditions(std::vector<Condition>& found);
+  void add_disk_conditions(std::vector<Condition>& found);
+  void add_host_conditions(std::vector<Condition>& found);
+  void add_io_conditions(std::vector<Condition>& found);
+  void add_node_conditions(std::vector<Condition>& found);
+  void add_copy_conditions(std::vector<Condition>& found);
+  std::string waits_for(const v1::VolumeRecord& record);
+  void explain_conditions(const std::string& name, std::vector<std::string>& lines);
   void fill_cluster_view(VolumeView& view);
 
   // Reservations, and what ended attachments leave (volume_reservations.cpp).
@@ -380,6 +400,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status unmount_file_system(Hosted& hosted);
 
   ManagerOptions options_;
+  std::shared_ptr<meta::StoreHealth> store_health_ = std::make_shared<meta::StoreHealth>();
   std::unique_ptr<meta::MetadataStore> store_;
   Catalog catalog_;
   DiskSet disk_set_;
@@ -419,6 +440,9 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::mutex mutex_;                          // guards volumes_, problems_, and what Hosted says
   std::map<std::string, HostedPtr> volumes_;  // by name
   std::vector<std::string> problems_;
+
+  ConditionBook condition_book_;
+  HostSpaces host_spaces_{options_.host_space};
 };
 
 }  // namespace cvol::volume

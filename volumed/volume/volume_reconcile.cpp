@@ -54,6 +54,8 @@ Status VolumeManager::open_node() {
   if (id.empty()) CVOL_TRY(write_node_id(path, node->id()));
   node_.id = node->id();
   node_.name = node->name();
+  if (Status kept = events_.keep_in(options_.data_dir, node_.name); !kept)
+    log::warning("volume", "events are kept in memory only", {{"error", kept.message()}});
   return Status::ok();
 }
 

@@ -20,24 +20,28 @@ class Handler final : public replication::MeshHandler {
   int ups = 0;
 };
 
+Endpoint endpoint_of(uint8_t number) {
+  Endpoint endpoint;
+  endpoint.node.bytes[0] = number;
+  return endpoint;
+}
+
+Mesh::Options options_of(uint8_t number) {
+  Mesh::Options options;
+  options.self = endpoint_of(number);
+  options.cluster.bytes[0] = 0xcc;
+  options.process.bytes[0] = number;
+  return options;
+}
+
 class MeshScenario : public ::testing::Test {
  protected:
   // A process with a mesh, on the machine of that number.
   struct Process {
     Process(io::SimWorld& world, uint8_t number)
         : reactor(world, number), mesh(reactor, handler, options(number)) {}
-    static Mesh::Options options(uint8_t number) {
-      Mesh::Options options;
-      options.self = endpoint(number);
-      options.cluster.bytes[0] = 0xcc;
-      options.process.bytes[0] = number;
-      return options;
-    }
-    static Endpoint endpoint(uint8_t number) {
-      Endpoint endpoint;
-      endpoint.node.bytes[0] = number;
-      return endpoint;
-    }
+    static Mesh::Options options(uint8_t number) { return options_of(number); }
+    static Endpoint endpoint(uint8_t number) { return endpoint_of(number); }
     io::SimReactor reactor;
     Handler handler;
     Mesh mesh;
@@ -173,6 +177,115 @@ TEST_F(MeshScenario, closing_does_not_wait_for_greetings) {
   close(one);
   EXPECT_LT(world_.now() - began, io::kSecond);
   ASSERT_TRUE(run_until([&] { return stranger.done(); }, io::kSecond));
+}
+
+std::vector<std::byte> hello_of(uint8_t node) {
+  const Mesh::Options options = options_of(node);
+  replication::wire::Hello hello;
+  hello.cluster = options.cluster;
+  hello.node = options.self.node;
+  hello.process = options.process;
+  replication::wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(replication::wire::FrameType::kHello);
+  std::vector<std::byte> frame;
+  replication::wire::encode_frame(header, replication::wire::encode_hello(hello), frame);
+  return frame;
+}
+
+// The header of a frame with a payload that does not come.
+std::vector<std::byte> announcement(uint32_t payload_bytes) {
+  replication::wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(replication::wire::FrameType::kWrite);
+  header.payload_bytes = payload_bytes;
+  std::vector<std::byte> frame;
+  replication::wire::encode_frame(header, {}, frame);
+  return frame;
+}
+
+// Says who it is and announces a payload; then says nothing, until the connection ends.
+Task<void> greet_and_announce(io::SimReactor* reactor, uint8_t node, io::Nanoseconds* ended) {
+  auto stream = co_await reactor->dial("node1", io::kSecond);
+  CVOL_ASSERT(stream);
+  std::vector<std::byte> said = hello_of(node);
+  const std::vector<std::byte> more = announcement(64 << 20);
+  said.insert(said.end(), more.begin(), more.end());
+  const iovec iov{said.data(), said.size()};
+  const int64_t sent = co_await stream->sendv(&iov, 1);
+  CVOL_ASSERT(sent > 0);
+  std::byte bytes[512];
+  int64_t got = 1;
+  while (got > 0) got = co_await stream->recv(bytes, sizeof bytes);
+  *ended = reactor->now();
+}
+
+TEST_F(MeshScenario, a_node_that_nobody_knows_gets_no_memory_for_payloads) {
+  Process one(world_, 1);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  io::SimReactor stranger(world_, 3);
+  io::Nanoseconds ended = 0;
+  stranger.start(greet_and_announce(&stranger, 3, &ended));
+  ASSERT_TRUE(run_until(
+      [&] {
+        EXPECT_EQ(one.mesh.buffered_bytes(), 0u);
+        return stranger.done();
+      },
+      5 * io::kSecond));
+  EXPECT_EQ(one.mesh.open_connections(), 0u);
+  close(one);
+}
+
+TEST_F(MeshScenario, a_frame_that_stands_still_gives_its_memory_back) {
+  Process one(world_, 1);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  one.mesh.set_address(Process::endpoint(3), "node3");  // it is known, but not dialed
+  io::SimReactor peer(world_, 3);
+  const io::Nanoseconds began = world_.now();
+  io::Nanoseconds ended = 0;
+  peer.start(greet_and_announce(&peer, 3, &ended));
+  ASSERT_TRUE(run_until([&] { return one.mesh.buffered_bytes() > 0; }, 5 * io::kSecond));
+  ASSERT_TRUE(run_until([&] { return peer.done(); }, 60 * io::kSecond));
+  EXPECT_GE(ended - began, 10 * io::kSecond);
+  EXPECT_LT(ended - began, 16 * io::kSecond);
+  EXPECT_EQ(one.mesh.buffered_bytes(), 0u);
+  close(one);
+}
+
+TEST_F(MeshScenario, announcing_much_in_a_greeting_ends_it) {
+  Process one(world_, 1);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  replication::wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(replication::wire::FrameType::kHello);
+  std::vector<std::byte> frame;
+  replication::wire::encode_frame(header, std::vector<std::byte>(1 << 20), frame);
+  frame.resize(replication::wire::kHeaderBytes);
+  io::SimReactor stranger(world_, 3);
+  const io::Nanoseconds began = world_.now();
+  io::Nanoseconds ended = 0;
+  stranger.start(say(&stranger, "node1", frame, &ended));
+  ASSERT_TRUE(run_until([&] { return stranger.done(); }, 60 * io::kSecond));
+  EXPECT_LT(ended - began, io::kSecond);
+  close(one);
+}
+
+TEST_F(MeshScenario, strangers_make_room_for_each_other_and_for_peers) {
+  Process one(world_, 1);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  std::vector<std::unique_ptr<io::SimReactor>> strangers;
+  std::vector<io::Nanoseconds> ended(80, 0);
+  for (std::size_t i = 0; i < ended.size(); ++i) {
+    strangers.push_back(std::make_unique<io::SimReactor>(world_, 3));
+    strangers.back()->start(say(strangers.back().get(), "node1", {}, &ended[i]));
+  }
+  run_until([] { return false; }, 100 * io::kMillisecond);
+  EXPECT_LE(one.mesh.open_connections(), 65u);
+  Process two(world_, 2);
+  two.mesh.set_address(Process::endpoint(1), "node1");
+  two.mesh.want(Process::endpoint(1));
+  EXPECT_TRUE(run_until([&] { return two.mesh.is_up(Process::endpoint(1)); }, io::kSecond));
+  for (auto& stranger : strangers)
+    ASSERT_TRUE(run_until([&] { return stranger->done(); }, 10 * io::kSecond));
+  close(one);
+  close(two);
 }
 
 }  // namespace

@@ -7,9 +7,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
 #include <thread>
+#include <vector>
 
 namespace cvol::api {
 namespace {
@@ -145,11 +148,68 @@ TEST(HttpServer, AnswersAHandlerThatThrowsWith500) {
 
 TEST(HttpServer, DisconnectsAClientThatIsTooSlow) {
   HttpOptions options;
-  options.request_time = std::chrono::seconds(1);
+  options.header_time = std::chrono::seconds(1);
   auto server = start(options);
   Client slow(server->port());
   slow.send("GET / HT");
+  const auto began = std::chrono::steady_clock::now();
   EXPECT_TRUE(slow.at_end());
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(4));
+}
+
+TEST(HttpServer, DisconnectsAClientWhoseBodyIsTooSlow) {
+  HttpOptions options;
+  options.request_time = std::chrono::seconds(1);
+  auto server = start(options);
+  Client slow(server->port());
+  slow.send("POST / HTTP/1.1\r\nHost:\r\nContent-Length: 10\r\n\r\nhalf");
+  const auto began = std::chrono::steady_clock::now();
+  EXPECT_TRUE(slow.at_end());
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(4));
+}
+
+// A probe of health must get through whoever else is connected.
+TEST(HttpServer, SilentConnectionsKeepNobodyOut) {
+  HttpOptions options;
+  options.connections = 8;
+  auto server = start(options);
+  std::vector<std::unique_ptr<Client>> silent;
+  for (int i = 0; i < 20; ++i) {
+    silent.push_back(std::make_unique<Client>(server->port()));
+    if (i % 2 == 0) silent.back()->send("GET /half HT");
+  }
+  Client probe(server->port());
+  probe.send("GET /healthz HTTP/1.1\r\nHost:\r\n\r\n");
+  EXPECT_NE(probe.read_until("/healthz []").find("200 OK"), std::string::npos);
+  EXPECT_TRUE(silent.front()->at_end());  // the one that waited longest
+}
+
+TEST(HttpServer, ConnectionsWhoseRequestsRunAreKept) {
+  std::atomic<int> running{0};
+  std::atomic<bool> release{false};
+  HttpOptions options;
+  options.connections = 2;
+  options.threads = 2;
+  auto server = HttpServer::start(
+      "tcp:127.0.0.1:0",
+      [&](const HttpRequest& request) {
+        ++running;
+        while (request.target == "/hold" && !release)
+          std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        return echo(request);
+      },
+      options);
+  ASSERT_TRUE(server.is_ok()) << server.message();
+  Client one((*server)->port());
+  Client two((*server)->port());
+  for (Client* client : {&one, &two}) client->send("GET /hold HTTP/1.1\r\nHost:\r\n\r\n");
+  while (running < 2) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  Client third((*server)->port());
+  third.send("GET /third HTTP/1.1\r\nHost:\r\n\r\n");
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_EQ(running, 2);
+  release = true;
+  EXPECT_NE(third.read_until("/third []").find("200 OK"), std::string::npos);
 }
 
 TEST(HttpServer, LeavesAnIdleConnectionOpen) {

@@ -156,6 +156,7 @@ class VolumeManagerTest : public testing::Test {
     options.first_disk.journal_bytes = 16 * kMiB;
     options.scrub_interval = scrub_interval_;
     options.file_systems = std::make_unique<FakeFileSystems>(host_);
+    options.host_space = [this](const std::string&) { return host_space_; };
     options.make_attacher = [this](attach::AttachOptions) {
       return Result<std::unique_ptr<attach::Attacher>>(std::make_unique<FakeAttacher>(host_));
     };
@@ -225,7 +226,8 @@ class VolumeManagerTest : public testing::Test {
   std::string boot_id_ = "boot-1";
   std::chrono::seconds scrub_interval_{0};
   FakeHost host_;
-  meta::MetadataStore* store_ = nullptr;  // the manager's
+  HostSpace host_space_{100 * kGiB, 60 * kGiB, 1};  // whatever the file system of the test has
+  meta::MetadataStore* store_ = nullptr;            // the manager's
   std::unique_ptr<VolumeManager> manager_;
 };
 
