@@ -24,6 +24,7 @@
 #include "volumed/mount/device_program.h"
 #include "volumed/mount/mount.h"
 #include "volumed/mount/staging.h"
+#include "volumed/mount/trim.h"
 
 namespace cvol::attach {
 namespace {
@@ -96,6 +97,16 @@ constexpr Step kSteps[] = {
     {"make", 3,
      [](const Words& w) {
        return answer_of(mount::make_file_system(w[0], w[1], split(w[2], ' ')));
+     }},
+    {"make-anew", 3,
+     [](const Words& w) {
+       return answer_of(mount::make_file_system_anew(w[0], w[1], split(w[2], ' ')));
+     }},
+    {"trim", 1,
+     [](const Words& w) -> Answer {
+       auto trimmed = mount::trim(w[0]);
+       if (!trimmed) return trimmed.status();
+       return std::to_string(*trimmed);
      }},
     {"check", 3,
      [](const Words& w) { return answer_of(mount::check_file_system(w[0], w[1], w[2] == "ro")); }},
