@@ -65,6 +65,7 @@ Status VolumeManager::start_cluster() {
 // On the records' thread; it must not wait for an operation.
 void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> entry) {
   bool taken = false;
+  bool grown = false;
   HostedPtr hosted;
   {
     std::lock_guard lock(mutex_);
@@ -87,10 +88,13 @@ void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> 
       taken = before.session().node_id() == node_.id &&
               before.session().id() != entry->record.session().id();
       if (taken && before.has_stage()) hosted->lost_stage = before.stage();
+      grown = entry->record.size_bytes() > before.size_bytes() &&
+              entry->record.session().node_id() == node_.id;
       hosted->entry = std::move(*entry);
     }
   }
   evictor_->post(id, [this, hosted, taken] { evict(*hosted, taken); });
+  if (grown) settler_->post(id, [this, hosted] { hear_of_growth(*hosted); });
 }
 
 bool VolumeManager::attached_elsewhere(const v1::VolumeRecord& record) const {
@@ -232,14 +236,7 @@ Status VolumeManager::resize_clustered(Hosted& hosted, uint64_t size_bytes) {
     next.set_size_bytes(size_bytes);
     next.set_epoch(next.epoch() + 1);
   }));
-  // All members have grown when the primary runs this epoch with them.
-  CVOL_TRY(confirm_epoch(hosted, 30s));
-  auto gateway = gateway_of(hosted);
-  if (!gateway) return gateway.status();
-  auto record = to_replication(record_of(hosted), 0);
-  if (!record) return record.status();
-  gateway->shard->invoke([&] { gateway->gateway->set_record(*record); });
-  return Status::ok();
+  return grow_gateway(hosted);
 }
 
 Result<VolumeView> VolumeManager::modify(const std::string& name, const ModifyRequest& request) {

@@ -375,14 +375,7 @@ Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_
       }
     }
   }
-  for (const attach::Device& device : devices()) {
-    if (device.volume != name) continue;
-    CVOL_TRY(attacher_->resize(name, size_bytes));
-    const v1::StageRecord stage = record_of(volume).stage();
-    const std::string path = volume.mounted ? mount_path(name) : stage.block() ? "" : stage.path();
-    if (!path.empty() && file_systems_->is_mounted(path))
-      CVOL_TRY(file_systems_->grow(name, device.path, path, record_of(volume).fs()));
-  }
+  CVOL_TRY(follow_size(volume));
   if (size_bytes > old)
     events_.add("volume_resized", name,
                 "grew volume from " + format_size(old) + " to " + format_size(size_bytes));

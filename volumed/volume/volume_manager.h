@@ -224,6 +224,9 @@ class VolumeManager final : public nbd::ExportDirectory {
   // nbd::ExportDirectory; on the server's shard.
   void open(std::string name,
             std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) override;
+  // Clients that may write make the volume one that is used as a block device (FormatState).
+  void open_for(std::string name, std::string session,
+                std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) override;
   void list(std::function<void(std::vector<std::string>)> done) override;
 
  private:
@@ -326,15 +329,33 @@ class VolumeManager final : public nbd::ExportDirectory {
   void end_requests(Hosted& hosted);
   bool close_exports(Hosted& hosted);
   std::vector<attach::Device> devices();
-  Result<attach::Device> attach_device(Hosted& hosted, bool force = false);
+  Result<attach::Device> attach_device(Hosted& hosted, bool force = false, bool for_user = false);
   Status detach_device(Hosted& hosted);
+
+  // What is made into a file system, and what never (volume_format.cpp).
+  Status note_block_use(Hosted& hosted);
+  Result<std::shared_ptr<nbd::Export>> open_for_client(const std::string& name);
+  Result<bool> is_all_empty(Hosted& hosted);
+  Status begin_formatting(Hosted& hosted);
+  void end_formatting(Hosted& hosted);
+  Status prepare_file_system(Hosted& hosted, const std::string& device,
+                             const std::vector<std::string>& mkfs_options = {});
+  Status format(Hosted& hosted, const std::string& device,
+                const std::vector<std::string>& mkfs_options, bool cut_off);
+  Status note_formatted(Hosted& hosted);
+
+  // File systems follow their volumes (volume_growth.cpp).
+  Status grow_file_system(Hosted& hosted, const std::string& device, const std::string& path);
+  void grow_after_mount(Hosted& hosted, const std::string& device, const std::string& path);
+  std::string writable_mount(Hosted& hosted);
+  Status follow_size(Hosted& hosted);
+  void hear_of_growth(Hosted& hosted);
+  Status grow_gateway(Hosted& hosted);
 
   // Mounts (volume_mounts.cpp).
   std::string mount_path(const std::string& name) const;
   std::string data_path(const std::string& name) const { return mount_path(name) + "/data"; }
   Status mount_file_system(Hosted& hosted);
-  Status prepare_file_system(Hosted& hosted, const std::string& device,
-                             const std::vector<std::string>& mkfs_options = {});
   Status add_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
   Status note_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
   Status remove_caller(Hosted& hosted, const std::string& caller_id);

@@ -21,6 +21,10 @@ struct FakeHost {
   std::map<std::string, std::string> mounts;    // target -> source
   std::set<std::string> busy;                   // targets that cannot be unmounted
   int formats = 0;
+  int formats_anew = 0;                // of them, over what a mkfs had left
+  std::map<std::string, int> grown;    // target -> how often
+  std::map<std::string, int> trimmed;  // the same
+  Status grow_fails;
   Status make_fails;
   Status check_fails;
   std::map<std::string, std::vector<std::string>> flags;  // target -> of its mount
@@ -64,6 +68,16 @@ class FakeFileSystems final : public FileSystems {
     host_.content[device] = type;
     return Status::ok();
   }
+  Status make_anew(const std::string& volume, const std::string& device, const std::string& type,
+                   const std::vector<std::string>& options) override {
+    CVOL_TRY(make(volume, device, type, options));
+    ++host_.formats_anew;
+    return Status::ok();
+  }
+  Result<uint64_t> trim(const std::string&, const std::string& target) override {
+    ++host_.trimmed[target];
+    return uint64_t{4096};
+  }
   Status mount_device(const std::string&, const std::string& device, const std::string& target,
                       const std::string&) override {
     host_.mounts[target] = device;
@@ -75,8 +89,10 @@ class FakeFileSystems final : public FileSystems {
     return Status::ok();
   }
   bool is_mounted(const std::string& target) override { return host_.mounts.contains(target); }
-  Status grow(const std::string&, const std::string&, const std::string&,
+  Status grow(const std::string&, const std::string&, const std::string& target,
               const std::string&) override {
+    if (!host_.grow_fails.is_ok()) return host_.grow_fails;
+    ++host_.grown[target];
     return Status::ok();
   }
   Status bind(const std::string&, const std::string& source, const std::string& target) override {
