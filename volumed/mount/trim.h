@@ -10,11 +10,12 @@
 
 namespace cvol::mount {
 
-// FITRIM over all of it; answers the bytes that the file system has told the device to discard
-// (ext4 tells of each free range once per mount). kUnsupported if file system or device cannot.
-Result<uint64_t> trim(const std::string& target);
+// FITRIM over a part of it, in bytes; answers how many bytes the file system has told the device to
+// discard (ext4 tells of each free range once per mount). 0 behind its end. kUnsupported if file
+// system or device cannot.
+Result<uint64_t> trim(const std::string& target, uint64_t offset, uint64_t length);
 
-// The answer of cvol-device's step: a decimal number.
+// A decimal number, as the words and the answer of cvol-device's step have it.
 Result<uint64_t> decode_trimmed(const std::string& text);
 
 }  // namespace cvol::mount

@@ -45,8 +45,9 @@ class RealFileSystems final : public FileSystems {
               const std::string& type) override {
     return program_.do_step(volume, {"grow", device, target, type});
   }
-  Result<uint64_t> trim(const std::string& volume, const std::string& target) override {
-    auto answer = program_.run(volume, {"trim", target});
+  Result<uint64_t> trim(const std::string& target, uint64_t offset, uint64_t length) override {
+    auto answer =
+        program_.run("", {"trim", target, std::to_string(offset), std::to_string(length)});
     if (!answer) return answer.status();
     return mount::decode_trimmed(*answer);
   }

@@ -30,8 +30,8 @@ class FileSystems {
   virtual bool is_mounted(const std::string& target) = 0;
   virtual Status grow(const std::string& volume, const std::string& device,
                       const std::string& target, const std::string& type) = 0;
-  // Gives back what the mounted file system does not use; answers how many bytes of it were free.
-  virtual Result<uint64_t> trim(const std::string& volume, const std::string& target) = 0;
+  // As in mount/trim.h; no step of the volume, which may begin before it is over.
+  virtual Result<uint64_t> trim(const std::string& target, uint64_t offset, uint64_t length) = 0;
   virtual Status bind(const std::string& volume, const std::string& source,
                       const std::string& target) = 0;
   virtual Status make_data_folder(const std::string& volume, const std::string& path) = 0;

@@ -28,6 +28,9 @@ struct VolumeManager::Hosted {
   std::weak_ptr<replication::Gateway> gateway;
   io::Shard* gateway_shard = nullptr;
   std::shared_ptr<VolumeMetrics> metrics;  // mutex_
+  // As the record has it; the exports share it.
+  const std::shared_ptr<std::atomic<nbd::OnFull>> on_full =
+      std::make_shared<std::atomic<nbd::OnFull>>(nbd::OnFull::kDevicesWait);
 };
 
 template <typename Change>

@@ -7,6 +7,7 @@
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
 #include "volumed/volume/hosted.h"
+#include "volumed/volume/pool_space.h"
 
 namespace cvol::volume {
 namespace {
@@ -91,6 +92,7 @@ void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> 
       grown = entry->record.size_bytes() > before.size_bytes() &&
               entry->record.session().node_id() == node_.id;
       hosted->entry = std::move(*entry);
+      hosted->on_full->store(on_full_of(hosted->entry.record));
     }
   }
   evictor_->post(id, [this, hosted, taken] { evict(*hosted, taken); });
@@ -163,6 +165,7 @@ Status VolumeManager::create_clustered(Hosted& hosted, const CreateRequest& requ
   record.set_min_in_sync(request.min_in_sync);
   record.set_zone_spread(request.zone_spread);
   record.set_fs(request.fs);
+  record.set_on_full(request.on_full);
   for (const auto& [key, value] : request.labels) (*record.mutable_labels())[key] = value;
   // All are empty, and so all are in sync from the beginning.
   for (const DiskChoice& disk : *chosen) {
@@ -240,16 +243,20 @@ Status VolumeManager::resize_clustered(Hosted& hosted, uint64_t size_bytes) {
 }
 
 Result<VolumeView> VolumeManager::modify(const std::string& name, const ModifyRequest& request) {
-  if (!cluster_)
+  if (!cluster_ && (request.replicas || request.min_in_sync))
     return Status(Code::kFailedPrecondition, "a node that is alone keeps one replica of a volume");
+  if (request.on_full) CVOL_TRY(validate_on_full(*request.on_full));
   auto hosted = require(name);
   if (!hosted) return hosted.status();
   std::lock_guard operation((*hosted)->operation);
+  if (request.on_full) CVOL_TRY(change_on_full(**hosted, *request.on_full));
+  if (!request.replicas && !request.min_in_sync) return view_after(**hosted);
   const v1::VolumeRecord before = record_of(**hosted);
   const uint32_t replicas = request.replicas.value_or(before.replicas());
   const uint32_t least = request.min_in_sync.value_or(before.min_in_sync());
-  if (replicas < 1 || replicas > 8)
-    return Status(Code::kInvalidArgument, "a volume has 1 to 8 replicas");
+  if (replicas < 1 || replicas > kMostReplicas)
+    return Status(Code::kInvalidArgument,
+                  "a volume has 1 to " + std::to_string(kMostReplicas) + " replicas");
   if (least < 1 || least > replicas)
     return Status(Code::kInvalidArgument, "min_in_sync is between 1 and the number of replicas");
   if (replicas > before.replicas()) {

@@ -252,6 +252,7 @@ void VolumeManager::stop_keeper() {
     keeper_wake_.notify_all();
   }
   if (keeper_.joinable()) keeper_.join();
+  if (upkeeper_.joinable()) upkeeper_.join();
 }
 
 }  // namespace cvol::volume

@@ -5,6 +5,7 @@
 #include "nbd/protocol/device_session.h"
 #include "volumed/base/log.h"
 #include "volumed/volume/hosted.h"
+#include "volumed/volume/pool_space.h"
 
 namespace cvol::volume {
 namespace {
@@ -127,6 +128,8 @@ std::shared_ptr<nbd::Export> VolumeManager::show_export(Hosted& hosted,
       });
     }
   };
+  hosted.on_full->store(on_full_of(record_of(hosted)));
+  made->on_full = hosted.on_full;
   std::shared_ptr<nbd::Export> shown(made.release(), std::move(closed));
   hosted.open_export = shown;
   return shown;

@@ -76,6 +76,16 @@ Answer usage_step(const Words& words) {
   return mount::encode_usage(*usage);
 }
 
+Answer trim_step(const Words& words) {
+  auto offset = mount::decode_trimmed(words[1]);
+  if (!offset) return offset.status();
+  auto length = mount::decode_trimmed(words[2]);
+  if (!length) return length.status();
+  auto trimmed = mount::trim(words[0], *offset, *length);
+  if (!trimmed) return trimmed.status();
+  return std::to_string(*trimmed);
+}
+
 struct Step {
   const char* name;
   std::size_t arguments;
@@ -102,12 +112,7 @@ constexpr Step kSteps[] = {
      [](const Words& w) {
        return answer_of(mount::make_file_system_anew(w[0], w[1], split(w[2], ' ')));
      }},
-    {"trim", 1,
-     [](const Words& w) -> Answer {
-       auto trimmed = mount::trim(w[0]);
-       if (!trimmed) return trimmed.status();
-       return std::to_string(*trimmed);
-     }},
+    {"trim", 3, trim_step},
     {"check", 3,
      [](const Words& w) { return answer_of(mount::check_file_system(w[0], w[1], w[2] == "ro")); }},
     {"mount-with", 4, mount_with_step},

@@ -74,7 +74,7 @@ class FakeFileSystems final : public FileSystems {
     ++host_.formats_anew;
     return Status::ok();
   }
-  Result<uint64_t> trim(const std::string&, const std::string& target) override {
+  Result<uint64_t> trim(const std::string& target, uint64_t, uint64_t) override {
     ++host_.trimmed[target];
     return uint64_t{4096};
   }
