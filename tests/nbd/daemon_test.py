@@ -442,6 +442,33 @@ class Volumes(unittest.TestCase):
             out = d.cvol("volume", "inspect", "nobody", check=False)
             self.assertEqual(out.returncode, 3)
 
+    def test_sizes_names_and_commands_are_taken_as_people_mean_them(self):
+        with Daemon() as d:
+            out = d.cvol("volume", "create", "dec", "--size", "10GB").stdout
+            self.assertIn("10000003072 bytes", out)
+            self.assertIn("Warning:", out)
+            self.assertEqual(d.json("volume", "inspect", "dec")["size_bytes"], 10000003072)
+            d.cvol("volume", "create", "frac", "--size", "1.3GiB")
+            out = d.cvol("volume", "create", "m", check=False)
+            self.assertEqual(out.returncode, 2)
+            self.assertIn("two", out.stdout)
+            out = d.cvol("volume", "resize", "dec", "0", check=False)
+            self.assertEqual(out.returncode, 2)
+            out = d.cvol("volume", "creat", "x1", check=False)
+            self.assertEqual(out.returncode, 2)
+            self.assertIn("did you mean 'cvol volume create'", out.stdout)
+            out = d.cvol("volume", "create", "small", "--fs", "xfs", "--size", "64MiB", check=False)
+            self.assertIn("300MiB", out.stdout)
+            d.cvol("volume", "modify", "dec", "--on-full", "wait")
+            self.assertEqual(d.json("volume", "inspect", "dec")["on_full"], "wait")
+
+    def test_block_status_of_a_huge_volume_passes_over_holes(self):
+        with Daemon() as d:
+            d.cvol("volume", "create", "huge", "--size", "1PiB")
+            run("qemu-io", "-f", "raw", "-c", "write -P 5 1000T 4k", d.uri("huge"))
+            out = run("nbdinfo", "--map", "--totals", d.uri("huge"), timeout=600).stdout
+            self.assertIn("4096", out)
+
     def test_a_full_disk_refuses_and_heals(self):
         with Daemon(capacity="128MiB") as d:
             d.cvol("volume", "create", "va", "--size", "96MiB")
