@@ -215,7 +215,9 @@ Task<void> Transmission::serve(Request request, Buffer payload) {
   } else if (request.command() == Command::kBlockStatus) {
     co_await serve_block_status(request);
   } else {
-    const Status status = co_await change_patiently(request, payload);
+    Status status = co_await serve_change(request, payload);
+    if (status.code() == Code::kNoSpace && waits_for_space())
+      status = co_await change_patiently(request, payload, std::move(status));
     give_back(payload);
     reply({encode_done(request, agreement_, wire_error(status.code())), {}, 0, {}});
   }
@@ -237,16 +239,17 @@ bool Transmission::waits_for_space() const {
 // A file system that is told of a lack of space while it writes back turns read-only, or shuts
 // down, and stays so. A write that found no space has changed nothing: it is made again. Between
 // two attempts it holds its payload and its place among the connection's requests, no more.
-Task<Status> Transmission::change_patiently(const Request& request, const Buffer& payload) {
-  Status status = co_await serve_change(request, payload);
-  if (status.code() != Code::kNoSpace || !waits_for_space()) co_return status;
-  log::warning("nbd", "a write waits until there is space in the pool",
-               {{"volume", export_->name}, {"why", status.message()}});
+Task<Status> Transmission::change_patiently(const Request& request, const Buffer& payload,
+                                            Status status) {
+  if (!std::exchange(told_full_, true))
+    log::warning("nbd", "writes wait until there is space in the pool",
+                 {{"volume", export_->name}, {"why", status.message()}});
   while (status.code() == Code::kNoSpace && waits_for_space()) {
     const int64_t slept = co_await shard_.reactor().sleep(kSpaceTurn, &over_);
     if (slept < 0 || is_given_up()) break;
     status = co_await serve_change(request, payload);
   }
+  if (status.is_ok()) told_full_ = false;
   co_return status;
 }
 
