@@ -1,6 +1,7 @@
 // What may be made into a file system, and what never: the rules of VolumeRecord.format_state.
 //
-//   NONE, BLOCK_DEVICE, STARTED: a file system is made only while nothing at all is stored.
+//   NONE, BLOCK_DEVICE, STARTED: a file system is made only while nothing at all is stored. Only
+//     NONE becomes MAKING.
 //   MAKING: what is stored is left of a mkfs of cvol's own, since nobody has opened the volume for
 //     writing or mounted it after that began; it is made again from the beginning.
 //   DONE: never again. Set before the first mount, so that MAKING and a user's file never meet.
@@ -122,7 +123,9 @@ Status VolumeManager::format(Hosted& hosted, const std::string& device,
                       "; cvol never overwrites data: use it with 'cvol volume attach', or "
                       "discard it there yourself ('blkdiscard DEVICE') and mount it again");
   }
-  if (record.format_state() != v1::FORMAT_STATE_MAKING)
+  // One that was a block device may still be attached for its user: what is found there after a
+  // mkfs that was cut off may be that user's.
+  if (record.format_state() == v1::FORMAT_STATE_NONE)
     CVOL_TRY(update(
         hosted, [](v1::VolumeRecord& next) { next.set_format_state(v1::FORMAT_STATE_MAKING); }));
   if (!*empty) {

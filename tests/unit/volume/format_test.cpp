@@ -118,6 +118,14 @@ TEST_F(FormatTest, ItIsNotOnceSomebodyHasUsedTheDevice) {
   EXPECT_EQ(host_.formats, 0);
 }
 
+TEST_F(FormatTest, NorWhereAUserHadTheDeviceBefore) {
+  create("a");
+  ASSERT_TRUE(manager_->attach("a").is_ok());
+  host_.make_fails = Status(Code::kIo, "killed");
+  EXPECT_EQ(manager_->mount("a", "x", "").code(), Code::kIo);
+  EXPECT_EQ(state(), v1::FORMAT_STATE_BLOCK_DEVICE);
+}
+
 TEST_F(FormatTest, NoneIsMadeUnderAClient) {
   create("a");
   {
