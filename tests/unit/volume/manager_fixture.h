@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -16,6 +17,7 @@ namespace cvol::volume {
 
 // What the host's kernel would know; outlives the manager, as the kernel does.
 struct FakeHost {
+  std::mutex attached_mutex;                    // held by the attacher, which any thread may ask
   std::map<std::string, std::string> attached;  // volume -> device
   std::map<std::string, std::string> content;   // device -> file system on it
   std::map<std::string, std::string> mounts;    // target -> source
@@ -36,15 +38,18 @@ class FakeAttacher final : public attach::Attacher {
  public:
   explicit FakeAttacher(FakeHost& host) : host_(host) {}
   Result<attach::Device> attach(const std::string& volume, uint64_t size) override {
+    std::lock_guard lock(host_.attached_mutex);
     host_.attached[volume] = "/dev/fake-" + volume;
     return attach::Device{volume, host_.attached[volume], "fuse", size};
   }
   Status detach(const std::string& volume) override {
+    std::lock_guard lock(host_.attached_mutex);
     host_.attached.erase(volume);
     return Status::ok();
   }
   Status resize(const std::string&, uint64_t) override { return Status::ok(); }
   std::vector<attach::Device> list() const override {
+    std::lock_guard lock(host_.attached_mutex);
     std::vector<attach::Device> devices;
     for (const auto& [volume, path] : host_.attached) devices.push_back({volume, path, "fuse", 0});
     return devices;
