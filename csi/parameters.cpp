@@ -12,8 +12,6 @@
 namespace cvol::csi {
 namespace {
 
-constexpr uint32_t kMostReplicas = 8;
-
 Status invalid(const std::string& text) {
   return Status(Code::kInvalidArgument, text);
 }

@@ -11,7 +11,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr uint64_t kDefaultSize = 10 * kGiB;
-constexpr uint32_t kMostReplicas = 16;
 
 Status invalid(const std::string& text) {
   return Status(Code::kInvalidArgument, text);
@@ -46,13 +45,14 @@ Status apply_replicas(const std::string& text, uint32_t& into) {
   const char* end = text.data() + text.size();
   auto [stop, error] = std::from_chars(text.data(), end, into);
   if (error != std::errc() || stop != end || into < 1 || into > kMostReplicas) {
-    return invalid("option replicas=" + text + ": give a number from 1 to 16");
+    return invalid("option replicas=" + text + ": give a number from 1 to " +
+                   std::to_string(kMostReplicas));
   }
   return Status::ok();
 }
 
 Status apply_size(const std::string& text, uint64_t& into) {
-  Result<uint64_t> size = parse_size(text);
+  Result<uint64_t> size = parse_volume_size(text);
   if (!size) return size.status().with_context("option size");
   into = *size;
   return validate_volume_size(into).with_context("option size");

@@ -14,9 +14,9 @@ constexpr std::chrono::milliseconds kFirstPause{10};
 constexpr std::chrono::milliseconds kLongestPause{250};
 
 // Letters and digits, as the server's session names want them.
-std::string make_session() {
+std::string make_session(const std::string& prefix) {
   Random random = Random::from_system();
-  std::string text;
+  std::string text = prefix;
   for (int i = 0; i < 16; ++i) text.push_back("0123456789abcdef"[random.below(16)]);
   return text;
 }
@@ -26,7 +26,7 @@ std::string make_session() {
 Pipeline::Pipeline(PipelineOptions options, PipelineEvents& events)
     : options_(std::move(options)),
       events_(events),
-      session_(make_session()),
+      session_(make_session(options_.session_prefix)),
       read_buffer_(options_.largest_read_bytes) {}
 
 Pipeline::~Pipeline() {

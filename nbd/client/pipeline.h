@@ -51,6 +51,7 @@ struct PipelineOptions {
   std::string socket_path;
   std::string export_name;
   bool with_session = true;            // add "@SESSION/GENERATION"
+  std::string session_prefix;          // letters and digits, up to 40: what SESSION begins with
   int handshake_timeout_seconds = 30;  // the server may first have to end the session's past
   uint32_t largest_read_bytes = 1 << 20;
 };

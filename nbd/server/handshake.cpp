@@ -130,10 +130,10 @@ Task<Result<Handshake::Next>> Handshake::serve_option(OptionHeader header,
   co_return Next::kMoreOptions;
 }
 
-Task<Result<std::shared_ptr<Export>>> Handshake::open(std::string volume) {
+Task<Result<std::shared_ptr<Export>>> Handshake::open(const ExportName& name) {
   using Opened = Result<std::shared_ptr<Export>>;
   auto answer = std::make_shared<Answer<Opened>>();
-  directory_.open(std::move(volume), [reactor = &reactor_, answer](Opened opened) {
+  directory_.open_for(name.volume, name.session, [reactor = &reactor_, answer](Opened opened) {
     auto moved = std::make_shared<Opened>(std::move(opened));
     reactor->post([answer, moved] {
       answer->value.emplace(std::move(*moved));
@@ -152,7 +152,7 @@ Task<Result<Handshake::Next>> Handshake::export_name(std::vector<std::byte> data
   Result<ExportName> name =
       parse_export_name({reinterpret_cast<const char*>(data.data()), data.size()});
   if (!name) co_return name.status();
-  Result<std::shared_ptr<Export>> opened = co_await open(name->volume);
+  Result<std::shared_ptr<Export>> opened = co_await open(*name);
   if (!opened) co_return opened.status();
   outcome_.name = *name;
   outcome_.target = std::move(*opened);
@@ -174,7 +174,7 @@ Task<Result<Handshake::Next>> Handshake::go(OptionHeader header, std::vector<std
   if (!name) {
     wrong = name.status();
   } else {
-    Result<std::shared_ptr<Export>> opened = co_await open(name->volume);
+    Result<std::shared_ptr<Export>> opened = co_await open(*name);
     wrong = opened.status();
     if (opened) target = std::move(*opened);
   }

@@ -40,7 +40,7 @@ class Handshake {
   Task<Result<Next>> go(OptionHeader header, std::vector<std::byte> data);
   Task<Status> list(OptionHeader header, bool empty);
   Task<Status> meta_context(OptionHeader header, std::vector<std::byte> data);
-  Task<Result<std::shared_ptr<Export>>> open(std::string volume);
+  Task<Result<std::shared_ptr<Export>>> open(const ExportName& name);
 
   io::Reactor& reactor_;
   io::Stream& stream_;

@@ -5,6 +5,7 @@
 // harms nothing else.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -16,12 +17,21 @@
 
 namespace cvol::nbd {
 
+// What a write does that the device refuses for lack of space.
+enum class OnFull : uint8_t {
+  kDevicesWait,  // cvol's own devices wait for space, other clients get the error
+  kWait,
+  kError,
+};
+
 // A volume as the server sees it. Shared by all of its connections; the last one to go ends it.
 struct Export {
   std::string name;
   std::shared_ptr<BlockDevice> device;
   io::Reactor* reactor = nullptr;  // the shard that owns the device
   bool read_only = false;
+  // May change while it is used. Null: kError.
+  std::shared_ptr<const std::atomic<OnFull>> on_full = nullptr;
 };
 
 // Where exports come from. Called on the server's shard; must not block: the work is done
@@ -32,6 +42,12 @@ class ExportDirectory {
   // Opening may change state: a client that connects attaches the volume (DESIGN.md section 7).
   virtual void open(std::string name,
                     std::function<void(Result<std::shared_ptr<Export>>)> done) = 0;
+  // The same, with the session that the client gave along with the name; empty: none.
+  virtual void open_for(std::string name, std::string session,
+                        std::function<void(Result<std::shared_ptr<Export>>)> done) {
+    (void)session;
+    open(std::move(name), std::move(done));
+  }
   virtual void list(std::function<void(std::vector<std::string>)> done) = 0;
 };
 

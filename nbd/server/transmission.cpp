@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
+#include "nbd/protocol/device_session.h"
 #include "volumed/base/assert.h"
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
@@ -18,6 +20,7 @@ constexpr std::size_t kMostSessions = 1024;  // that are remembered
 constexpr std::size_t kMostSendBytes = 4 * kMiB;
 constexpr uint64_t kStagingPoolBytes = 8 * kMiB;
 constexpr io::Nanoseconds kStuckTime = 20 * io::kSecond;
+constexpr io::Nanoseconds kSpaceTurn = 500 * io::kMillisecond;  // a write for which there was none
 
 }  // namespace
 
@@ -71,6 +74,7 @@ void Transmission::give_back(Buffer& buffer) {
 
 void Transmission::shutdown() {
   broken_ = true;
+  stop_waiting();
   stream_.shutdown();
 }
 
@@ -94,6 +98,7 @@ Task<void> Transmission::run() {
     if (!admitted) log_end("a newer connection of its session is there");
   }
   if (admitted) co_await receive_requests();
+  stop_waiting();  // nobody is there for the answers
   staging_.reset();
   co_await requests_.join();
   co_await sender_.join();
@@ -210,11 +215,42 @@ Task<void> Transmission::serve(Request request, Buffer payload) {
   } else if (request.command() == Command::kBlockStatus) {
     co_await serve_block_status(request);
   } else {
-    const Status status = co_await serve_change(request, payload);
+    Status status = co_await serve_change(request, payload);
+    if (status.code() == Code::kNoSpace && waits_for_space())
+      status = co_await change_patiently(request, payload, std::move(status));
     give_back(payload);
     reply({encode_done(request, agreement_, wire_error(status.code())), {}, 0, {}});
   }
   give_back(payload);
+}
+
+void Transmission::stop_waiting() {
+  if (std::exchange(ending_, true)) return;
+  over_.cancel();
+}
+
+bool Transmission::waits_for_space() const {
+  if (ending_ || export_->on_full == nullptr) return false;
+  const OnFull how = export_->on_full->load(std::memory_order_relaxed);
+  const bool device = resends_ == Resends::kAfterHangUp || is_device_session(name_.session);
+  return how == OnFull::kWait || (how == OnFull::kDevicesWait && device);
+}
+
+// A file system that is told of a lack of space while it writes back turns read-only, or shuts
+// down, and stays so. A write that found no space has changed nothing: it is made again. Between
+// two attempts it holds its payload and its place among the connection's requests, no more.
+Task<Status> Transmission::change_patiently(const Request& request, const Buffer& payload,
+                                            Status status) {
+  if (!std::exchange(told_full_, true))
+    log::warning("nbd", "writes wait until there is space in the pool",
+                 {{"volume", export_->name}, {"why", status.message()}});
+  while (status.code() == Code::kNoSpace && waits_for_space()) {
+    const int64_t slept = co_await shard_.reactor().sleep(kSpaceTurn, &over_);
+    if (slept < 0 || is_given_up()) break;
+    status = co_await serve_change(request, payload);
+  }
+  if (status.is_ok()) told_full_ = false;
+  co_return status;
 }
 
 Task<Status> Transmission::serve_change(const Request& request, const Buffer& payload) {

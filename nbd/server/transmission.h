@@ -65,6 +65,10 @@ class Transmission {
   Task<void> serve(Request request, Buffer payload);
   Task<void> serve_read(Request request);
   Task<Status> serve_change(const Request& request, const Buffer& payload);
+  // The same, again and again while the pool is full, after a first attempt ended with `status`.
+  Task<Status> change_patiently(const Request& request, const Buffer& payload, Status status);
+  bool waits_for_space() const;
+  void stop_waiting();
   Task<void> serve_block_status(Request request);
   void reply(Reply made);
   Task<void> send_replies();
@@ -103,6 +107,9 @@ class Transmission {
   io::Event returned_;                    // something of held_bytes_
   bool waits_for_memory_ = false;         // because of others
   bool broken_ = false;                   // the stream takes no more
+  bool told_full_ = false;                // that writes wait for space
+  bool ending_ = false;                   // nothing waits for space any more
+  io::CancelToken over_;                  // of those who wait for it
   io::Scope requests_;
   io::Scope sender_;
 };

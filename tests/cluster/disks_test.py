@@ -16,7 +16,7 @@ class Disks(ClusterTest):
         Disks.added += 1
         path = self.cluster.folder / f"node{node}-disk{Disks.added}"
         path.mkdir()
-        self.cluster.cvol(node, "disk", "add", path, *FORMAT)
+        self.cluster.cvol(node, "disk", "add", path, "--force", *FORMAT)
         return str(path)
 
     def disks(self, node):

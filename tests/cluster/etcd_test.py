@@ -191,21 +191,21 @@ class Away(ClusterTest):
 class Restored(unittest.TestCase):
     def test_an_old_backup_is_refused_with_the_way_out(self):
         with Cluster(etcd=1) as cluster:
-            cluster.create_volume("v")
-            with cluster.writer("v", 1) as writer:
+            cluster.create_volume("vol")
+            with cluster.writer("vol", 1) as writer:
                 writer.wait_progress(200)
             data = cluster.etcds[1].folder / "data"
             cluster.etcds[1].end()
             shutil.copytree(data, data.with_name("backup"))
             cluster.start_etcd(1)
             cluster.wait_etcd()
-            with cluster.writer("v", 1, history=writer.history) as writer:
-                cluster.wait_in_sync("v")
-                cluster.move("v", 2)
+            with cluster.writer("vol", 1, history=writer.history) as writer:
+                cluster.wait_in_sync("vol")
+                cluster.move("vol", 2)
                 cluster.kill(2)
                 writer.wait_progress(200)
                 cluster.start(2)
-                cluster.wait_in_sync("v")
+                cluster.wait_in_sync("vol")
             for process in cluster.nodes.values():
                 process.end()
             cluster.etcds[1].end()
@@ -216,22 +216,22 @@ class Restored(unittest.TestCase):
             cluster.start(*cluster.numbers)
 
             def told():
-                return cluster.cvol(1, "status", check=False).stdout + cluster.explain("v", 1)
+                return cluster.cvol(1, "status", check=False).stdout + cluster.explain("vol", 1)
             text = wait_for("volumed to say it", lambda: told() if "backup" in told() else None, 30)
-            self.assertRegex(text, r"cvol volume rebuild-record v", "the way out is not said")
+            self.assertRegex(text, r"cvol volume rebuild-record vol", "the way out is not said")
             say("old backup", said=[line for line in text.splitlines() if "backup" in line][:2])
             # Nothing is served by guess.
-            refused = cluster.cvol(1, "volume", "verify", "v", check=False, timeout=120)
+            refused = cluster.cvol(1, "volume", "verify", "vol", check=False, timeout=120)
             self.assertNotEqual(refused.returncode, 0)
 
             def rebuilt():
-                done = cluster.cvol(1, "volume", "rebuild-record", "v", check=False)
+                done = cluster.cvol(1, "volume", "rebuild-record", "vol", check=False)
                 return done.returncode == 0
             wait_for("the record to be made anew", rebuilt, 30, every=0.2)
-            cluster.wait_in_sync("v", within=60)
-            with cluster.writer("v", 1, history=writer.history) as writer:
+            cluster.wait_in_sync("vol", within=60)
+            with cluster.writer("vol", 1, history=writer.history) as writer:
                 writer.wait_progress(200)
-            cluster.check_copies("v", writer.history, 1)
+            cluster.check_copies("vol", writer.history, 1)
 
 
 if __name__ == "__main__":

@@ -170,8 +170,8 @@ class Grows(unittest.TestCase):
             try:
                 process.start(base)
                 wait_for("volumed", answers)
-                cvol("volume", "create", "v", "--size", "64MiB")
-                history = stamps.History("v", 4096)
+                cvol("volume", "create", "vol", "--size", "64MiB")
+                history = stamps.History("vol", 4096)
                 with stamps.Writer([socket / "nbd.sock"], history) as writer:
                     writer.wait_progress(2000)
                 history = writer.history
@@ -191,12 +191,12 @@ class Grows(unittest.TestCase):
                 # Node 2 joins, and takes a copy.
                 cluster.settings["flags"] += ["--cluster", prefix]
                 cluster.start_node(2)
-                cvol("volume", "modify", "v", "--replicas", "2")
+                cvol("volume", "modify", "vol", "--replicas", "2")
 
                 def two():
                     return sum("node2" in line or "solo" in line for line in
-                               cvol("volume", "explain", "v").stdout.splitlines()) and len(
-                        [c for c in cluster.json(2, "volume", "inspect", "v")["copies"]
+                               cvol("volume", "explain", "vol").stdout.splitlines()) and len(
+                        [c for c in cluster.json(2, "volume", "inspect", "vol")["copies"]
                          if c["in_sync"]]) == 2
                 wait_for("a second copy", two, 60, every=0.2)
                 process.kill()
@@ -257,15 +257,15 @@ class Shards(unittest.TestCase):
             second.mkdir()
             cluster.cvol(1, "disk", "add", second, "--capacity", "8GiB", "--journal-size", "64MiB",
                          "--force")
-            cluster.create_volume("v", "64MiB", 2, gateways=[1])
-            handle = stamps.connect(cluster.nbd_socket(1), "v")
+            cluster.create_volume("vol", "64MiB", 2, gateways=[1])
+            handle = stamps.connect(cluster.nbd_socket(1), "vol")
             handle.pwrite(b"\1" * BLOCK, 0)
-            cluster.cvol(2, "volume", "modify", "v", "--replicas", "3")
-            cluster.wait_in_sync("v", 3)
-            used = {copy["node"]: copy["disk"] for copy in cluster.copies("v")}
+            cluster.cvol(2, "volume", "modify", "vol", "--replicas", "3")
+            cluster.wait_in_sync("vol", 3)
+            used = {copy["node"]: copy["disk"] for copy in cluster.copies("vol")}
             disks = {disk["path"]: disk["id"] for disk in cluster.json(1, "disk", "ls")}
             self.assertEqual(used["node1"], disks[str(second)])
-            cluster.move("v", 1)
+            cluster.move("vol", 1)
             answers = []
             asking = threading.Thread(
                 target=lambda: answers.append(bytes(handle.pread(BLOCK, 0))[:4]), daemon=True)

@@ -20,7 +20,7 @@ class Clients(unittest.TestCase):
     def setUpClass(cls):
         cls.daemon = Daemon("--nbd-listen", "127.0.0.1:0")
         cls.daemon.start()
-        cls.daemon.cvol("volume", "create", "v", "--size", "256MiB")
+        cls.daemon.cvol("volume", "create", "vol", "--size", "256MiB")
 
     @classmethod
     def tearDownClass(cls):
@@ -34,11 +34,11 @@ class Clients(unittest.TestCase):
         handle.add_meta_context("base:allocation")
         for name, value in options.items():
             getattr(handle, name)(value)
-        handle.connect_uri(self.d.uri("v"))
+        handle.connect_uri(self.d.uri("vol"))
         return handle
 
     def test_nbdinfo_shows_size_and_features(self):
-        out = run("nbdinfo", self.d.uri("v")).stdout
+        out = run("nbdinfo", self.d.uri("vol")).stdout
         for text in ("export-size: 268435456", "can_flush: true", "can_fua: true",
                      "can_multi_conn: true", "can_trim: true", "can_zero: true",
                      "can_fast_zero: true", "can_cache: true", "block_size_preferred: 4096",
@@ -46,7 +46,7 @@ class Clients(unittest.TestCase):
             self.assertIn(text, out)
 
     def test_list_names_the_volumes(self):
-        self.assertIn('export="v"', run("nbdinfo", "--list", self.d.uri("")).stdout)
+        self.assertIn('export="vol"', run("nbdinfo", "--list", self.d.uri("")).stdout)
 
     def test_nbdcopy_round_trip(self):
         self.d.cvol("volume", "create", "copy", "--size", "64MiB")
@@ -59,23 +59,23 @@ class Clients(unittest.TestCase):
                          hashlib.sha256(back.read_bytes()).digest())
 
     def test_nbdinfo_map_tells_holes(self):
-        self.d.cvol("volume", "create", "map", "--size", "1MiB")
+        self.d.cvol("volume", "create", "map", "--size", "2MiB")
         run("qemu-io", "-f", "raw", "-c", "write 128k 64k", self.d.uri("map"))
         out = run("nbdinfo", "--map", self.d.uri("map")).stdout.split("\n")
         self.assertEqual([line.split()[:3] for line in out if line],
                          [["0", "131072", "3"], ["131072", "65536", "0"],
-                          ["196608", "851968", "3"]])
+                          ["196608", "1900544", "3"]])
 
     def test_qemu_img_and_qemu_io(self):
-        self.assertIn("virtual size: 256 MiB", run("qemu-img", "info", self.d.uri("v")).stdout)
+        self.assertIn("virtual size: 256 MiB", run("qemu-img", "info", self.d.uri("vol")).stdout)
         out = run("qemu-io", "-f", "raw", "-c", "write -P 7 1000 5001", "-c", "read -P 7 1000 5001",
                   "-c", "write -z 4096 4096", "-c", "read -P 0 4096 1905", "-c", "discard 0 65536",
-                  "-c", "read -P 0 0 65536", "-c", "flush", self.d.uri("v")).stdout
+                  "-c", "read -P 0 0 65536", "-c", "flush", self.d.uri("vol")).stdout
         self.assertNotIn("failed", out)
 
     def test_qemu_img_bench_of_many_requests(self):
         run("qemu-img", "bench", "-f", "raw", "-c", "5000", "-d", "64", "-w", "-s", "4096",
-            "--flush-interval=100", self.d.uri("v"))
+            "--flush-interval=100", self.d.uri("vol"))
 
     def test_fio_verifies_what_it_wrote(self):
         self.d.cvol("volume", "create", "fio", "--size", "128MiB")
@@ -171,7 +171,7 @@ class Clients(unittest.TestCase):
 
     def test_malformed_input_ends_that_connection_only(self):
         flags = struct.pack(">I", 3)
-        begin = flags + go("v")
+        begin = flags + go("vol")
         cases = {
             "wrong client flags": (struct.pack(">I", 0xFFFF),),
             "not NBD at all": (b"GET / HTTP/1.1\r\n\r\n" * 4,),
@@ -188,19 +188,19 @@ class Clients(unittest.TestCase):
                 self.assertTrue(closed, name)
         truncated = {
             "handshake cut short": (flags[:2],),
-            "option cut short": (flags, go("v")[:9]),
+            "option cut short": (flags, go("vol")[:9]),
             "request cut short": (begin, request(0, 0, 4096)[:11]),
             "payload cut short": (begin, request(1, 0, 65536), b"x" * 1000),
         }
         for name, parts in truncated.items():
             with self.subTest(name):
                 self.exchange(*parts, linger=0.1)
-        run("nbdinfo", "--size", self.d.uri("v"))
+        run("nbdinfo", "--size", self.d.uri("vol"))
         self.assertIsNone(self.d.process.poll())
         self.assertIn("closing a connection", self.d.log.read_text())
 
     def test_unknown_commands_get_an_error_each(self):
-        replies, closed = self.exchange(struct.pack(">I", 3) + go("v"), request(42, 0, 4096),
+        replies, closed = self.exchange(struct.pack(">I", 3) + go("vol"), request(42, 0, 4096),
                                         request(0, 0, 512, flags=0x8000), request(3, 0, 0))
         self.assertFalse(closed)
         at = replies.index(struct.pack(">I", 0x67446698))
@@ -217,9 +217,9 @@ class Clients(unittest.TestCase):
         self.assertIn(struct.pack(">II", 6, 0x80000003), replies)
 
     def extended(self, connection):
-        """Negotiates structured replies, extended headers and base:allocation; enters v."""
-        context = struct.pack(">I", 1) + b"v" + struct.pack(">II", 1, 15) + b"base:allocation"
-        connection.sendall(struct.pack(">I", 3) + option(11) + option(10, context) + go("v"))
+        """Negotiates structured replies, extended headers and base:allocation; enters vol."""
+        context = struct.pack(">I", 3) + b"vol" + struct.pack(">II", 1, 15) + b"base:allocation"
+        connection.sendall(struct.pack(">I", 3) + option(11) + option(10, context) + go("vol"))
         received = b""
         while struct.pack(">II", 7, 1) not in received:  # the acknowledgement of GO
             received += connection.recv(65536)
@@ -285,14 +285,14 @@ class Clients(unittest.TestCase):
                 return len(connection.recv(16)) == 16
             except ConnectionResetError:
                 return False
-        first = enter("v@abc/1")
+        first = enter("vol@abc/1")
         self.assertTrue(alive(first))
-        second = enter("v@abc/2")
+        second = enter("vol@abc/2")
         self.assertTrue(alive(second))
         self.assertEqual(first.recv(1), b"")
-        stale = enter("v@abc/1")
+        stale = enter("vol@abc/1")
         self.assertEqual(stale.recv(1), b"")
-        other = enter("v@other/1")
+        other = enter("vol@other/1")
         self.assertTrue(alive(second) and alive(other))
         for connection in (first, second, stale, other):
             connection.close()
@@ -301,20 +301,20 @@ class Clients(unittest.TestCase):
         lazy = []
         for _ in range(2):
             connection = self.d.raw()
-            connection.sendall(struct.pack(">I", 3) + go("v"))
+            connection.sendall(struct.pack(">I", 3) + go("vol"))
             for _ in range(100):
                 connection.sendall(request(0, 0, 16 << 20))
             lazy.append(connection)
         time.sleep(1)
         begin = time.monotonic()
-        run("qemu-io", "-f", "raw", "-c", "read 0 4M", "-c", "write 0 4M", self.d.uri("v"))
+        run("qemu-io", "-f", "raw", "-c", "read 0 4M", "-c", "write 0 4M", self.d.uri("vol"))
         self.assertLess(time.monotonic() - begin, 60)
         for connection in lazy:
             connection.close()
 
     def test_connections_that_say_nothing_do_no_harm(self):
         silent = [self.d.raw() for _ in range(50)]
-        run("nbdinfo", "--size", self.d.uri("v"))
+        run("nbdinfo", "--size", self.d.uri("vol"))
         for connection in silent:
             connection.close()
 

@@ -42,7 +42,7 @@ class Crashes(unittest.TestCase):
         """Writes numbered blocks until the daemon goes away; remembers what was answered."""
         number = acknowledged["next"]
         try:
-            h = connect(daemon, "v")
+            h = connect(daemon, "vol")
             while not stop.is_set():
                 block = number % 4096
                 h.pwrite(number.to_bytes(8, "big") * 512, block * 4096)
@@ -55,7 +55,7 @@ class Crashes(unittest.TestCase):
 
     def test_acknowledged_writes_survive_kill_9(self):
         with Daemon() as d:
-            d.cvol("volume", "create", "v", "--size", "16MiB")
+            d.cvol("volume", "create", "vol", "--size", "16MiB")
             acknowledged = {"next": 1}
             for _ in range(ROUNDS):
                 stop = threading.Event()
@@ -66,7 +66,7 @@ class Crashes(unittest.TestCase):
                 stop.set()
                 thread.join()
                 d.start()
-                h = connect(d, "v")
+                h = connect(d, "vol")
                 for block, number in list(acknowledged.items()):
                     if not isinstance(block, int):
                         continue
@@ -80,9 +80,9 @@ class Crashes(unittest.TestCase):
 
     def test_sigterm_under_load_ends_within_five_seconds(self):
         with Daemon() as d:
-            d.cvol("volume", "create", "v", "--size", "256MiB")
+            d.cvol("volume", "create", "vol", "--size", "256MiB")
             load = subprocess.Popen(
-                ["fio", "--name=l", "--ioengine=nbd", f"--uri={d.uri('v')}", "--rw=randwrite",
+                ["fio", "--name=l", "--ioengine=nbd", f"--uri={d.uri('vol')}", "--rw=randwrite",
                  "--bs=4k", "--iodepth=32", "--size=256M", "--time_based", "--runtime=30"],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             time.sleep(1.5)
@@ -91,7 +91,7 @@ class Crashes(unittest.TestCase):
             load.wait()
             print(f"stopped in {took:.2f} s")
             d.start()
-            run("qemu-img", "info", d.uri("v"))
+            run("qemu-img", "info", d.uri("vol"))
 
 
 class Starts(unittest.TestCase):
@@ -105,7 +105,7 @@ class Starts(unittest.TestCase):
 
     def test_a_newer_format_is_refused_and_left_alone(self):
         with Daemon() as d:
-            d.cvol("volume", "create", "v", "--size", "16MiB")
+            d.cvol("volume", "create", "vol", "--size", "16MiB")
             d.stop()
             label = d.data / "disks/default/label"
             good = label.read_bytes()
@@ -118,12 +118,12 @@ class Starts(unittest.TestCase):
             self.refused(d, "version")
             label.write_bytes(good)
             d.start()
-            self.assertIn("v", d.cvol("volume", "ls").stdout)
+            self.assertIn("vol", d.cvol("volume", "ls").stdout)
 
     def test_a_damaged_label_is_refused_and_left_alone(self):
         with Daemon() as d:
-            d.cvol("volume", "create", "v", "--size", "16MiB")
-            run("qemu-io", "-f", "raw", "-c", "write -P 9 0 1M", d.uri("v"))
+            d.cvol("volume", "create", "vol", "--size", "16MiB")
+            run("qemu-io", "-f", "raw", "-c", "write -P 9 0 1M", d.uri("vol"))
             d.stop()
             label = d.data / "disks/default/label"
             good = label.read_bytes()
@@ -135,12 +135,12 @@ class Starts(unittest.TestCase):
             label.write_bytes(one)  # the other copy will do
             d.start()
             self.assertEqual(label.read_bytes(), good)
-            out = run("qemu-io", "-f", "raw", "-c", "read -P 9 0 1M", d.uri("v")).stdout
+            out = run("qemu-io", "-f", "raw", "-c", "read -P 9 0 1M", d.uri("vol")).stdout
             self.assertNotIn("failed", out)
 
     def test_a_damaged_table_is_refused_and_left_alone(self):
         with Daemon() as d:
-            d.cvol("volume", "create", "v", "--size", "16MiB")
+            d.cvol("volume", "create", "vol", "--size", "16MiB")
             d.stop()
             copies = [d.data / "disks/default" / name / "CURRENT" for name in ("table", "table2")]
             good = [current.read_bytes() for current in copies]
@@ -149,11 +149,11 @@ class Starts(unittest.TestCase):
             self.refused(d, "table")
             copies[1].write_bytes(good[1])  # the other copy will do, and the first is made anew
             d.start()
-            self.assertIn("v", d.cvol("volume", "ls").stdout)
+            self.assertIn("vol", d.cvol("volume", "ls").stdout)
             d.stop()
             copies[1].write_bytes(b"nonsense\n")
             d.start()
-            self.assertIn("v", d.cvol("volume", "ls").stdout)
+            self.assertIn("vol", d.cvol("volume", "ls").stdout)
 
     def refused(self, d, word):
         """Either volumed does not start, or the disk is shown as not usable; both say why."""
@@ -289,8 +289,8 @@ class Watching(unittest.TestCase):
     def test_metrics_and_health(self):
         port = free_port()
         with Daemon("--http", f"127.0.0.1:{port}") as d:
-            d.cvol("volume", "create", "m", "--size", "64MiB")
-            run("qemu-io", "-f", "raw", "-c", "write 0 1M", "-c", "read 0 64k", d.uri("m"))
+            d.cvol("volume", "create", "vm", "--size", "64MiB")
+            run("qemu-io", "-f", "raw", "-c", "write 0 1M", "-c", "read 0 64k", d.uri("vm"))
             base = f"http://127.0.0.1:{port}"
             for path in ("/healthz", "/readyz"):
                 with urllib.request.urlopen(base + path, timeout=5) as answer:
@@ -305,9 +305,9 @@ class Watching(unittest.TestCase):
                 found = re.fullmatch(r'(cvol_[a-z_]+(?:\{[^}]*\})?) ([0-9.eE+-]+|\+Inf|NaN)', line)
                 self.assertIsNotNone(found, line)
                 values[found.group(1)] = float(found.group(2))
-            self.assertEqual(values['cvol_volume_written_bytes_total{volume="m"}'], 1 << 20)
-            self.assertEqual(values['cvol_volume_read_bytes_total{volume="m"}'], 1 << 16)
-            self.assertEqual(values['cvol_volume_size_bytes{volume="m"}'], 64 << 20)
+            self.assertEqual(values['cvol_volume_written_bytes_total{volume="vm"}'], 1 << 20)
+            self.assertEqual(values['cvol_volume_read_bytes_total{volume="vm"}'], 1 << 16)
+            self.assertEqual(values['cvol_volume_size_bytes{volume="vm"}'], 64 << 20)
             with self.assertRaises(urllib.error.HTTPError):
                 urllib.request.urlopen(base + "/nothing", timeout=5)
 
@@ -492,8 +492,8 @@ class Disks(unittest.TestCase):
     def test_a_scrub_finds_a_flipped_bit_and_writing_mends_it(self):
         with Daemon() as d:
             self.assertIn("never", d.cvol("disk", "ls").stdout)
-            d.cvol("volume", "create", "v", "--size", "16MiB")
-            self.fill(d, "v", 8)
+            d.cvol("volume", "create", "vol", "--size", "16MiB")
+            self.fill(d, "vol", 8)
             disk = d.json("disk", "ls")[0]
             out = d.cvol("disk", "scrub", disk["id"][:8], "--wait", "--rate", "1GiB/s").stdout
             self.assertIn("no damage", out)
@@ -501,14 +501,14 @@ class Disks(unittest.TestCase):
             self.flip(d, self.place_of(d, 4))  # the block at 3 MiB
             out = d.cvol("disk", "scrub", disk["path"], "--wait", "--rate", "1GiB/s", check=False)
             self.assertEqual(out.returncode, 1, out.stdout)
-            self.assertIn(f"volume v, offset {3 << 20}", out.stdout)
+            self.assertIn(f"volume vol, offset {3 << 20}", out.stdout)
             self.assertIn("1 damaged", d.cvol("disk", "ls").stdout)
             scrub = self.scrub_of(d)
             self.assertEqual(scrub["completed_damaged_blocks"], 1)
-            self.assertEqual(scrub["damage"][0]["volume"], "v")
+            self.assertEqual(scrub["damage"][0]["volume"], "vol")
             events = self.events(d)
-            self.assertRegex(events, rf"block_damaged  v  offset {3 << 20} .*'chunks'")
-            h = connect(d, "v")
+            self.assertRegex(events, rf"block_damaged  vol  offset {3 << 20} .*'chunks'")
+            h = connect(d, "vol")
             with self.assertRaises(nbd.Error):
                 h.pread(4096, 3 << 20)
             self.assertEqual(h.pread(8192, (3 << 20) + 4096), b"\4" * 8192)
@@ -521,8 +521,8 @@ class Disks(unittest.TestCase):
 
     def test_a_scrub_goes_on_after_kill_9_and_stops_when_told(self):
         with Daemon() as d:
-            d.cvol("volume", "create", "v", "--size", "128MiB")
-            self.fill(d, "v", 128)
+            d.cvol("volume", "create", "vol", "--size", "128MiB")
+            self.fill(d, "vol", 128)
             path = d.json("disk", "ls")[0]["path"]
             d.cvol("disk", "scrub", path, "--rate", "2MiB/s")
             self.assertRegex(d.cvol("disk", "ls").stdout, r"running \d+ %")
@@ -560,19 +560,19 @@ class Disks(unittest.TestCase):
 
     def test_a_failed_disk_serves_nothing_until_it_is_verified(self):
         with Daemon() as d:
-            d.cvol("volume", "create", "v", "--size", "16MiB")
-            self.fill(d, "v", 4)
+            d.cvol("volume", "create", "vol", "--size", "16MiB")
+            self.fill(d, "vol", 4)
             d.stop()
             self.fail(d)
             d.start()
             disk = d.json("disk", "ls")[0]
             self.assertEqual(disk["state"], "failed")
             self.assertIn("cvol disk verify", disk["problem"])
-            volume = d.json("volume", "inspect", "v")
+            volume = d.json("volume", "inspect", "vol")
             self.assertEqual(volume["state"], "damaged")
             self.assertIn("has failed", volume["problem"])
             with self.assertRaises(nbd.Error):
-                connect(d, "v")
+                connect(d, "vol")
             out = d.cvol("volume", "create", "w", "--size", "16MiB", check=False)
             self.assertIn("no disk of this node works", out.stdout)
             self.assertEqual(d.cvol("disk", "scrub", disk["path"], check=False).returncode, 5)
@@ -580,12 +580,12 @@ class Disks(unittest.TestCase):
             out = d.cvol("disk", "verify", disk["path"], check=False)
             self.assertEqual(out.returncode, 5, out.stdout)
             self.assertIn("--accept-damage", out.stdout)
-            self.assertIn(f"volume v, offset {1 << 20}", out.stdout)
+            self.assertIn(f"volume vol, offset {1 << 20}", out.stdout)
             self.assertEqual(d.json("disk", "ls")[0]["state"], "failed")
             out = d.cvol("disk", "verify", disk["path"], "--accept-damage", check=False).stdout
             self.assertEqual(d.json("disk", "ls")[0]["state"], "ok", out)
-            self.assertEqual(d.json("volume", "inspect", "v")["state"], "available")
-            h = connect(d, "v")
+            self.assertEqual(d.json("volume", "inspect", "vol")["state"], "available")
+            h = connect(d, "vol")
             self.assertEqual(h.pread(4096, 0), b"\1" * 4096)
             with self.assertRaises(nbd.Error):
                 h.pread(4096, 1 << 20)
@@ -620,9 +620,9 @@ class Volumes(unittest.TestCase):
         with Daemon() as d:
             for arguments, word in (
                     (("../x", "--size", "1GiB"), "name"), (("a" * 129, "--size", "1GiB"), "name"),
-                    (("v", "--size", "much"), "size"), (("v", "--size", "1"), "1"),
-                    (("v", "--size", "100PiB"), "PiB"), (("v", "--fs", "ntfs"), "ntfs"),
-                    (("v", "--replicas", "3"), "replica")):
+                    (("vol", "--size", "much"), "size"), (("vol", "--size", "1"), "1"),
+                    (("vol", "--size", "100PiB"), "PiB"), (("vol", "--fs", "ntfs"), "ntfs"),
+                    (("vol", "--replicas", "3"), "replica")):
                 out = d.cvol("volume", "create", *arguments, check=False)
                 self.assertNotEqual(out.returncode, 0, arguments)
                 self.assertIn(word, out.stdout)
@@ -630,25 +630,52 @@ class Volumes(unittest.TestCase):
             out = d.cvol("volume", "inspect", "nobody", check=False)
             self.assertEqual(out.returncode, 3)
 
+    def test_sizes_names_and_commands_are_taken_as_people_mean_them(self):
+        with Daemon() as d:
+            out = d.cvol("volume", "create", "dec", "--size", "10GB").stdout
+            self.assertIn("10000003072 bytes", out)
+            self.assertIn("Warning:", out)
+            self.assertEqual(d.json("volume", "inspect", "dec")["size_bytes"], 10000003072)
+            d.cvol("volume", "create", "frac", "--size", "1.3GiB")
+            out = d.cvol("volume", "create", "m", check=False)
+            self.assertEqual(out.returncode, 2)
+            self.assertIn("two", out.stdout)
+            out = d.cvol("volume", "resize", "dec", "0", check=False)
+            self.assertEqual(out.returncode, 2)
+            out = d.cvol("volume", "creat", "x1", check=False)
+            self.assertEqual(out.returncode, 2)
+            self.assertIn("did you mean 'cvol volume create'", out.stdout)
+            out = d.cvol("volume", "create", "small", "--fs", "xfs", "--size", "64MiB", check=False)
+            self.assertIn("300MiB", out.stdout)
+            d.cvol("volume", "modify", "dec", "--on-full", "wait")
+            self.assertEqual(d.json("volume", "inspect", "dec")["on_full"], "wait")
+
+    def test_block_status_of_a_huge_volume_passes_over_holes(self):
+        with Daemon() as d:
+            d.cvol("volume", "create", "huge", "--size", "1PiB")
+            run("qemu-io", "-f", "raw", "-c", "write -P 5 1000T 4k", d.uri("huge"))
+            out = run("nbdinfo", "--map", "--totals", d.uri("huge"), timeout=600).stdout
+            self.assertIn("4096", out)
+
     def test_a_full_disk_refuses_and_heals(self):
         with Daemon(capacity="128MiB") as d:
-            d.cvol("volume", "create", "a", "--size", "96MiB")
-            d.cvol("volume", "create", "b", "--size", "96MiB")
-            run("qemu-io", "-f", "raw", "-c", "write -P 1 0 96M", d.uri("a"))
-            out = run("qemu-io", "-f", "raw", "-c", "write -P 2 0 96M", d.uri("b"), check=False)
+            d.cvol("volume", "create", "va", "--size", "96MiB")
+            d.cvol("volume", "create", "vb", "--size", "96MiB")
+            run("qemu-io", "-f", "raw", "-c", "write -P 1 0 96M", d.uri("va"))
+            out = run("qemu-io", "-f", "raw", "-c", "write -P 2 0 96M", d.uri("vb"), check=False)
             self.assertIn("No space", out.stdout)
             out = run("qemu-io", "-f", "raw", "-c", "read -P 1 0 96M", "-c", "write -P 3 0 96M",
-                      "-c", "read -P 3 0 96M", d.uri("a")).stdout
+                      "-c", "read -P 3 0 96M", d.uri("va")).stdout
             self.assertNotIn("failed", out)
             out = run("qemu-io", "-f", "raw", "-d", "unmap", "-c", "discard 0 64M", "-c",
-                      "read -P 0 0 64M", d.uri("a")).stdout
+                      "read -P 0 0 64M", d.uri("va")).stdout
             self.assertNotIn("failed", out)
             out = run("qemu-io", "-f", "raw", "-c", "write -P 2 0 64M", "-c", "read -P 2 0 64M",
-                      d.uri("b")).stdout
+                      d.uri("vb")).stdout
             self.assertNotIn("failed", out)
-            d.cvol("volume", "rm", "a")
+            d.cvol("volume", "rm", "va")
             out = run("qemu-io", "-f", "raw", "-c", "write -P 2 0 96M", "-c", "read -P 2 0 96M",
-                      d.uri("b")).stdout
+                      d.uri("vb")).stdout
             self.assertNotIn("failed", out)
 
     def test_a_volume_of_one_pebibyte(self):

@@ -77,6 +77,9 @@ class GrpcClient final : public ApiClient {
   Result<v1::ModifyVolumeResponse> modify_volume(const v1::ModifyVolumeRequest& request) override {
     return call<v1::ModifyVolumeResponse>(&v1::Cvol::Stub::ModifyVolume, request);
   }
+  Result<v1::TrimVolumeResponse> trim_volume(const v1::TrimVolumeRequest& request) override {
+    return call<v1::TrimVolumeResponse>(&v1::Cvol::Stub::TrimVolume, request);
+  }
   Result<v1::MoveVolumeResponse> move_volume(const v1::MoveVolumeRequest& request) override {
     return call<v1::MoveVolumeResponse>(&v1::Cvol::Stub::MoveVolume, request);
   }

@@ -48,6 +48,7 @@ class ApiClient {
       const v1::AttachVolumeRequest& request) = 0;
   virtual Result<v1::ModifyVolumeResponse> modify_volume(
       const v1::ModifyVolumeRequest& request) = 0;
+  virtual Result<v1::TrimVolumeResponse> trim_volume(const v1::TrimVolumeRequest& request) = 0;
   virtual Result<v1::MoveVolumeResponse> move_volume(const v1::MoveVolumeRequest& request) = 0;
   virtual Result<v1::ExplainVolumeResponse> explain_volume(
       const v1::ExplainVolumeRequest& request) = 0;

@@ -123,6 +123,9 @@ v1::Volume to_proto(const volume::VolumeView& view, volume::VolumeManager& manag
   volume.set_formatted(record.format_state() == v1::FORMAT_STATE_DONE);
   volume.set_min_in_sync(record.min_in_sync());
   volume.set_zone_spread(record.zone_spread());
+  volume.set_on_full(record.on_full());
+  volume.set_fs_size_bytes(record.fs_size_bytes());
+  for (const std::string& warning : view.warnings) volume.add_warnings(warning);
   volume.set_reserved(record.session().reserved());
   volume.set_reserved_read_only(record.session().read_only());
   if (record.has_stage()) add_stage(record.stage(), volume);

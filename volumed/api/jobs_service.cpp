@@ -97,6 +97,21 @@ class JobsService final : public v1::Cvol::Service {
     return job(context, request->path(), Turns::kNone, *request, response,
                &v1::Cvol::Service::AddDisk);
   }
+  grpc::Status RemoveDisk(ServerContext* context, const v1::RemoveDiskRequest* request,
+                          v1::RemoveDiskResponse* response) override {
+    return job(context, request->disk(), Turns::kNone, *request, response,
+               &v1::Cvol::Service::RemoveDisk);
+  }
+  grpc::Status MoveDisk(ServerContext* context, const v1::MoveDiskRequest* request,
+                        v1::MoveDiskResponse* response) override {
+    return job(context, request->disk(), Turns::kNone, *request, response,
+               &v1::Cvol::Service::MoveDisk);
+  }
+  grpc::Status TrimVolume(ServerContext* context, const v1::TrimVolumeRequest* request,
+                          v1::TrimVolumeResponse* response) override {
+    return job(context, request->name(), Turns::kNone, *request, response,
+               &v1::Cvol::Service::TrimVolume);
+  }
   grpc::Status ScrubDisk(ServerContext* context, const v1::ScrubDiskRequest* request,
                          v1::ScrubDiskResponse* response) override {
     return job(context, request->disk(), Turns::kNone, *request, response,

@@ -82,7 +82,16 @@ class Service final : public v1::Cvol::Service {
     volume::ModifyRequest modify;
     if (request->replicas() != 0) modify.replicas = request->replicas();
     if (request->min_in_sync() != 0) modify.min_in_sync = request->min_in_sync();
+    if (!request->on_full().empty()) modify.on_full = request->on_full();
     return answer(manager_.modify(named(*request), modify), response);
+  }
+
+  grpc::Status TrimVolume(grpc::ServerContext*, const v1::TrimVolumeRequest* request,
+                          v1::TrimVolumeResponse* response) override {
+    auto trimmed = manager_.trim(named(*request));
+    if (!trimmed) return to_grpc(trimmed.status());
+    response->set_trimmed_bytes(*trimmed);
+    return answer(manager_.get(named(*request)), response);
   }
 
   grpc::Status MoveVolume(grpc::ServerContext*, const v1::MoveVolumeRequest* request,
@@ -182,6 +191,11 @@ class Service final : public v1::Cvol::Service {
                             v1::CreateVolumeResponse* response) override {
     volume::CreateRequest create;
     create.name = request->name();
+    // A volume of an earlier cvol keeps its name; asked for again, it is answered.
+    if (!manager_.get(create.name)) {
+      if (const Status valid = validate_new_volume_name(create.name); !valid) return to_grpc(valid);
+    }
+    if (request->on_full() != "default") create.on_full = request->on_full();
     create.size_bytes = request->size_bytes() == 0 ? kDefaultVolumeBytes : request->size_bytes();
     create.replicas = request->replicas() == 0 ? 1 : request->replicas();
     create.min_in_sync = request->min_in_sync() == 0 ? 1 : request->min_in_sync();

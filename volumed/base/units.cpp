@@ -22,8 +22,12 @@ uint64_t multiplier(std::string_view suffix) {
   const auto at = kSuffixes.find(static_cast<char>(std::toupper(suffix[0])));
   if (at == std::string_view::npos) return 0;
   const std::string_view rest = suffix.substr(1);
-  if (!rest.empty() && rest != "iB" && rest != "B" && rest != "ib" && rest != "b" && rest != "i")
-    return 0;
+  if (rest == "B" || rest == "b") {  // decimal, as the standards have it
+    uint64_t unit = 1;
+    for (std::size_t i = 0; i <= at; ++i) unit *= 1000;
+    return unit;
+  }
+  if (!rest.empty() && rest != "iB" && rest != "ib" && rest != "i") return 0;
   return uint64_t{1} << (10 * (at + 1));
 }
 
@@ -63,6 +67,19 @@ Result<uint64_t> parse_size(std::string_view text) {
   return whole * unit + part;
 }
 
+Result<uint64_t> parse_volume_size(std::string_view text) {
+  Result<uint64_t> size = parse_size(text);
+  if (!size) return size;
+  if (*size > UINT64_MAX - kBlockBytes) return bad_size(text);
+  return (*size + kBlockBytes - 1) / kBlockBytes * kBlockBytes;
+}
+
+std::string format_exact_size(uint64_t bytes) {
+  const std::string text = format_size(bytes);
+  if (text.find('.') == std::string::npos) return text;
+  return fmt::format("{} ({} bytes)", text, bytes);
+}
+
 std::string format_size(uint64_t bytes) {
   if (bytes < kKiB) return fmt::format("{}B", bytes);
   std::size_t index = 0;
@@ -90,6 +107,15 @@ Status validate_name(std::string_view name, std::string_view what) {
     if (!is_alnum(c) && c != '_' && c != '.' && c != '-') return bad("has a wrong character");
   }
   return Status::ok();
+}
+
+Status validate_new_volume_name(std::string_view name) {
+  if (const Status valid = validate_name(name, "volume"); !valid) return valid;
+  if (name.size() >= 2) return Status::ok();
+  return Status(Code::kInvalidArgument,
+                fmt::format("volume name '{}' has one character, which docker takes for the drive "
+                            "letter of a path; use at least two",
+                            name));
 }
 
 Status validate_volume_size(uint64_t bytes) {

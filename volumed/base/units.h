@@ -21,9 +21,17 @@ constexpr uint64_t kBlocksPerChunk = kChunkBytes / kBlockBytes;
 constexpr uint64_t kMaxVolumeBytes = 4 * kPiB;
 constexpr uint64_t kMaxRequestBytes = 32 * kMiB;  // largest NBD payload
 
-// Parses "10GiB", "10G", "512MiB", "1.5TiB", "4096". K, M, G, T, P mean powers of 1024, with or
-// without "iB"/"B". kInvalidArgument names the text and gives an example.
+constexpr uint32_t kMostReplicas = 8;  // of a volume
+
+// Parses "10GiB", "10G", "10GB", "1.5TiB", "4096". "GB" means 10^9 and "GiB" 2^30; K, M, G, T, P
+// alone mean powers of 1024. kInvalidArgument names the text and gives an example.
 Result<uint64_t> parse_size(std::string_view text);
+
+// The same for the size of a volume: what is no multiple of 4 KiB becomes the next one.
+Result<uint64_t> parse_volume_size(std::string_view text);
+
+// Both forms of a size that is no round number: "9.3GiB (10000003072 bytes)".
+std::string format_exact_size(uint64_t bytes);
 
 // "10GiB", "1.5GiB", "512B": at most one decimal, exact sizes without one.
 std::string format_size(uint64_t bytes);
@@ -37,6 +45,10 @@ Result<uint64_t> parse_duration(std::string_view text);
 
 // Checks a user-chosen name against [a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}.
 Status validate_name(std::string_view name, std::string_view what);
+
+// The same for a volume that is to be made: two characters at least. `docker run -v m:/data` takes
+// a letter alone for the drive of a path.
+Status validate_new_volume_name(std::string_view name);
 
 // Checks a volume size: at least 1 MiB, at most kMaxVolumeBytes, a multiple of 4 KiB.
 Status validate_volume_size(uint64_t bytes);

@@ -77,17 +77,19 @@ Status explain_volume(api::ApiClient& api, const Settings& settings, std::ostrea
 }
 
 Status modify_volume(api::ApiClient& api, const Settings& settings, std::ostream& out) {
-  if (settings.replicas == 0 && settings.min_in_sync == 0)
+  if (settings.replicas == 0 && settings.min_in_sync == 0 && settings.on_full.empty())
     return Status(Code::kInvalidArgument,
-                  "nothing is to be changed; give --replicas or "
-                  "--min-in-sync");
+                  "nothing is to be changed; give --replicas, --min-in-sync or --on-full");
   v1::ModifyVolumeRequest request;
   request.set_name(settings.name);
   request.set_replicas(settings.replicas);
   request.set_min_in_sync(settings.min_in_sync);
+  request.set_on_full(settings.on_full);
   auto done = api.modify_volume(request);
   if (!done) return done.status();
   const v1::Volume& volume = done->volume();
+  if (settings.replicas == 0 && settings.min_in_sync == 0)
+    return show_volume(settings, out, volume, "Volume " + volume.name() + " is changed.");
   return show_volume(settings, out, volume,
                      "Volume " + volume.name() + " is to have " +
                          std::to_string(volume.replicas()) + " copies, " +

@@ -86,6 +86,12 @@ std::string disk_table(const google::protobuf::RepeatedPtrField<v1::Disk>& disks
   return format_table(rows);
 }
 
+std::string describe_on_full(const std::string& on_full) {
+  if (on_full == "wait") return "writes wait for space";
+  if (on_full == "error") return "writes get an error";
+  return "writes of devices wait for space, NBD clients get an error";
+}
+
 // One volume, as answer to a command that changed it.
 Status show_change(const Settings& settings, std::ostream& out, const v1::Volume& volume,
                    const std::string& sentence) {
@@ -93,6 +99,7 @@ Status show_change(const Settings& settings, std::ostream& out, const v1::Volume
     print_json(out, to_json(volume));
   } else {
     out << sentence << "\n";
+    for (const std::string& warning : volume.warnings()) out << "Warning: " << warning << ".\n";
   }
   return Status::ok();
 }
@@ -222,7 +229,7 @@ Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out
 Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream& out) {
   v1::CreateVolumeRequest request;
   request.set_name(settings.name);
-  auto size = parse_size(settings.size);
+  auto size = parse_volume_size(settings.size);
   if (!size) return size.status();
   if (*size == 0) return Status(Code::kInvalidArgument, "a volume cannot have size 0");
   request.set_size_bytes(*size);
@@ -230,6 +237,7 @@ Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream
   request.set_min_in_sync(settings.min_in_sync);
   request.set_zone_spread(settings.zone_spread);
   request.set_fs(settings.fs);
+  request.set_on_full(settings.on_full);
   for (const std::string& label : settings.labels) {
     const auto equals = label.find('=');
     if (equals == std::string::npos || equals == 0)
@@ -240,7 +248,7 @@ Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream
   if (!created) return created.status();
   const v1::Volume& volume = created->volume();
   return show_change(settings, out, volume,
-                     "Volume " + volume.name() + " of " + format_size(volume.size_bytes()) +
+                     "Volume " + volume.name() + " of " + format_exact_size(volume.size_bytes()) +
                          " is ready. Use it with 'cvol volume mount " + volume.name() +
                          "' or 'docker run -v " + volume.name() + ":/data --volume-driver cvol'.");
 }
@@ -275,6 +283,7 @@ Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostrea
       {"Size:", format_size(volume.size_bytes())},
       {"Used:", format_size(volume.allocated_bytes())},
       {"File system:", volume.fs() + (volume.formatted() ? "" : " (made at the first mount)")},
+      {"When full:", describe_on_full(volume.on_full())},
       {"Created:", format_time(volume.created())},
       {"Attached on:", or_dash(volume.node())},
       {"Device:",
@@ -299,14 +308,29 @@ Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostrea
 Status resize_volume(api::ApiClient& api, const Settings& settings, std::ostream& out) {
   v1::ResizeVolumeRequest request;
   request.set_name(settings.name);
-  auto size = parse_size(settings.size);
+  auto size = parse_volume_size(settings.size);
   if (!size) return size.status();
+  // In the API 0 stands for "as it is": not what somebody means who writes it here.
+  if (*size == 0)
+    return Status(Code::kInvalidArgument,
+                  "a volume cannot have size 0; give the new size, like 20GiB");
   request.set_size_bytes(*size);
   auto done = api.resize_volume(request);
   if (!done) return done.status();
   return show_change(settings, out, done->volume(),
                      "Volume " + done->volume().name() + " has " +
-                         format_size(done->volume().size_bytes()) + " now.");
+                         format_exact_size(done->volume().size_bytes()) + " now.");
+}
+
+Status trim_volume(api::ApiClient& api, const Settings& settings, std::ostream& out) {
+  v1::TrimVolumeRequest request;
+  request.set_name(settings.name);
+  auto done = api.trim_volume(request);
+  if (!done) return done.status();
+  return show_change(settings, out, done->volume(),
+                     "The file system of volume " + settings.name + " gave back " +
+                         format_size(done->trimmed_bytes()) + "; " +
+                         format_size(done->volume().allocated_bytes()) + " are used now.");
 }
 
 Status remove_volumes(api::ApiClient& api, const Settings& settings, std::ostream& out) {

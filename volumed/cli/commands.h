@@ -31,6 +31,7 @@ struct Settings {
   std::string size;
   uint32_t replicas = 0;  // not given
   std::string fs = "ext4";
+  std::string on_full;              // not given
   std::vector<std::string> labels;  // KEY=VALUE
   bool force = false;
   std::string path;
@@ -72,6 +73,7 @@ Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream
 Status list_volumes(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status resize_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+Status trim_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status remove_volumes(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status attach_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status detach_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);

@@ -37,6 +37,7 @@ complete -c cvol -a '(__cvol_complete)'
 const std::map<std::string, std::vector<std::string>> kChoices = {
     {"--output", {"json", "table"}},
     {"--fs", {"ext4", "xfs"}},
+    {"--on-full", {"default", "error", "wait"}},
     {"--replicas", {"1"}},
     {"--rate", {"16MiB/s", "64MiB/s", "256MiB/s"}},
     {"--size", {"1GiB", "10GiB", "100GiB", "1TiB"}}};

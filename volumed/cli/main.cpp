@@ -5,6 +5,7 @@
 #include "volumed/api/address.h"
 #include "volumed/cli/commands.h"
 #include "volumed/cli/completion.h"
+#include "volumed/cli/suggest.h"
 
 namespace cvol::cli {
 namespace {
@@ -49,12 +50,21 @@ void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   create->add_option("--min-in-sync", settings.min_in_sync,
                      "Copies that must have a write before it is answered");
   create->add_flag("--zone-spread", settings.zone_spread, "Each copy in another zone");
+  const auto with_policy = [&](CLI::App* command) {
+    command
+        ->add_option("--on-full", settings.on_full,
+                     "What writes do while the pool is full: wait, error, or default (devices "
+                     "wait, NBD clients get an error)")
+        ->check(CLI::IsMember({"wait", "error", "default"}));
+  };
+  with_policy(create);
   create->add_option("-l,--label", settings.labels, "KEY=VALUE; may be given several times")
       ->allow_extra_args(false);
   add("ls", "List volumes", list_volumes);
   with_name(add("inspect", "Show one volume", inspect_volume));
   CLI::App* resize = with_name(add("resize", "Grow a volume and its file system", resize_volume));
   resize->add_option("SIZE", settings.size, "New size, like 20GiB")->required();
+  with_name(add("trim", "Give back what a mounted file system does not use", trim_volume));
   with_name(add("attach", "Make a volume a block device of this host", attach_volume));
   with_name(add("force-attach", "Attach a volume that another node still has attached",
                 force_attach_volume));
@@ -62,11 +72,12 @@ void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   with_name(add("explain", "Say who has what, who waits for whom, and what each way out costs",
                 explain_volume));
   CLI::App* modify =
-      with_name(add("modify", "Change the number of copies of a volume in use", modify_volume));
+      with_name(add("modify", "Change copies and policies of a volume in use", modify_volume));
   modify->add_option("--replicas", settings.replicas, "Copies, each on another node")
       ->check(CLI::Range(1, 8));
   modify->add_option("--min-in-sync", settings.min_in_sync,
                      "Copies that must have a write before it is answered");
+  with_policy(modify);
   CLI::App* move =
       with_name(add("move", "Move the primary to a node that holds a copy", move_volume));
   move->add_option("NODE", settings.node, "Name of the node")->required();
@@ -159,6 +170,7 @@ void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
       ->required();
   replace->add_option("--capacity", settings.capacity, "Most to use; default: what is free there");
   replace->add_option("--journal-size", settings.journal_size, "Size of the write-ahead journal");
+  replace->add_flag("-f,--force", settings.force, "As for 'disk add'");
   add_volume_commands(app, settings, chosen);
   CLI::App* events = add_command(app, "events", "Show what happened lately", show_events, chosen);
   events->add_flag("-f,--follow", settings.follow, "Go on with what happens next");
@@ -221,6 +233,10 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
+    if (const std::string unknown = explain_unknown(app, argc, argv); !unknown.empty()) {
+      std::cerr << "cvol: " << unknown << "\n";
+      return kExitUsage;
+    }
     const int code = app.exit(error, std::cout, std::cerr);
     return code == 0 ? kExitOk : kExitUsage;
   }

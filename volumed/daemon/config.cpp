@@ -37,6 +37,18 @@ Status set_interval(uint64_t& into, const std::string& text) {
   return Status::ok();
 }
 
+Status set_factor(uint32_t& into, const std::string& text) {
+  const bool number =
+      !text.empty() && text.size() <= 7 &&
+      std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+  if (!number || std::stoul(text) > 1'000'000)
+    return Status(
+        Code::kInvalidArgument,
+        "'" + text + "' is no factor; give a number from 1 to 1000000, or 0 for no limit");
+  into = static_cast<uint32_t>(std::stoul(text));
+  return Status::ok();
+}
+
 // "250ms", "1500ms", "2s".
 Status set_milliseconds(uint64_t& into, const std::string& text, uint64_t least, uint64_t most) {
   const bool milliseconds = text.ends_with("ms");
@@ -211,6 +223,12 @@ const std::vector<ConfigKey>& config_keys() {
        [](Config& c, const std::string& t) { return set_rate(c.scrub_rate, t); }},
       {"scrub-interval", "TIME", "From one scrub of a disk to the next (14d); 0: only when told",
        false, [](Config& c, const std::string& t) { return set_interval(c.scrub_interval, t); }},
+      {"trim-interval", "TIME",
+       "From one trim of a mounted file system to the next (1d); 0: only when told", false,
+       [](Config& c, const std::string& t) { return set_interval(c.trim_interval, t); }},
+      {"overcommit-limit", "FACTOR",
+       "Refuse volumes of more than so many times what all disks hold (0: no limit)", false,
+       [](Config& c, const std::string& t) { return set_factor(c.overcommit_limit, t); }},
       {"read-cache", "CACHE", "Of small reads: page (the kernel's page cache) or none (page)",
        false,
        [](Config& c, const std::string& t) {

@@ -31,6 +31,8 @@ struct Config {
   std::string read_cache = "page";              // small reads: page (the kernel's page cache), none
   uint64_t scrub_rate = 32 * kMiB;              // bytes per second
   uint64_t scrub_interval = 14ull * 24 * 3600;  // seconds; 0: no scrub unless told
+  uint64_t trim_interval = 24ull * 3600;        // seconds; 0: no trim unless told
+  uint32_t overcommit_limit = 0;                // sizes above so many times the disks; 0: no limit
   std::string log_level = "info";
   std::string attach_method = "auto";                     // auto, kernel, fuse, none
   std::string docker_plugin_dir = "/run/docker/plugins";  // or "off"

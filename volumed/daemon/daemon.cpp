@@ -174,6 +174,8 @@ Status RealDaemon::start_manager() {
   options.engine.scrub_rate = config_.scrub_rate;
   options.engine.wall_clock = [] { return static_cast<uint64_t>(std::time(nullptr)); };
   options.scrub_interval = std::chrono::seconds(config_.scrub_interval);
+  options.trim_interval = std::chrono::seconds(config_.trim_interval);
+  options.overcommit_limit = config_.overcommit_limit;
   options.nbd.buffer_bytes = config_.buffer_size;
   options.nbd.tcp_connections = budgets_.nbd_tcp;
   options.nbd.unix_connections = budgets_.nbd_unix;

@@ -24,6 +24,11 @@ constexpr uint64_t kSmallestExt4 = 2 * kMiB;
 constexpr uint64_t kCheckedBytes = kMiB;  // at both ends of the device
 // Discarding a device takes a request per 4 GiB; beyond this size it would take minutes.
 constexpr uint64_t kMostDiscarded = 16 * kTiB;
+// Beyond these sizes, ext4 as it is by default writes a bitmap into each sixteenth group, far apart
+// (a chunk for each 2 GiB of an empty file system), ...
+constexpr uint64_t kLargeExt4 = 4 * kTiB;
+// ... and beyond this one, its copies of the group descriptors are too large: 17 GiB for 1 PiB.
+constexpr uint64_t kLargestExt4 = 256 * kTiB;
 
 struct CloseProbe {
   void operator()(blkid_struct_probe* probe) const { blkid_free_probe(probe); }
@@ -93,15 +98,68 @@ bool discard_all(const Device& device) {
   return ioctl(device.descriptor(), BLKDISCARD, range) == 0;
 }
 
+// Both ends as zeroes: no signature is left by which mkfs would know another file system.
+Status wipe_ends(const Device& device) {
+  const uint64_t length = std::min(kCheckedBytes, device.size());
+  const std::string zeroes(length, '\0');
+  for (uint64_t offset : {uint64_t{0}, device.size() - length}) {
+    for (uint64_t done = 0; done < length;) {
+      const ssize_t put = pwrite(device.descriptor(), zeroes.data() + done, length - done,
+                                 static_cast<off_t>(offset + done));
+      if (put < 0 && errno == EINTR) continue;
+      if (put <= 0) return status_from_errno(put < 0 ? errno : EIO, "wipe the device");
+      done += static_cast<uint64_t>(put);
+    }
+  }
+  if (fsync(device.descriptor()) != 0) return status_from_errno(errno, "wipe the device");
+  return Status::ok();
+}
+
+// No mkfs of ours leaves space taken by what nobody will use.
+void discard_remains(const std::string& path) {
+  Device opened;
+  if (opened.open_exclusively(path).is_ok()) (void)discard_all(opened);
+}
+
 // The device reads as zeroes, so nothing is zeroed again, neither now nor by the kernel in the
-// background after the first mount. No space is kept back for root: containers seldom are.
-std::vector<std::string> ext4_command(const std::string& path, bool zeroed) {
-  std::string extended = zeroed ? "nodiscard,assume_storage_prezeroed=1" : "nodiscard";
-  return {"mkfs.ext4", "-q", "-b", "4096", "-m", "0", "-E", extended, path};
+// background after the first mount. No space is kept back for root: containers seldom are. Large
+// ones get fewer inodes (one for each MiB or 4 MiB), and their metadata in fewer places.
+std::vector<std::string> ext4_command(const std::string& path, bool zeroed, uint64_t size) {
+  std::string extended = zeroed ? "nodiscard,assume_storage_prezeroed=1"
+                                : "nodiscard,lazy_itable_init=1,lazy_journal_init=1";
+  std::vector<std::string> command = {"mkfs.ext4", "-q", "-b", "4096", "-m", "0"};
+  if (size > kLargeExt4) {
+    const char* inode_bytes = size > kMostDiscarded ? "4194304" : "1048576";
+    command.insert(command.end(), {"-i", inode_bytes, "-G", "1024"});
+  }
+  command.insert(command.end(), {"-E", extended, path});
+  return command;
 }
 
 std::vector<std::string> xfs_command(const std::string& path) {
   return {"mkfs.xfs", "-q", "-K", path};
+}
+
+Status check_not_too_large(const std::string& type, uint64_t size) {
+  if (type != "ext4" || size <= kLargestExt4) return Status::ok();
+  return Status(Code::kInvalidArgument, "ext4 is made on volumes of up to " +
+                                            format_size(kLargestExt4) +
+                                            ", and this one "
+                                            "has " +
+                                            format_size(size) +
+                                            ": create it with --fs xfs, or use it as a block "
+                                            "device");
+}
+
+// `size`: of the device. What a mkfs that fails has written does not stay.
+Status run_mkfs(const std::string& device, const std::string& type, uint64_t size, bool zeroed,
+                const std::vector<std::string>& options) {
+  const bool xfs = type == "xfs";
+  std::vector<std::string> command = xfs ? xfs_command(device) : ext4_command(device, zeroed, size);
+  command.insert(command.end() - 1, options.begin(), options.end());
+  Status made = run_program(command, xfs ? "xfsprogs" : "e2fsprogs");
+  if (!made.is_ok()) discard_remains(device);
+  return made.with_context("make " + type + " on " + device);
 }
 
 }  // namespace
@@ -112,6 +170,13 @@ Status validate_file_system(const std::string& type) {
 }
 
 Result<std::string> probe(const std::string& device) {
+  // What users wrote through the page cache counts: the volume is asked what it stores after this.
+  if (const int file = open(device.c_str(), O_RDONLY | O_CLOEXEC); file >= 0) {
+    const int failed = fsync(file);
+    const int error = errno;
+    close(file);
+    if (failed != 0) return status_from_errno(error, "write back " + device);
+  }
   Probe probe(blkid_new_probe_from_filename(device.c_str()));
   if (probe == nullptr) return status_from_errno(errno, "probe " + device);
   blkid_probe_enable_superblocks(probe.get(), 1);
@@ -130,27 +195,55 @@ Result<std::string> probe(const std::string& device) {
   return std::string("data of an unknown kind");
 }
 
+uint64_t smallest_volume(const std::string& type) {
+  return type == "xfs" ? kSmallestXfs : kSmallestExt4;
+}
+
+Status validate_size_for(const std::string& type, uint64_t bytes) {
+  if (bytes < smallest_volume(type))
+    return Status(Code::kInvalidArgument, type + " needs a volume of at least " +
+                                              format_size(smallest_volume(type)) +
+                                              "; this one has " + format_size(bytes));
+  return Status::ok();
+}
+
 Status make_file_system(const std::string& device, const std::string& type,
                         const std::vector<std::string>& options) {
   CVOL_TRY(validate_file_system(type));
   bool zeroed = false;
+  uint64_t size = 0;
   {
     Device opened;
     CVOL_TRY(opened.open_exclusively(device));
-    uint64_t smallest = type == "xfs" ? kSmallestXfs : kSmallestExt4;
-    if (opened.size() < smallest) {
-      return Status(Code::kInvalidArgument, type + " needs a volume of at least " +
-                                                format_size(smallest) + "; this one has " +
-                                                format_size(opened.size()));
-    }
+    size = opened.size();
+    CVOL_TRY(validate_size_for(type, size));
+    CVOL_TRY(check_not_too_large(type, size));
     CVOL_TRY(check_empty(opened, device));
     zeroed = discard_all(opened);
   }
-  const bool xfs = type == "xfs";
-  std::vector<std::string> command = xfs ? xfs_command(device) : ext4_command(device, zeroed);
-  command.insert(command.end() - 1, options.begin(), options.end());
-  Status made = run_program(command, xfs ? "xfsprogs" : "e2fsprogs");
-  return made.with_context("make " + type + " on " + device);
+  return run_mkfs(device, type, size, zeroed, options);
+}
+
+Status make_file_system_anew(const std::string& device, const std::string& type,
+                             const std::vector<std::string>& options) {
+  CVOL_TRY(validate_file_system(type));
+  Result<std::string> found = probe(device);
+  if (!found) return found.status();
+  if (!found->empty() && *found != type)
+    return Status(Code::kFailedPrecondition,
+                  device + " holds " + *found + ", which no mkfs of cvol made");
+  bool zeroed = false;
+  uint64_t size = 0;
+  {
+    Device opened;
+    CVOL_TRY(opened.open_exclusively(device));
+    size = opened.size();
+    CVOL_TRY(validate_size_for(type, size));
+    CVOL_TRY(check_not_too_large(type, size));
+    zeroed = discard_all(opened);
+    CVOL_TRY(wipe_ends(opened));
+  }
+  return run_mkfs(device, type, size, zeroed, options);
 }
 
 }  // namespace cvol::mount

@@ -15,15 +15,27 @@ namespace cvol::mount {
 // "ext4" or "xfs".
 Status validate_file_system(const std::string& type);
 
-// What is on the device (libblkid): a file system type, "" for nothing at all, or the name of
-// whatever else holds data there (partition table, LVM, RAID member).
+// What is on the device, with what the kernel still has to write to it (libblkid): a file system
+// type, "" for nothing at all, or the name of whatever else holds data there (partition table, LVM,
+// RAID member).
 Result<std::string> probe(const std::string& device);
 
 // Makes a file system on an empty device. kFailedPrecondition if probe() finds anything, or if the
-// first or last MiB is not all zeroes: data is never overwritten. `options`: more words for mkfs,
-// that validate_mkfs_options() let pass.
+// first or last MiB is not all zeroes: data is never overwritten. That nothing lies between them is
+// for the caller to know. What a mkfs that failed has written is discarded. `options`: more words
+// for mkfs, that validate_mkfs_options() let pass.
 Status make_file_system(const std::string& device, const std::string& type,
                         const std::vector<std::string>& options = {});
+
+// The same on a device that holds what is left of a mkfs that was cut off, and nothing else: the
+// caller knows that. It is discarded first. kFailedPrecondition if probe() finds anything but a
+// file system of this type.
+Status make_file_system_anew(const std::string& device, const std::string& type,
+                             const std::vector<std::string>& options = {});
+
+// Bytes of the smallest volume that `type` can be made on, and what to say of a smaller one.
+uint64_t smallest_volume(const std::string& type);
+Status validate_size_for(const std::string& type, uint64_t bytes);
 
 // Mounts at `target` (created if absent; must be an empty directory or already this mount:
 // idempotent). read-write, noatime unless options say otherwise.

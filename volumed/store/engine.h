@@ -21,6 +21,7 @@
 
 #include "volumed/base/buffer_pool.h"
 #include "volumed/io/scope.h"
+#include "volumed/store/allocated_chunks.h"
 #include "volumed/store/chunk_map.h"
 #include "volumed/store/disk_engine.h"
 #include "volumed/store/journal.h"
@@ -80,10 +81,10 @@ class Engine final : public DiskEngine {
   struct Replica {
     ReplicaRecord record;
     uint64_t salt = 0;
-    uint64_t allocated_chunks = 0;  // in the map or reserved
-    uint64_t operations = 0;        // under way
-    std::string state;              // of replication, durable
-    bool replicated = false;        // it has a state, or is getting one: zeroed ranges are kept
+    AllocatedChunks allocated;  // in the map or reserved
+    uint64_t operations = 0;    // under way
+    std::string state;          // of replication, durable
+    bool replicated = false;    // it has a state, or is getting one: zeroed ranges are kept
     ZeroedRanges zeroed;
     bool zeroed_changed = false;     // since they went into the table
     bool zeroed_stored = false;      // the table has some

@@ -438,7 +438,7 @@ Status Engine::load_pair(std::string_view key, std::string_view value) {
   slot.version = record->version;
   slot.present = record->present;
   slot.set_checksums(record->checksums);
-  ++replica->allocated_chunks;
+  replica->allocated.add(chunk);
   replica->record.last_seq = std::max(replica->record.last_seq, record->version);
   return Status::ok();
 }
@@ -577,7 +577,7 @@ Status Engine::rebuild_allocator() {
     overlay_.for_each([&](OverlayChunk& chunk) {
       if (owners.contains(chunk.key.word) != can_take_back || map_->find(chunk.key) != kNoPlace)
         return;
-      ++find_replica(chunk.key.replica())->allocated_chunks;
+      find_replica(chunk.key.replica())->allocated.add(chunk.key.chunk());
       chunk.reserved = places_->reserve(1);
       if (!chunk.reserved && !take_back_place(chunk.key)) status = Status(Code::kNoSpace, "");
     });

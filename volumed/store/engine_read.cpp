@@ -16,7 +16,7 @@ namespace {
 constexpr int kMostAttempts = 1000;
 constexpr int kMostWaits = 30;                      // of a read that finds no memory
 constexpr uint64_t kMostCachedBytes = kChunkBytes;  // longer reads do not fill the page cache
-constexpr uint64_t kMostStatusChunks = 65536;       // of one block_status(): 4 GiB
+constexpr uint64_t kMostStatusChunks = 16384;       // that one block_status() looks at: 1 GiB
 
 enum class Source : uint8_t { kZero, kJournal, kChunks };
 
@@ -260,9 +260,19 @@ std::vector<Extent> Engine::block_status(ReplicaNumber number, uint64_t offset,
       extents.push_back({bytes, hole, zero});
     }
   };
-  const uint64_t end = offset + std::min(length, kMostStatusChunks * kChunkBytes);
-  for (uint64_t at = offset; at < end;) {
+  const Replica* replica = find_replica(number);
+  if (replica == nullptr) return extents;
+  const uint64_t end = offset + length;
+  uint64_t looked_at = 0;
+  for (uint64_t at = offset; at < end && looked_at < kMostStatusChunks; ++looked_at) {
     const uint64_t chunk = at / kChunkBytes;
+    // Over parts without a chunk in one step.
+    if (const uint64_t next = replica->allocated.next_candidate(chunk); next != chunk) {
+      const uint64_t hole_end = next > end / kChunkBytes ? end : next * kChunkBytes;
+      add(hole_end - at, true, true);
+      at = hole_end;
+      continue;
+    }
     const uint64_t chunk_end = std::min(end, (chunk + 1) * kChunkBytes);
     const ChunkKey key(number, chunk);
     const uint32_t place = map_->find(key);

@@ -46,7 +46,7 @@ ReplicaInfo Engine::info_of(ReplicaNumber number, const Replica& replica) const 
           replica.record.volume,
           replica.record.replica,
           replica.record.size_bytes,
-          replica.allocated_chunks * kChunkBytes,
+          replica.allocated.total() * kChunkBytes,
           replica.record.last_seq,
           replica.record.commit_point};
 }

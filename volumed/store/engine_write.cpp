@@ -69,7 +69,7 @@ bool Engine::try_admit(ChunkKey key) {
       return false;
     }
     chunk.reserved = true;
-    ++find_replica(key.replica())->allocated_chunks;
+    find_replica(key.replica())->allocated.add(key.chunk());
   }
   ++chunk.writers;
   return true;
@@ -414,7 +414,7 @@ Task<Status> Engine::append_zero(ReplicaNumber number, uint64_t epoch, uint64_t 
   }
   // What reads as zeroes already needs no record, unless others may need to hear of it.
   bool anything = (*replica)->replicated;
-  if (!anything && (*replica)->allocated_chunks == 0) co_return Status::ok();
+  if (!anything && (*replica)->allocated.total() == 0) co_return Status::ok();
   for_each_chunk(first, blocks, [&](uint64_t chunk, uint64_t, uint64_t) {
     const ChunkKey key(number, chunk);
     anything = anything || map_->find(key) != kNoPlace || overlay_.find(key) != nullptr;
@@ -550,7 +550,7 @@ void Engine::zero_in_chunk(ChunkKey key, uint16_t mask, bool keep, uint64_t seq)
     slot.version = std::max(version, seq);
     if (!keep && slot.present == 0 && (entry == nullptr || overlay_.idle(*entry))) {
       map_->erase(key);
-      --find_replica(key.replica())->allocated_chunks;
+      find_replica(key.replica())->allocated.remove(key.chunk());
       retire(place, key);
       gone = true;
     }
@@ -589,15 +589,15 @@ void Engine::apply_map(const Record& record, const std::byte* checksums) {
       if (old != kNoPlace) {
         map_->erase(key);
         retire(old, key);
-        --replica->allocated_chunks;
+        replica->allocated.remove(key.chunk());
       }
       if (entry != nullptr && entry->reserved) {
         entry->reserved = false;
         places_->unreserve(1);
-        --replica->allocated_chunks;
+        replica->allocated.remove(key.chunk());
       }
       map_->insert(key, place);
-      ++replica->allocated_chunks;
+      replica->allocated.add(key.chunk());
     }
     ChunkSlot& slot = map_->slot(place);
     slot.version = version;
@@ -618,7 +618,7 @@ void Engine::settle(ChunkKey key) {
   if (entry->reserved) {
     entry->reserved = false;
     if (opened_) places_->unreserve(1);
-    if (Replica* replica = find_replica(key.replica())) --replica->allocated_chunks;
+    if (Replica* replica = find_replica(key.replica())) replica->allocated.remove(key.chunk());
   }
   overlay_.drop(key);
 }

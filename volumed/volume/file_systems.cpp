@@ -5,6 +5,7 @@
 
 #include "volumed/mount/device_program.h"
 #include "volumed/mount/mountinfo.h"
+#include "volumed/mount/trim.h"
 
 namespace cvol::volume {
 namespace {
@@ -29,6 +30,10 @@ class RealFileSystems final : public FileSystems {
               const std::vector<std::string>& options) override {
     return program_.do_step(volume, {"make", device, type, join(options, ' ')});
   }
+  Status make_anew(const std::string& volume, const std::string& device, const std::string& type,
+                   const std::vector<std::string>& options) override {
+    return program_.do_step(volume, {"make-anew", device, type, join(options, ' ')});
+  }
   Status mount_device(const std::string& volume, const std::string& device,
                       const std::string& target, const std::string& type) override {
     return program_.do_step(volume, {"mount", device, target, type});
@@ -39,6 +44,12 @@ class RealFileSystems final : public FileSystems {
   Status grow(const std::string& volume, const std::string& device, const std::string& target,
               const std::string& type) override {
     return program_.do_step(volume, {"grow", device, target, type});
+  }
+  Result<uint64_t> trim(const std::string& target, uint64_t offset, uint64_t length) override {
+    auto answer =
+        program_.run("", {"trim", target, std::to_string(offset), std::to_string(length)});
+    if (!answer) return answer.status();
+    return mount::decode_trimmed(*answer);
   }
   Status bind(const std::string& volume, const std::string& source,
               const std::string& target) override {

@@ -20,6 +20,9 @@ class FileSystems {
   virtual Result<std::string> probe(const std::string& volume, const std::string& device) = 0;
   virtual Status make(const std::string& volume, const std::string& device, const std::string& type,
                       const std::vector<std::string>& options) = 0;
+  // The same on a device that holds what is left of a mkfs that was cut off: that goes first.
+  virtual Status make_anew(const std::string& volume, const std::string& device,
+                           const std::string& type, const std::vector<std::string>& options) = 0;
   virtual Status mount_device(const std::string& volume, const std::string& device,
                               const std::string& target, const std::string& type) = 0;
   virtual Status unmount(const std::string& volume, const std::string& target) = 0;
@@ -27,6 +30,8 @@ class FileSystems {
   virtual bool is_mounted(const std::string& target) = 0;
   virtual Status grow(const std::string& volume, const std::string& device,
                       const std::string& target, const std::string& type) = 0;
+  // As in mount/trim.h; no step of the volume, which may begin before it is over.
+  virtual Result<uint64_t> trim(const std::string& target, uint64_t offset, uint64_t length) = 0;
   virtual Status bind(const std::string& volume, const std::string& source,
                       const std::string& target) = 0;
   virtual Status make_data_folder(const std::string& volume, const std::string& path) = 0;

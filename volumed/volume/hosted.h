@@ -7,8 +7,9 @@ namespace cvol::volume {
 
 struct VolumeManager::Hosted {
   // Order of locking: operation, opening, record_lock, the manager's mutex_.
-  std::mutex operation;    // one create, resize, mount, ... at a time
-  std::mutex opening;      // making and counting the export; guards open_export, removing
+  std::mutex operation;  // one create, resize, mount, ... at a time
+  // Making and counting the export; guards open_export, removing, foreign_clients, formatting.
+  std::mutex opening;
   std::mutex record_lock;  // one change of the record at a time
 
   std::string name;  // set once, as id
@@ -22,10 +23,15 @@ struct VolumeManager::Hosted {
   std::atomic<store::ReplicaNumber> replica{0};
   bool removing = false;
   std::weak_ptr<nbd::Export> open_export;
+  std::weak_ptr<void> foreign_clients;  // alive while clients other than our devices may write
+  bool formatting = false;              // they are not let in: a file system is being made
   // Of the open export, in a cluster; guarded by the manager's mutex_.
   std::weak_ptr<replication::Gateway> gateway;
   io::Shard* gateway_shard = nullptr;
   std::shared_ptr<VolumeMetrics> metrics;  // mutex_
+  // As the record has it; the exports share it.
+  const std::shared_ptr<std::atomic<nbd::OnFull>> on_full =
+      std::make_shared<std::atomic<nbd::OnFull>>(nbd::OnFull::kDevicesWait);
 };
 
 template <typename Change>

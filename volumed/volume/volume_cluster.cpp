@@ -8,6 +8,7 @@
 #include "volumed/base/units.h"
 #include "volumed/volume/hosted.h"
 #include "volumed/volume/member_changes.h"
+#include "volumed/volume/pool_space.h"
 
 namespace cvol::volume {
 namespace {
@@ -67,6 +68,7 @@ Status VolumeManager::start_cluster() {
 // On the records' thread; it must not wait for an operation.
 void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> entry) {
   bool taken = false;
+  bool grown = false;
   HostedPtr hosted;
   {
     std::lock_guard lock(mutex_);
@@ -89,10 +91,14 @@ void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> 
       taken = before.session().node_id() == node_.id &&
               before.session().id() != entry->record.session().id();
       if (taken && before.has_stage()) hosted->lost_stage = before.stage();
+      grown = entry->record.size_bytes() > before.size_bytes() &&
+              entry->record.session().node_id() == node_.id;
       hosted->entry = std::move(*entry);
+      hosted->on_full->store(on_full_of(hosted->entry.record));
     }
   }
   evictor_->post(id, [this, hosted, taken] { evict(*hosted, taken); });
+  if (grown) settler_->post(id, [this, hosted] { hear_of_growth(*hosted); });
 }
 
 bool VolumeManager::attached_elsewhere(const v1::VolumeRecord& record) const {
@@ -161,6 +167,7 @@ Status VolumeManager::create_clustered(Hosted& hosted, const CreateRequest& requ
   record.set_min_in_sync(request.min_in_sync);
   record.set_zone_spread(request.zone_spread);
   record.set_fs(request.fs);
+  record.set_on_full(request.on_full);
   for (const auto& [key, value] : request.labels) (*record.mutable_labels())[key] = value;
   // All are empty, and so all are in sync from the beginning.
   for (const DiskChoice& disk : *chosen) {
@@ -234,27 +241,24 @@ Status VolumeManager::resize_clustered(Hosted& hosted, uint64_t size_bytes) {
     next.set_size_bytes(size_bytes);
     next.set_epoch(next.epoch() + 1);
   }));
-  // All members have grown when the primary runs this epoch with them.
-  CVOL_TRY(confirm_epoch(hosted, 30s));
-  auto gateway = gateway_of(hosted);
-  if (!gateway) return gateway.status();
-  auto record = to_replication(record_of(hosted), 0);
-  if (!record) return record.status();
-  gateway->shard->invoke([&] { gateway->gateway->set_record(*record); });
-  return Status::ok();
+  return grow_gateway(hosted);
 }
 
 Result<VolumeView> VolumeManager::modify(const std::string& name, const ModifyRequest& request) {
-  if (!cluster_)
+  if (!cluster_ && (request.replicas || request.min_in_sync))
     return Status(Code::kFailedPrecondition, "a node that is alone keeps one replica of a volume");
+  if (request.on_full) CVOL_TRY(validate_on_full(*request.on_full));
   auto hosted = require(name);
   if (!hosted) return hosted.status();
   std::lock_guard operation((*hosted)->operation);
+  if (request.on_full) CVOL_TRY(change_on_full(**hosted, *request.on_full));
+  if (!request.replicas && !request.min_in_sync) return view_after(**hosted);
   const v1::VolumeRecord before = record_of(**hosted);
   const uint32_t replicas = request.replicas.value_or(before.replicas());
   const uint32_t least = request.min_in_sync.value_or(before.min_in_sync());
-  if (replicas < 1 || replicas > 8)
-    return Status(Code::kInvalidArgument, "a volume has 1 to 8 replicas");
+  if (replicas < 1 || replicas > kMostReplicas)
+    return Status(Code::kInvalidArgument,
+                  "a volume has 1 to " + std::to_string(kMostReplicas) + " replicas");
   if (least < 1 || least > replicas)
     return Status(Code::kInvalidArgument, "min_in_sync is between 1 and the number of replicas");
   if (replicas > before.replicas()) {

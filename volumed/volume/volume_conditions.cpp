@@ -123,7 +123,7 @@ void VolumeManager::add_disk_conditions(std::vector<Condition>& found) {
 // A file system that several of ours lie on is told once.
 void VolumeManager::add_host_conditions(std::vector<Condition>& found) {
   std::vector<std::string> paths = {options_.data_dir};
-  for (Disk* disk : disk_set_.all()) paths.push_back(disk->path);
+  for (Disk* disk : disk_set_.all()) paths.push_back(disk->path());
   std::set<uint64_t> told;
   for (const std::string& path : paths) {
     const std::optional<HostSpace> space = host_spaces_.look(path);

@@ -267,6 +267,7 @@ void VolumeManager::stop_keeper() {
   if (disk_opener_.joinable()) disk_opener_.join();
   if (copy_watch_) copy_records();
   copy_watch_.reset();
+  if (upkeeper_.joinable()) upkeeper_.join();
 }
 
 }  // namespace cvol::volume

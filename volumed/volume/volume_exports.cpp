@@ -2,8 +2,10 @@
 #include <chrono>
 #include <thread>
 
+#include "nbd/protocol/device_session.h"
 #include "volumed/base/log.h"
 #include "volumed/volume/hosted.h"
+#include "volumed/volume/pool_space.h"
 
 namespace cvol::volume {
 namespace {
@@ -24,10 +26,17 @@ std::string new_session() {
 
 void VolumeManager::open(std::string name,
                          std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) {
+  open_for(std::move(name), "", std::move(done));
+}
+
+void VolumeManager::open_for(std::string name, std::string session,
+                             std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) {
   auto shared = std::make_shared<decltype(done)>(std::move(done));
-  const bool taken = opener_->post(name, [this, name, shared] {
+  const bool device = nbd::is_device_session(session);
+  const bool taken = opener_->post(name, [this, name, device, shared] {
     const Status refused = refuse_failed(name);
-    (*shared)(refused ? open_now(name) : Result<std::shared_ptr<nbd::Export>>(refused));
+    if (!refused) return (*shared)(refused);
+    (*shared)(device ? open_now(name) : open_for_client(name));
   });
   if (!taken) (*shared)(Status(Code::kUnavailable, "volumed is stopping"));
 }
@@ -119,6 +128,8 @@ std::shared_ptr<nbd::Export> VolumeManager::show_export(Hosted& hosted,
       });
     }
   };
+  hosted.on_full->store(on_full_of(record_of(hosted)));
+  made->on_full = hosted.on_full;
   std::shared_ptr<nbd::Export> shown(made.release(), std::move(closed));
   hosted.open_export = shown;
   return shown;
@@ -196,7 +207,7 @@ std::vector<attach::Device> VolumeManager::devices() {
 }
 
 // The caller holds hosted.operation.
-Result<attach::Device> VolumeManager::attach_device(Hosted& hosted, bool force) {
+Result<attach::Device> VolumeManager::attach_device(Hosted& hosted, bool force, bool for_user) {
   if (!attacher_)
     return Status(Code::kUnsupported,
                   "volumes cannot be attached or mounted here: " + options_.no_attach_because);
@@ -213,6 +224,10 @@ Result<attach::Device> VolumeManager::attach_device(Hosted& hosted, bool force) 
   {
     std::lock_guard opening(hosted.opening);
     CVOL_TRY(cluster_ ? take_session(hosted, force) : ensure_session(hosted));
+  }
+  if (const Status noted = for_user ? note_block_use(hosted) : Status::ok(); !noted.is_ok()) {
+    if (!was_attached) drop_session_if_unused(hosted);
+    return noted;
   }
   if (cluster_ && !was_attached) CVOL_TRY(confirm_epoch(hosted, 15s));
   CVOL_TRY(note_device_session(hosted));
@@ -243,7 +258,8 @@ Result<VolumeView> VolumeManager::attach(const std::string& name) {
   std::lock_guard operation((*hosted)->operation);
   if (find(name) != *hosted)
     return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
-  if (auto device = attach_device(**hosted); !device) return device.status();
+  if (auto device = attach_device(**hosted, /*force=*/false, /*for_user=*/true); !device)
+    return device.status();
   return view_after(**hosted);
 }
 
@@ -258,7 +274,7 @@ Result<VolumeView> VolumeManager::force_attach(const std::string& name) {
     // Without devices here (its NBD socket is used): only the attachment moves.
     std::lock_guard opening((*hosted)->opening);
     CVOL_TRY(take_session(**hosted, /*force=*/true));
-  } else if (auto device = attach_device(**hosted, /*force=*/true); !device) {
+  } else if (auto device = attach_device(**hosted, /*force=*/true, /*for_user=*/true); !device) {
     return device.status();
   }
   return view_after(**hosted);

@@ -11,6 +11,7 @@
 #include "volumed/base/units.h"
 #include "volumed/mount/mount.h"
 #include "volumed/volume/hosted.h"
+#include "volumed/volume/pool_space.h"
 
 namespace cvol::volume {
 namespace {
@@ -18,7 +19,6 @@ namespace {
 using google::protobuf::util::TimeUtil;
 
 constexpr std::size_t kMostLabels = 64;
-constexpr uint32_t kMostReplicas = 8;
 constexpr std::size_t kMostLabelBytes = 1024;
 // Volumes that may be blocked at once before others are: they may be all those of a dead node.
 constexpr std::size_t kMostWorkers = 64;
@@ -32,7 +32,8 @@ Status validate(const CreateRequest& request, bool clustered) {
   CVOL_TRY(validate_name(request.name, "volume"));
   CVOL_TRY(validate_volume_size(request.size_bytes));
   if (request.replicas < 1 || request.replicas > kMostReplicas)
-    return Status(Code::kInvalidArgument, "a volume has 1 to 8 replicas");
+    return Status(Code::kInvalidArgument,
+                  "a volume has 1 to " + std::to_string(kMostReplicas) + " replicas");
   if (request.replicas != 1 && !clustered)
     return Status(Code::kInvalidArgument,
                   std::to_string(request.replicas) +
@@ -41,6 +42,8 @@ Status validate(const CreateRequest& request, bool clustered) {
   if (request.min_in_sync < 1 || request.min_in_sync > request.replicas)
     return Status(Code::kInvalidArgument, "min_in_sync is between 1 and the number of replicas");
   CVOL_TRY(mount::validate_file_system(request.fs));
+  CVOL_TRY(mount::validate_size_for(request.fs, request.size_bytes));
+  CVOL_TRY(validate_on_full(request.on_full));
   if (request.labels.size() > kMostLabels)
     return Status(Code::kInvalidArgument, "a volume has at most 64 labels");
   for (const auto& [key, value] : request.labels) {
@@ -67,6 +70,7 @@ v1::VolumeRecord new_record(const CreateRequest& request, const std::string& nod
   record.set_durability("durable");
   record.set_min_in_sync(1);
   record.set_fs(request.fs);
+  record.set_on_full(request.on_full);
   for (const auto& [key, value] : request.labels) (*record.mutable_labels())[key] = value;
   v1::MemberRecord& member = *record.add_members();
   member.set_replica_id(new_id());
@@ -140,6 +144,7 @@ Result<std::unique_ptr<VolumeManager>> VolumeManager::start(
   manager->settle_attachments();
   manager->keeper_ = std::thread([raw = manager.get()] { raw->keep_scrubbing(); });
   manager->disk_opener_ = std::thread([raw = manager.get()] { raw->keep_opening(); });
+  manager->upkeeper_ = std::thread([raw = manager.get()] { raw->keep_up(); });
   return manager;
 }
 
@@ -193,6 +198,8 @@ Result<VolumeView> VolumeManager::existing(Hosted& hosted, const CreateRequest& 
   if (record.fs() != request.fs) other = "another file system";
   if (record.replicas() != request.replicas) other = "another number of replicas";
   if (!same_labels(record, request)) other = "other labels";
+  if (!request.on_full.empty() && record.on_full() != request.on_full)
+    other = "another policy for a full pool";
   if (other != nullptr)
     return Status(Code::kAlreadyExists, "volume '" + request.name + "' exists with " + other +
                                             " (" + format_size(record.size_bytes()) + ", " +
@@ -204,6 +211,8 @@ Result<VolumeView> VolumeManager::create(CreateRequest request) {
   CVOL_TRY(validate(request, cluster_ != nullptr));
   if (resolve(request.name) != request.name)
     return Status(Code::kInvalidArgument, "'" + request.name + "' is the id of a volume");
+  std::vector<std::string> warnings;
+  CVOL_TRY(check_promise(request.size_bytes, request.replicas, warnings));
   while (true) {
     auto hosted = std::make_shared<Hosted>();
     std::lock_guard operation(hosted->operation);
@@ -240,7 +249,7 @@ Result<VolumeView> VolumeManager::create(CreateRequest request) {
     }
     events_.add("volume_created", request.name,
                 "created volume of " + format_size(request.size_bytes));
-    return view_after(*hosted);
+    return with_warnings(view_after(*hosted), std::move(warnings));
   }
 }
 
@@ -361,6 +370,8 @@ Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_
   if (size_bytes < old)
     return Status(Code::kInvalidArgument, "volume '" + name + "' has " + format_size(old) +
                                               "; volumes only grow: create a smaller one and copy");
+  std::vector<std::string> warnings;
+  if (size_bytes > old) CVOL_TRY(check_promise(size_bytes, record_of(volume).replicas(), warnings));
   const bool no_disk = volume.disk == nullptr || volume.disk->engine == nullptr;
   if ((!cluster_ && no_disk) || !volume.problem.empty())
     return Status(Code::kFailedPrecondition, "volume '" + name + "' is damaged: " + volume.problem);
@@ -380,18 +391,11 @@ Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_
       }
     }
   }
-  for (const attach::Device& device : devices()) {
-    if (device.volume != name) continue;
-    CVOL_TRY(attacher_->resize(name, size_bytes));
-    const v1::StageRecord stage = record_of(volume).stage();
-    const std::string path = volume.mounted ? mount_path(name) : stage.block() ? "" : stage.path();
-    if (!path.empty() && file_systems_->is_mounted(path))
-      CVOL_TRY(file_systems_->grow(name, device.path, path, record_of(volume).fs()));
-  }
+  CVOL_TRY(follow_size(volume));
   if (size_bytes > old)
     events_.add("volume_resized", name,
                 "grew volume from " + format_size(old) + " to " + format_size(size_bytes));
-  return view_after(volume);
+  return with_warnings(view_after(volume), std::move(warnings));
 }
 
 Status VolumeManager::remove(const std::string& name, bool force) {

@@ -34,6 +34,7 @@
 #include "volumed/volume/host_space.h"
 #include "volumed/volume/keyed_workers.h"
 #include "volumed/volume/local_primary.h"
+#include "volumed/volume/pool_space.h"
 #include "volumed/volume/worker.h"
 
 namespace cvol::volume {
@@ -56,6 +57,10 @@ struct ManagerOptions {
   std::string boot_id;  // of the host
   // From the end of a scrub to the next one of the disk; 0: no scrub unless told.
   std::chrono::seconds scrub_interval = std::chrono::hours(24 * 14);
+  // From one trim of a mounted file system to the next; 0: only when told.
+  std::chrono::seconds trim_interval = std::chrono::hours(24);
+  // Sizes whose replicas could hold more than this many times all disks are refused; 0: none are.
+  uint32_t overcommit_limit = 0;
   // A cluster on a shared metadata store. Not set: this node is alone.
   struct ClusterMode {
     std::string listen;     // "tcp:ADDRESS:PORT", for the replication of other nodes
@@ -91,12 +96,14 @@ struct CreateRequest {
   std::vector<std::string> preferred_nodes;  // replicas go there first; empty: this node
   std::string fs = "ext4";
   std::map<std::string, std::string> labels;
+  std::string on_full;  // VolumeRecord.on_full
 };
 
 // What may be changed while a volume is used; not set: stays as it is.
 struct ModifyRequest {
   std::optional<uint32_t> replicas;
   std::optional<uint32_t> min_in_sync;
+  std::optional<std::string> on_full;  // "wait", "error", or "default"
 };
 
 // As the messages of the same name (proto/cvol/v1/cvol.proto).
@@ -132,6 +139,7 @@ struct VolumeView {
   uint64_t connections = 0;
   std::optional<LocalReplica> local;             // the replica of this node, in a cluster
   std::shared_ptr<const VolumeMetrics> metrics;  // null: never opened since the start
+  std::vector<std::string> warnings;             // of the change that this answers
 };
 
 struct UsageView {
@@ -196,6 +204,9 @@ class VolumeManager final : public nbd::ExportDirectory {
                           const std::function<bool(uint64_t, const std::string&)>& progress);
   // Sentences: which copy is newest, who waits for whom, what each way out costs.
   Result<std::vector<std::string>> explain(const std::string& name);
+  // Gives back what the volume's file system does not use: answers how much it told to discard.
+  // kFailedPrecondition if it is not mounted here for writing.
+  Result<uint64_t> trim(const std::string& name);
   Result<VolumeView> detach(const std::string& name);
   // `target` empty: none. Returns the volume; the path for the caller is `target` or mountpoint.
   Result<VolumeView> mount(const std::string& name, const std::string& caller_id,
@@ -254,6 +265,9 @@ class VolumeManager final : public nbd::ExportDirectory {
   // nbd::ExportDirectory; on the server's shard.
   void open(std::string name,
             std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) override;
+  // Clients that may write make the volume one that is used as a block device (FormatState).
+  void open_for(std::string name, std::string session,
+                std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) override;
   void list(std::function<void(std::vector<std::string>)> done) override;
 
  private:
@@ -385,15 +399,49 @@ class VolumeManager final : public nbd::ExportDirectory {
   void end_requests(Hosted& hosted);
   bool close_exports(Hosted& hosted);
   std::vector<attach::Device> devices();
-  Result<attach::Device> attach_device(Hosted& hosted, bool force = false);
+  Result<attach::Device> attach_device(Hosted& hosted, bool force = false, bool for_user = false);
   Status detach_device(Hosted& hosted);
+
+  // What is made into a file system, and what never (volume_format.cpp).
+  Status note_block_use(Hosted& hosted);
+  Result<std::shared_ptr<nbd::Export>> open_for_client(const std::string& name);
+  Result<bool> is_all_empty(Hosted& hosted);
+  Status begin_formatting(Hosted& hosted);
+  void end_formatting(Hosted& hosted);
+  Status prepare_file_system(Hosted& hosted, const std::string& device,
+                             const std::vector<std::string>& mkfs_options = {});
+  Status format(Hosted& hosted, const std::string& device,
+                const std::vector<std::string>& mkfs_options, bool cut_off);
+  Status note_formatted(Hosted& hosted);
+
+  // What there is room for (volume_space.cpp).
+  uint64_t pool_capacity();
+  Status check_promise(uint64_t size_bytes, uint32_t replicas, std::vector<std::string>& warnings);
+  static Result<VolumeView> with_warnings(Result<VolumeView> view,
+                                          std::vector<std::string> warnings);
+  Status change_on_full(Hosted& hosted, const std::string& on_full);
+  void watch_space();
+
+  // Trims (volume_trim.cpp).
+  Result<uint64_t> trim_piece(Hosted& hosted, uint64_t offset, uint64_t length);
+  Result<uint64_t> trim_patiently(Hosted& hosted, uint64_t offset, uint64_t length);
+  Result<uint64_t> trim_all(Hosted& hosted, bool paced);
+  void keep_up();
+  void trim_what_is_due();
+  bool rest_upkeep(std::chrono::milliseconds time);
+
+  // File systems follow their volumes (volume_growth.cpp).
+  Status grow_file_system(Hosted& hosted, const std::string& device, const std::string& path);
+  void grow_after_mount(Hosted& hosted, const std::string& device, const std::string& path);
+  std::string writable_mount(Hosted& hosted);
+  Status follow_size(Hosted& hosted);
+  void hear_of_growth(Hosted& hosted);
+  Status grow_gateway(Hosted& hosted);
 
   // Mounts (volume_mounts.cpp).
   std::string mount_path(const std::string& name) const;
   std::string data_path(const std::string& name) const { return mount_path(name) + "/data"; }
   Status mount_file_system(Hosted& hosted);
-  Status prepare_file_system(Hosted& hosted, const std::string& device,
-                             const std::vector<std::string>& mkfs_options = {});
   Status add_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
   Status note_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
   Status remove_caller(Hosted& hosted, const std::string& caller_id);
@@ -407,7 +455,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   EventLog events_;
   std::unique_ptr<Cluster> cluster_;  // null: this node is alone
   NodeView node_;
-  std::unique_ptr<FileSystems> file_systems_;
+  std::shared_ptr<FileSystems> file_systems_;   // shared with trims that stop() does not wait for
   std::unique_ptr<attach::Attacher> attacher_;  // null: see no_attach_because
   std::unique_ptr<nbd::Server> server_;         // made, used and destroyed on the first shard
   // By volume: one whose holder, primary or disk is silent does not keep others from being opened.
@@ -436,6 +484,9 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::atomic<bool> records_changed_{true};     // since they were copied
   bool copy_fails_ = false;                     // and it was said
   std::unique_ptr<meta::Watch> copy_watch_;     // null in a cluster
+  std::thread upkeeper_;                        // trims, and looks how full disks are
+  FullnessWatch fullness_;                      // the upkeeper's, as trim_slots_
+  std::map<std::string, uint64_t> trim_slots_;  // id of a volume -> of its last trim
 
   std::mutex mutex_;                          // guards volumes_, problems_, and what Hosted says
   std::map<std::string, HostedPtr> volumes_;  // by name

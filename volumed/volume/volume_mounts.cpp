@@ -94,37 +94,9 @@ Status VolumeManager::mount_file_system(Hosted& hosted) {
     std::lock_guard lock(mutex_);
     hosted.mounted = true;
   }
-  // It holds what users put there from now on.
-  if (record_of(hosted).format_state() != v1::FORMAT_STATE_DONE)
-    CVOL_TRY(update(hosted,
-                    [](v1::VolumeRecord& next) { next.set_format_state(v1::FORMAT_STATE_DONE); }));
+  grow_after_mount(hosted, device->path, path);
   events_.add("volume_mounted", hosted.name, "mounted " + device->path + " at " + path);
   return Status::ok();
-}
-
-// Makes the file system if the device is empty. That mkfs may have begun is on stable storage
-// before it does; an empty device is proven by make(), whatever the record says.
-Status VolumeManager::prepare_file_system(Hosted& hosted, const std::string& device,
-                                          const std::vector<std::string>& mkfs_options) {
-  const v1::VolumeRecord record = record_of(hosted);
-  if (record.format_state() == v1::FORMAT_STATE_DONE) return Status::ok();
-  auto found = file_systems_->probe(hosted.name, device);
-  if (!found) return found.status();
-  if (*found == record.fs()) return Status::ok();  // made by somebody else, or by a mkfs of ours
-  if (!found->empty())
-    return Status(Code::kFailedPrecondition,
-                  "the volume holds " + *found + ", and its file system should be " + record.fs() +
-                      "; cvol never overwrites data: use it with 'cvol volume attach', or wipe "
-                      "it there yourself");
-  if (record.format_state() == v1::FORMAT_STATE_NONE)
-    CVOL_TRY(update(
-        hosted, [](v1::VolumeRecord& next) { next.set_format_state(v1::FORMAT_STATE_STARTED); }));
-  Status made = file_systems_->make(hosted.name, device, record.fs(), mkfs_options);
-  if (made.code() == Code::kFailedPrecondition && record.format_state() == v1::FORMAT_STATE_STARTED)
-    return made.with_context(
-        "an earlier making of the file system was interrupted; if nothing "
-        "was ever stored on this volume, remove it and create it again");
-  return made;
 }
 
 // The caller holds hosted.operation; the file system is mounted.

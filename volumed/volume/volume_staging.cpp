@@ -120,14 +120,15 @@ Result<VolumeView> VolumeManager::stage(const std::string& name, const StageRequ
 // The caller holds hosted.operation. Idempotent: does what is still missing.
 Status VolumeManager::make_stage(Hosted& hosted, const StageRequest& request) {
   const v1::StageRecord stage = record_of(hosted).stage();
+  // Before there is a device: it holds what users put there.
+  if (stage.block() && !stage.read_only() &&
+      record_of(hosted).format_state() != v1::FORMAT_STATE_DONE)
+    CVOL_TRY(update(hosted,
+                    [](v1::VolumeRecord& next) { next.set_format_state(v1::FORMAT_STATE_DONE); }));
   auto device = attach_device(hosted);
   if (!device) return device.status();
   crash_point("stage-attached");
   if (stage.block()) {
-    if (!stage.read_only() && record_of(hosted).format_state() == v1::FORMAT_STATE_NONE)
-      CVOL_TRY(update(hosted, [](v1::VolumeRecord& next) {
-        next.set_format_state(v1::FORMAT_STATE_DONE);  // it holds what users put there
-      }));
     return stage.read_only() ? file_systems_->set_read_only(hosted.name, device->path, true)
                              : Status::ok();
   }
@@ -147,9 +148,7 @@ Status VolumeManager::make_stage(Hosted& hosted, const StageRequest& request) {
   crash_point("stage-mounted");
   if (!stage.group().empty() && !stage.read_only())
     CVOL_TRY(file_systems_->give_to_group(hosted.name, stage.path(), stage.group()));
-  if (record_of(hosted).format_state() != v1::FORMAT_STATE_DONE)
-    CVOL_TRY(update(hosted,
-                    [](v1::VolumeRecord& next) { next.set_format_state(v1::FORMAT_STATE_DONE); }));
+  if (!stage.read_only()) grow_after_mount(hosted, device->path, stage.path());
   events_.add("volume_staged", hosted.name, "mounted " + device->path + " at " + stage.path());
   return Status::ok();
 }

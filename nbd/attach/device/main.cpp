@@ -24,6 +24,7 @@
 #include "volumed/mount/device_program.h"
 #include "volumed/mount/mount.h"
 #include "volumed/mount/staging.h"
+#include "volumed/mount/trim.h"
 
 namespace cvol::attach {
 namespace {
@@ -75,6 +76,16 @@ Answer usage_step(const Words& words) {
   return mount::encode_usage(*usage);
 }
 
+Answer trim_step(const Words& words) {
+  auto offset = mount::decode_trimmed(words[1]);
+  if (!offset) return offset.status();
+  auto length = mount::decode_trimmed(words[2]);
+  if (!length) return length.status();
+  auto trimmed = mount::trim(words[0], *offset, *length);
+  if (!trimmed) return trimmed.status();
+  return std::to_string(*trimmed);
+}
+
 struct Step {
   const char* name;
   std::size_t arguments;
@@ -97,6 +108,11 @@ constexpr Step kSteps[] = {
      [](const Words& w) {
        return answer_of(mount::make_file_system(w[0], w[1], split(w[2], ' ')));
      }},
+    {"make-anew", 3,
+     [](const Words& w) {
+       return answer_of(mount::make_file_system_anew(w[0], w[1], split(w[2], ' ')));
+     }},
+    {"trim", 3, trim_step},
     {"check", 3,
      [](const Words& w) { return answer_of(mount::check_file_system(w[0], w[1], w[2] == "ro")); }},
     {"mount-with", 4, mount_with_step},

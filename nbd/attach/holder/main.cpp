@@ -23,6 +23,7 @@
 
 #include "nbd/attach/holder/volume_file.h"
 #include "nbd/client/pipeline.h"
+#include "nbd/protocol/device_session.h"
 
 namespace cvol::attach {
 
@@ -73,6 +74,7 @@ bool parse_arguments(int argc, char** argv, Arguments& into) {
     }
   }
   into.pipeline.export_name = into.volume;
+  into.pipeline.session_prefix = nbd::kDeviceSession;
   into.pipeline.largest_read_bytes = kMaxTransferBytes;
   return optind == argc && !into.volume.empty() && !into.mount_point.empty() &&
          !into.pipeline.socket_path.empty();

@@ -19,6 +19,29 @@ TEST(Units, sizes_are_read_as_people_write_them) {
   EXPECT_EQ(*parse_size("1PiB"), kPiB);
 }
 
+TEST(Units, decimal_units_are_decimal) {
+  EXPECT_EQ(*parse_size("10GB"), 10'000'000'000u);
+  EXPECT_EQ(*parse_size("1.5kB"), 1500u);
+  EXPECT_EQ(*parse_size("1PB"), 1'000'000'000'000'000u);
+}
+
+TEST(Units, sizes_of_volumes_are_rounded_up_to_blocks) {
+  EXPECT_EQ(*parse_volume_size("10GiB"), 10 * kGiB);
+  EXPECT_EQ(*parse_volume_size("10GB"), 10'000'003'072u);
+  EXPECT_EQ(*parse_volume_size("10.3GiB") % kBlockBytes, 0u);
+  EXPECT_GE(*parse_volume_size("10.3GiB"), *parse_size("10.3GiB"));
+  EXPECT_EQ(*parse_volume_size("0"), 0u);
+  EXPECT_FALSE(parse_volume_size("18446744073709551615"));
+  EXPECT_EQ(format_exact_size(10 * kGiB), "10GiB");
+  EXPECT_EQ(format_exact_size(10'000'003'072), "9.3GiB (10000003072 bytes)");
+}
+
+TEST(Units, new_volumes_have_names_of_two_characters) {
+  EXPECT_TRUE(validate_new_volume_name("pg"));
+  for (const char* name : {"", "m", "-x"}) EXPECT_FALSE(validate_new_volume_name(name)) << name;
+  EXPECT_NE(validate_new_volume_name("m").message().find("two"), std::string::npos);
+}
+
 TEST(Units, bad_sizes_are_refused_with_an_example) {
   for (const char* text : {"", "G", "-1", "10X", "1.5", "1..5G", "99999999999999999999", "20000P",
                            "10 GG", "0x10", "1e3"}) {

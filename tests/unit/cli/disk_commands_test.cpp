@@ -88,6 +88,9 @@ class ScriptedApi final : public api::ApiClient {
   Result<v1::ModifyVolumeResponse> modify_volume(const v1::ModifyVolumeRequest&) override {
     return none();
   }
+  Result<v1::TrimVolumeResponse> trim_volume(const v1::TrimVolumeRequest&) override {
+    return Status(Code::kUnsupported, "not here");
+  }
   Result<v1::MoveVolumeResponse> move_volume(const v1::MoveVolumeRequest&) override {
     return none();
   }

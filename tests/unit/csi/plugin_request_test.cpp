@@ -48,6 +48,9 @@ TEST(CreateOptions, Defaults) {
 TEST(CreateOptions, ValuesAreChecked) {
   EXPECT_EQ(parse_create_options({{"size", "512MiB"}})->size_bytes, 512 * kMiB);
   EXPECT_EQ(parse_create_options({{"replicas", "2"}})->replicas, 2u);
+  EXPECT_EQ(parse_create_options({{"replicas", "8"}})->replicas, 8u);
+  EXPECT_FALSE(parse_create_options({{"replicas", "9"}}).is_ok());
+  EXPECT_EQ(parse_create_options({{"size", "10GB"}})->size_bytes, 10'000'003'072u);
   for (auto [key, value] :
        {std::pair("size", "much"), std::pair("size", "1"), std::pair("size", ""),
         std::pair("fs", "btrfs"), std::pair("replicas", "0"), std::pair("replicas", "2x"),

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "volumed/mount/program.h"
+#include "volumed/mount/trim.h"
 
 namespace cvol::mount {
 namespace {
@@ -27,6 +28,27 @@ TEST(Mount, ProbeFindsWhatAFileHolds) {
   EXPECT_EQ(*probe(path), "ext4");
   ::unlink(path.c_str());
   EXPECT_EQ(probe(path).code(), Code::kNotFound);
+}
+
+TEST(Mount, TheSmallestVolumeDependsOnTheFileSystem) {
+  EXPECT_TRUE(validate_size_for("ext4", smallest_volume("ext4")).is_ok());
+  const Status refused = validate_size_for("xfs", uint64_t{299} << 20);
+  EXPECT_EQ(refused.code(), Code::kInvalidArgument);
+  EXPECT_NE(refused.message().find("300MiB"), std::string::npos) << refused.message();
+}
+
+TEST(Mount, WhatNoMkfsOfOursMadeIsNotMadeAnew) {
+  std::string path = testing::TempDir() + "anew-" + std::to_string(::getpid());
+  { std::ofstream(path) << std::string(4 << 20, '\0'); }
+  ASSERT_TRUE(run_program({"mkfs.ext4", "-q", path}, "e2fsprogs").is_ok());
+  EXPECT_EQ(make_file_system_anew(path, "xfs").code(), Code::kFailedPrecondition);
+  ::unlink(path.c_str());
+}
+
+TEST(Trim, NumbersSurviveTheirWay) {
+  EXPECT_EQ(*decode_trimmed("18446744073709551615"), UINT64_MAX);
+  for (const char* text : {"", "-1", "1x", "18446744073709551616"})
+    EXPECT_FALSE(decode_trimmed(text).is_ok()) << text;
 }
 
 TEST(Mount, AFileIsNoDevice) {

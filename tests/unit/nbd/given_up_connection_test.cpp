@@ -70,7 +70,7 @@ class GivenUpConnection : public testing::Test {
     ServerOptions options;
     options.requests_per_connection = 1;  // the second request stays in the socket
     server_ = shard_->invoke([&] { return Server::make(shard_->reactor(), exports_, options); });
-    auto shown = std::make_shared<Export>(Export{"v", device_, &shard_->reactor(), false});
+    auto shown = std::make_shared<Export>(Export{"v", device_, &shard_->reactor(), false, nullptr});
     int ends[2];
     ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
     client_ = ends[0];

@@ -109,8 +109,8 @@ class SharedMemory : public testing::Test {
   int connect(const std::string& name, std::shared_ptr<StalledDevice> device) {
     int ends[2];
     EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-    server_->serve_connected(
-        ends[1], std::make_shared<Export>(Export{name, device, &shard_->reactor(), false}));
+    server_->serve_connected(ends[1], std::make_shared<Export>(Export{
+                                          name, device, &shard_->reactor(), false, nullptr}));
     clients_.push_back(ends[0]);
     return ends[0];
   }

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -16,11 +17,16 @@ namespace cvol::volume {
 
 // What the host's kernel would know; outlives the manager, as the kernel does.
 struct FakeHost {
+  std::mutex attached_mutex;                    // held by the attacher, which any thread may ask
   std::map<std::string, std::string> attached;  // volume -> device
   std::map<std::string, std::string> content;   // device -> file system on it
   std::map<std::string, std::string> mounts;    // target -> source
   std::set<std::string> busy;                   // targets that cannot be unmounted
   int formats = 0;
+  int formats_anew = 0;                // of them, over what a mkfs had left
+  std::map<std::string, int> grown;    // target -> how often
+  std::map<std::string, int> trimmed;  // the same
+  Status grow_fails;
   Status make_fails;
   Status check_fails;
   std::map<std::string, std::vector<std::string>> flags;  // target -> of its mount
@@ -32,15 +38,18 @@ class FakeAttacher final : public attach::Attacher {
  public:
   explicit FakeAttacher(FakeHost& host) : host_(host) {}
   Result<attach::Device> attach(const std::string& volume, uint64_t size) override {
+    std::lock_guard lock(host_.attached_mutex);
     host_.attached[volume] = "/dev/fake-" + volume;
     return attach::Device{volume, host_.attached[volume], "fuse", size};
   }
   Status detach(const std::string& volume) override {
+    std::lock_guard lock(host_.attached_mutex);
     host_.attached.erase(volume);
     return Status::ok();
   }
   Status resize(const std::string&, uint64_t) override { return Status::ok(); }
   std::vector<attach::Device> list() const override {
+    std::lock_guard lock(host_.attached_mutex);
     std::vector<attach::Device> devices;
     for (const auto& [volume, path] : host_.attached) devices.push_back({volume, path, "fuse", 0});
     return devices;
@@ -64,6 +73,16 @@ class FakeFileSystems final : public FileSystems {
     host_.content[device] = type;
     return Status::ok();
   }
+  Status make_anew(const std::string& volume, const std::string& device, const std::string& type,
+                   const std::vector<std::string>& options) override {
+    CVOL_TRY(make(volume, device, type, options));
+    ++host_.formats_anew;
+    return Status::ok();
+  }
+  Result<uint64_t> trim(const std::string& target, uint64_t, uint64_t) override {
+    ++host_.trimmed[target];
+    return uint64_t{4096};
+  }
   Status mount_device(const std::string&, const std::string& device, const std::string& target,
                       const std::string&) override {
     host_.mounts[target] = device;
@@ -75,8 +94,10 @@ class FakeFileSystems final : public FileSystems {
     return Status::ok();
   }
   bool is_mounted(const std::string& target) override { return host_.mounts.contains(target); }
-  Status grow(const std::string&, const std::string&, const std::string&,
+  Status grow(const std::string&, const std::string&, const std::string& target,
               const std::string&) override {
+    if (!host_.grow_fails.is_ok()) return host_.grow_fails;
+    ++host_.grown[target];
     return Status::ok();
   }
   Status bind(const std::string&, const std::string& source, const std::string& target) override {
