@@ -156,7 +156,7 @@ class PipelineTest : public testing::Test {
   ~PipelineTest() override { std::filesystem::remove(path_); }
 
   void open() {
-    auto opened = Pipeline::open({path_, "v1", true, 5, 1 << 20}, answers_);
+    auto opened = Pipeline::open({path_, "v1", true, "", 5, 1 << 20}, answers_);
     ASSERT_TRUE(opened.is_ok()) << opened.message();
     pipeline_ = std::move(*opened);
     pipeline_->start();
@@ -188,7 +188,7 @@ TEST_F(PipelineTest, WritesAndReadsBack) {
 
 TEST_F(PipelineTest, NobodyListeningIsAnErrorOfOpenOnly) {
   server_->kill();
-  auto opened = Pipeline::open({path_, "v1", true, 5, 1 << 20}, answers_);
+  auto opened = Pipeline::open({path_, "v1", true, "", 5, 1 << 20}, answers_);
   EXPECT_EQ(opened.code(), Code::kUnavailable);
   server_->start();
 }

@@ -490,7 +490,7 @@ TEST_F(ScrubTest, a_scrub_ends_when_its_disk_fails_and_a_verify_is_not_taken_for
   EXPECT_EQ(engine().scrub().record.state, ScrubState::kStopped);
   ASSERT_TRUE(engine().start_verify(false).is_ok());
   EXPECT_TRUE(engine().scrub().verify);
-  pass_time(io::kMillisecond);
+  pass_time(100 * io::kMicrosecond);
   ASSERT_TRUE(wait([this] { return engine().stop_scrub(); }).is_ok());
   EXPECT_TRUE(engine().info().failed) << "a verify that was stopped decides nothing";
   EXPECT_EQ(engine().scrub().outcome, "it was stopped");
