@@ -1,6 +1,7 @@
 #include <filesystem>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "nbd/attach/attach.h"
 #include "nbd/attach/backend.h"
@@ -46,6 +47,8 @@ class AttacherImpl : public Attacher {
   Result<DeviceBackend*> choose_backend();
   Result<Device> attach_anew(const std::string& volume, uint64_t size_bytes);
   void reconcile_record(DeviceRecord record);
+  void recover(const std::string& volume);
+  bool is_unreadable(const std::string& volume) const;
 
   const AttachOptions options_;
   const mount::DeviceProgram program_;
@@ -53,6 +56,7 @@ class AttacherImpl : public Attacher {
   std::unique_ptr<DeviceBackend> kernel_;
   mutable std::mutex mutex_;
   std::map<std::string, DeviceRecord> records_;                        // by volume
+  std::set<std::string> unreadable_;  // volumes whose record is there and cannot be read
   std::map<std::string, std::shared_ptr<std::mutex>> volume_mutexes_;  // one at a time per volume
 };
 
@@ -64,10 +68,34 @@ Status AttacherImpl::load() {
     return Status(Code::kIo, "create " + options_.state_dir + " and " + options_.run_dir +
                                  "/attach: " + error.message());
   }
-  Result<std::vector<DeviceRecord>> records = read_records(options_.state_dir);
+  std::vector<std::string> unreadable;
+  Result<std::vector<DeviceRecord>> records = read_records(options_.state_dir, &unreadable);
   if (!records) return records.status();
   for (const DeviceRecord& record : *records) records_[record.volume] = record;
+  for (const std::string& volume : unreadable) {
+    if (records_.contains(volume)) continue;
+    unreadable_.insert(volume);
+    recover(volume);
+  }
   return Status::ok();
+}
+
+// A device that lives keeps living, though its record cannot be read. The file stays as it is.
+void AttacherImpl::recover(const std::string& volume) {
+  if (!validate_name(volume, "volume")) return;
+  DeviceRecord record;
+  record.volume = volume;
+  record.instance = options_.instance;
+  if (!fuse_->find_living(record) && !kernel_->find_living(record)) return;
+  log::warning("attach", "a device was found again without its record",
+               {{"volume", volume}, {"device", record.device}});
+  records_[volume] = record;
+  unreadable_.erase(volume);
+}
+
+bool AttacherImpl::is_unreadable(const std::string& volume) const {
+  std::lock_guard lock(mutex_);
+  return unreadable_.contains(volume);
 }
 
 std::shared_ptr<std::mutex> AttacherImpl::volume_mutex(const std::string& volume) {
@@ -97,6 +125,7 @@ void AttacherImpl::forget(const std::string& volume) {
   }
   std::lock_guard lock(mutex_);
   records_.erase(volume);
+  unreadable_.erase(volume);
 }
 
 DeviceBackend& AttacherImpl::backend_of(const DeviceRecord& record) const {
@@ -140,6 +169,7 @@ Result<Device> AttacherImpl::attach_anew(const std::string& volume, uint64_t siz
   record.method = (*backend)->method();
   record.size_bytes = size_bytes;
   record.boot_id = boot_id();
+  record.instance = options_.instance;
   CVOL_TRY(write_record(options_.state_dir, record));
   Status status = (*backend)->attach(record);
   if (status) {
@@ -254,7 +284,7 @@ Result<std::vector<Device>> AttacherImpl::reconcile() {
   for (const DeviceRecord& record : records) reconcile_record(record);
   auto is_known = [this](const std::string& volume) {
     DeviceRecord record;
-    return find(volume, record);
+    return find(volume, record) || is_unreadable(volume);
   };
   fuse_->clean_orphans(is_known);
   kernel_->clean_orphans(is_known);

@@ -143,6 +143,7 @@ class Service final : public v1::Cvol::Service {
                             v1::CreateVolumeResponse* response) override {
     volume::CreateRequest create;
     create.name = request->name();
+    create.id = request->id();
     create.size_bytes = request->size_bytes() == 0 ? kDefaultVolumeBytes : request->size_bytes();
     create.replicas = request->replicas() == 0 ? 1 : request->replicas();
     create.min_in_sync = request->min_in_sync() == 0 ? 1 : request->min_in_sync();
@@ -189,7 +190,7 @@ class Service final : public v1::Cvol::Service {
   grpc::Status MountVolume(grpc::ServerContext*, const v1::MountVolumeRequest* request,
                            v1::MountVolumeResponse* response) override {
     auto view = manager_.mount(named(*request), caller_of(request->caller_id(), request->target()),
-                               request->target());
+                               request->target(), request->use());
     if (view)
       response->set_mountpoint(request->target().empty() ? view->mountpoint : request->target());
     return answer(std::move(view), response);
@@ -198,7 +199,8 @@ class Service final : public v1::Cvol::Service {
   grpc::Status UnmountVolume(grpc::ServerContext*, const v1::UnmountVolumeRequest* request,
                              v1::UnmountVolumeResponse* response) override {
     return answer(
-        manager_.unmount(named(*request), caller_of(request->caller_id(), request->target())),
+        manager_.unmount(named(*request), caller_of(request->caller_id(), request->target()),
+                         {request->use(), request->undo(), request->stale()}),
         response);
   }
 

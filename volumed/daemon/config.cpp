@@ -132,10 +132,10 @@ Status set_metadata(Config& config, const std::string& text) {
   return Status::ok();
 }
 
-Status set_switch(Config& config, const std::string& text) {
+Status set_switch(bool& into, const std::string& text) {
   if (text != "true" && text != "false")
     return Status(Code::kInvalidArgument, "'" + text + "' is neither true nor false");
-  config.insecure = text == "true";
+  into = text == "true";
   return Status::ok();
 }
 
@@ -205,7 +205,10 @@ const std::vector<ConfigKey>& config_keys() {
        }},
       {"buffer-size", "SIZE", "Bound of data in memory, per shard (256MiB)", false,
        [](Config& c, const std::string& t) {
-         return set_size(c.buffer_size, t, 16 * kMiB, 64 * kGiB);
+         CVOL_TRY(set_size(c.buffer_size, t, 16 * kMiB, 64 * kGiB));
+         if (c.buffer_size != 0) return Status::ok();
+         c.buffer_size = 256 * kMiB;
+         return Status(Code::kInvalidArgument, t + " is not between 16MiB and 64GiB");
        }},
       {"scrub-rate", "RATE", "How fast scrubs read, each disk (32MiB/s)", false,
        [](Config& c, const std::string& t) { return set_rate(c.scrub_rate, t); }},
@@ -284,7 +287,12 @@ const std::vector<ConfigKey>& config_keys() {
          c.rebuild_after = *seconds;
          return Status::ok();
        }},
-      {"insecure", "", "Allow to listen beyond this host without certificates", false, set_switch},
+      {"privileged-mounts", "", "Set-user-id files and devices in volumes have their rights", false,
+       [](Config& c, const std::string& t) { return set_switch(c.privileged_mounts, t); }},
+      {"docker-activate", "SWITCH", "Make dockerd look for the plugin, on its socket (true)", false,
+       [](Config& c, const std::string& t) { return set_switch(c.docker_activate, t); }},
+      {"insecure", "", "Allow to listen beyond this host without certificates", false,
+       [](Config& c, const std::string& t) { return set_switch(c.insecure, t); }},
   };
   return keys;
 }

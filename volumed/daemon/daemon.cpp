@@ -5,7 +5,9 @@
 #include <chrono>
 #include <ctime>
 #include <filesystem>
+#include <fstream>
 
+#include "nbd/attach/holders.h"
 #include "volumed/api/http_server.h"
 #include "volumed/api/metrics_text.h"
 #include "volumed/api/service.h"
@@ -44,6 +46,14 @@ std::string why_no_attach(const Config& config) {
   if (config.attach_method == "none") return "attach-method is none";
   if (::geteuid() != 0) return "volumed does not run as root; use its NBD socket instead";
   return "";
+}
+
+// "" of a data directory that never was a node's.
+std::string node_id_of(const std::string& data_dir) {
+  std::ifstream file(data_dir + "/node-id");
+  std::string id;
+  std::getline(file, id);
+  return id;
 }
 
 // Beside this program, where the build and the packages put it.
@@ -103,6 +113,7 @@ Status RealDaemon::open_folders() {
     if (!run) return run.status();
     run_lock_ = std::make_unique<FolderLock>(std::move(*run));
   }
+  CVOL_TRY(attach::check_run_dir(config_.run_dir, node_id_of(config_.data_dir)));
   CVOL_TRY(make_folder(config_.data_dir + "/mounts", 0711));
   return make_folder(config_.data_dir + "/disks", 0700);
 }

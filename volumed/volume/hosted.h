@@ -25,6 +25,10 @@ struct VolumeManager::Hosted {
   std::weak_ptr<replication::Gateway> gateway;
   io::Shard* gateway_shard = nullptr;
   std::shared_ptr<VolumeMetrics> metrics;  // mutex_
+  // Guarded by operation: unmounts that the store has not taken yet, and when the last mount came.
+  std::vector<std::pair<std::string, Leave>> pending_leaves;
+  std::chrono::steady_clock::time_point last_use = std::chrono::steady_clock::now();
+  std::string waits;  // mutex_; for what an unmount waits
 };
 
 template <typename Change>

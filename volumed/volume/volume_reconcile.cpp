@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "nbd/attach/holders.h"
 #include "volumed/base/log.h"
 #include "volumed/volume/hosted.h"
 
@@ -53,7 +54,7 @@ Status VolumeManager::open_node() {
   if (id.empty()) CVOL_TRY(write_node_id(path, node->id()));
   node_.id = node->id();
   node_.name = node->name();
-  return Status::ok();
+  return attach::claim_run_dir(options_.run_dir, node_.id, options_.data_dir);
 }
 
 Status VolumeManager::open_disks() {
@@ -198,6 +199,7 @@ Status VolumeManager::open_attacher() {
   options.state_dir = options_.data_dir + "/attach";
   options.nbd_socket = options_.run_dir + "/nbd.sock";
   options.holder_binary = options_.holder_binary;
+  options.instance = node_.id;
   options.serve = [this](const std::string& volume, int descriptor) {
     auto shown = open_now(volume);
     if (!shown) {
@@ -278,6 +280,8 @@ void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
     return;
   }
   if (settle_stage(hosted, device_lives)) return;
+  if (is_unfinished(record.mount())) keeper_of_mounts_->look(hosted.name);
+  if (expected) keeper_of_mounts_->watch();
   if (!expected && !device_lives && record.session().id().empty()) return;
   const std::string path = mount_path(hosted.name);
   const bool mounted = file_systems_->is_mounted(path);
@@ -320,6 +324,7 @@ void VolumeManager::stop() {
   stop_keeper();
   evictor_->stop();
   settler_->stop();
+  keeper_of_mounts_->stop();
   if (server_) {
     io::Shard& shard = disk_set_.first_shard();
     shard.run<bool>([&] { return stop_server(server_.get()); });
