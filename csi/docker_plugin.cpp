@@ -102,6 +102,13 @@ Status check_new_name(const std::string& name) {
 
 // The caller's time is over. An earlier fault says more than that.
 grpc::Status name_cause(const grpc::Status& last, const grpc::Status& fault) {
+  const grpc::Status& told = fault.ok() ? last : fault;
+  const bool no_api = told.error_code() == grpc::StatusCode::UNAVAILABLE &&
+                      told.error_message().find("connect") != std::string::npos;
+  if (no_api)
+    return {grpc::StatusCode::UNAVAILABLE,
+            "volumed does not serve yet: it opens its disks, or waits for its metadata store; its "
+            "log says for what"};
   if (last.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) return last;
   if (!fault.ok()) return {grpc::StatusCode::UNAVAILABLE, fault.error_message()};
   return {grpc::StatusCode::UNAVAILABLE,

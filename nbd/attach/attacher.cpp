@@ -6,6 +6,7 @@
 #include "nbd/attach/attach.h"
 #include "nbd/attach/backend.h"
 #include "nbd/attach/device_record.h"
+#include "nbd/attach/holder_watch.h"
 #include "nbd/attach/host.h"
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
@@ -48,6 +49,8 @@ class AttacherImpl : public Attacher {
   Result<Device> attach_anew(const std::string& volume, uint64_t size_bytes);
   void reconcile_record(DeviceRecord record);
   void recover(const std::string& volume);
+  void watch(const DeviceRecord& record);
+  void tell_lost(const std::string& volume);
   bool is_unreadable(const std::string& volume) const;
 
   const AttachOptions options_;
@@ -58,6 +61,8 @@ class AttacherImpl : public Attacher {
   std::map<std::string, DeviceRecord> records_;                        // by volume
   std::set<std::string> unreadable_;  // volumes whose record is there and cannot be read
   std::map<std::string, std::shared_ptr<std::mutex>> volume_mutexes_;  // one at a time per volume
+  // The last: its thread uses what is above.
+  HolderWatch watch_{[this](const std::string& volume) { tell_lost(volume); }};
 };
 
 Status AttacherImpl::load() {
@@ -91,6 +96,18 @@ void AttacherImpl::recover(const std::string& volume) {
                {{"volume", volume}, {"device", record.device}});
   records_[volume] = record;
   unreadable_.erase(volume);
+}
+
+void AttacherImpl::watch(const DeviceRecord& record) {
+  if (record.holder_pid > 0) watch_.add(record.volume, record.holder_pid, record.holder_start);
+}
+
+void AttacherImpl::tell_lost(const std::string& volume) {
+  DeviceRecord record;
+  if (!find(volume, record)) return;
+  log::error("attach", "the holder of a device has ended; its I/O fails until it is attached again",
+             {{"volume", volume}, {"device", record.device}});
+  if (options_.on_lost) options_.on_lost(volume, record.device);
 }
 
 bool AttacherImpl::is_unreadable(const std::string& volume) const {
@@ -181,6 +198,7 @@ Result<Device> AttacherImpl::attach_anew(const std::string& volume, uint64_t siz
     return status.with_context("attach volume " + volume);
   }
   remember(record);
+  watch(record);
   log::info("attach", "attached",
             {{"volume", volume}, {"device", record.device}, {"method", record.method}});
   return to_device(record);
@@ -194,7 +212,10 @@ Status AttacherImpl::detach(const std::string& volume) {
     return Status(Code::kNotFound, "volume " + volume + " is not attached on this host");
   }
   if (backend_of(record).is_alive(record)) {
-    CVOL_TRY(backend_of(record).detach(record).with_context("detach volume " + volume));
+    watch_.remove(volume);
+    const Status gone = backend_of(record).detach(record);
+    if (!gone && backend_of(record).is_alive(record)) watch(record);
+    CVOL_TRY(gone.with_context("detach volume " + volume));
   } else {
     backend_of(record).clean_up(record);
   }
@@ -209,6 +230,7 @@ void AttacherImpl::cut(const std::string& volume) {
   if (!find(volume, record) || record.boot_id != boot_id()) return;
   log::warning("attach", "the I/O of a device is ended",
                {{"volume", volume}, {"device", record.device}});
+  watch_.remove(volume);
   backend_of(record).cut(record);
 }
 
@@ -219,6 +241,7 @@ Status AttacherImpl::discard(const std::string& volume) {
   std::lock_guard volume_lock(*mutex);
   DeviceRecord record;
   if (!find(volume, record)) return Status::ok();
+  watch_.remove(volume);
   if (record.boot_id == boot_id()) backend_of(record).cut(record);
   backend_of(record).clean_up(record);
   forget(volume);
@@ -258,6 +281,7 @@ void AttacherImpl::reconcile_record(DeviceRecord record) {
   if (alive) {
     if (Status status = backend.revive(record); status) {
       remember(record);
+      watch(record);
       log::info("attach", "found again", {{"volume", record.volume}, {"device", record.device}});
       return;
     } else {

@@ -42,6 +42,8 @@ class Handshake {
   io::Stream& stream_;
   ExportDirectory& directory_;
   bool no_zeroes_ = false;
+  bool reads_only(const ExportName& name, const Export& target) const;
+
   std::string context_export_;  // the export that base:allocation was set for
   HandshakeOutcome outcome_;
 };

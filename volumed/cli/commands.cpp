@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iostream>
 
 #include "volumed/base/units.h"
 #include "volumed/cli/output.h"
@@ -206,6 +207,10 @@ Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out
 }
 
 Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream& out) {
+  if (settings.name.size() == 1)
+    std::cerr << "cvol: 'docker run -v " << settings.name
+              << ":/path' takes one letter for a drive and writes beside the volume; two letters or "
+                 "more are safe\n";
   v1::CreateVolumeRequest request;
   request.set_name(settings.name);
   auto size = parse_size(settings.size);
@@ -276,6 +281,7 @@ Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostrea
                                  (copy.state() == "away" ? ", node away" : "")});
   for (const v1::Resync& resync : volume.resyncs())
     rows.push_back({"Resync:", describe_resync(resync)});
+  if (!volume.waits().empty()) rows.push_back({"Waits:", volume.waits()});
   if (!volume.problem().empty()) rows.push_back({"Problem:", volume.problem()});
   out << format_table(rows);
   return Status::ok();
@@ -350,6 +356,7 @@ Status unmount_volume(api::ApiClient& api, const Settings& settings, std::ostrea
   if (volume.mount_ids_size() > 0)
     sentence = "Volume " + settings.name + " stays mounted for " + volume.mount_ids(0) +
                (volume.mount_ids_size() > 1 ? " and others" : "") + ".";
+  if (!volume.waits().empty()) sentence = "Volume " + settings.name + ": " + volume.waits() + ".";
   return show_change(settings, out, volume, sentence);
 }
 

@@ -13,6 +13,7 @@
 #include "volumed/api/service.h"
 #include "volumed/base/log.h"
 #include "volumed/daemon/docker.h"
+#include "volumed/daemon/dockerd.h"
 #include "volumed/daemon/host.h"
 #include "volumed/daemon/watcher.h"
 #include "volumed/meta/freezable_store.h"
@@ -82,13 +83,11 @@ class RealDaemon final : public Daemon {
   std::unique_ptr<volume::VolumeManager> manager_;
   std::unique_ptr<api::ApiServer> api_;
   std::unique_ptr<api::HttpServer> http_;
-  std::unique_ptr<DockerFront> docker_;
   std::unique_ptr<CsiFront> csi_;
 };
 
 RealDaemon::~RealDaemon() {
   csi_.reset();
-  docker_.reset();
   http_.reset();
   if (manager_) manager_->events().close();  // ends followers
   api_.reset();
@@ -175,6 +174,12 @@ Status RealDaemon::start_manager() {
   options.attach_method = config_.attach_method;
   options.no_attach_because = why_no_attach(config_);
   options.boot_id = read_boot_id();
+  options.privileged_mounts = config_.privileged_mounts;
+  if (config_.docker_plugin_dir != "off")
+    options.docker_knows = [dockerd = std::make_shared<Dockerd>(Dockerd::find_socket())](
+                               const std::string& volume) {
+      return dockerd->has_container_with(volume);
+    };
   auto manager = volume::VolumeManager::start(std::move(options), std::move(freezable));
   if (!manager) return manager.status();
   manager_ = std::move(*manager);
@@ -196,15 +201,6 @@ Status RealDaemon::start_fronts() {
           "serve metrics (choose another address with --http, or "
           "--http off)");
     http_ = std::move(*http);
-  }
-  if (::geteuid() == 0 && config_.docker_plugin_dir != "off") {
-    auto docker = DockerFront::start(config_.docker_plugin_dir, addresses.front());
-    if (docker) {
-      docker_ = std::move(*docker);
-    } else {
-      // Everything else works without it.
-      log::error("daemon", "the Docker plugin is not served", {{"error", docker.message()}});
-    }
   }
   if (config_.csi_endpoint != "off") {
     auto csi = CsiFront::start(config_.csi_endpoint, config_.csi_mode, addresses.front());

@@ -237,6 +237,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   void open(std::string name,
             std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) override;
   void list(std::function<void(std::vector<std::string>)> done) override;
+  bool is_in_use(const std::string& name) override;
 
  private:
   struct Hosted;
@@ -361,6 +362,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status leave_later(Hosted& hosted, const std::string& caller_id, const Leave& how,
                      const std::string& users);
   void set_waits(Hosted& hosted, const std::string& text);
+  void tell_lost_device(const std::string& name, const std::string& device);
   Status give_device_back(Hosted& hosted);
   Status unmount_file_system(Hosted& hosted);
   bool apply_pending(Hosted& hosted);

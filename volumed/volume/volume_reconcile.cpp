@@ -200,6 +200,9 @@ Status VolumeManager::open_attacher() {
   options.nbd_socket = options_.run_dir + "/nbd.sock";
   options.holder_binary = options_.holder_binary;
   options.instance = node_.id;
+  options.on_lost = [this](const std::string& volume, const std::string& device) {
+    tell_lost_device(volume, device);
+  };
   options.serve = [this](const std::string& volume, int descriptor) {
     auto shown = open_now(volume);
     if (!shown) {

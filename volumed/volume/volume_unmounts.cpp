@@ -120,6 +120,18 @@ Status VolumeManager::note_leave(Hosted& hosted, const std::string& caller_id, c
   return Status::ok();
 }
 
+// nbd::ExportDirectory.
+bool VolumeManager::is_in_use(const std::string& name) {
+  std::lock_guard lock(mutex_);
+  const auto found = volumes_.find(name);
+  if (found == volumes_.end()) return false;
+  const Hosted& hosted = *found->second;
+  const v1::VolumeRecord& record = hosted.entry.record;
+  const bool staged = record.has_stage() && !record.stage().block() &&
+                      record.session().node_id() == node_.id;
+  return hosted.mounted || staged;
+}
+
 // The caller has left, and something else has the device: the mount stays until that has gone.
 Status VolumeManager::leave_later(Hosted& hosted, const std::string& caller_id, const Leave& how,
                                   const std::string& users) {
@@ -140,12 +152,22 @@ void VolumeManager::set_waits(Hosted& hosted, const std::string& text) {
   hosted.waits = text;
 }
 
+// On a thread of the attacher's. The next mount makes a new device by itself.
+void VolumeManager::tell_lost_device(const std::string& name, const std::string& device) {
+  const std::string text = "the process that serves its device " + device +
+                           " has ended (cvol-holder), so all its I/O fails; stop what uses it, and "
+                           "mount or attach it again";
+  events_.add("device_lost", name, text);
+  if (HostedPtr hosted = find(name)) set_waits(*hosted, text);
+}
+
 // The caller holds hosted.operation. Nobody uses the mount any more. A device that a user attached
 // himself stays his; one that the host still holds goes later.
 Status VolumeManager::give_device_back(Hosted& hosted) {
   const v1::SessionRecord session = record_of(hosted).session();
   if (!session.id().empty() && session.attached_by_user() == session.id()) return Status::ok();
   const Status gone = detach_device(hosted);
+  if (gone.is_ok()) set_waits(hosted, "");
   if (gone.code() != Code::kBusy) return gone;
   log::warning("volume", "an unmounted volume is detached as soon as the host lets its device go",
                {{"volume", hosted.name}, {"reason", gone.message()}});

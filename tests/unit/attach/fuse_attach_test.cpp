@@ -9,6 +9,7 @@
 
 #include <linux/fs.h>
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -70,6 +71,10 @@ class FuseAttachTest : public testing::Test {
     options.run_dir = root_ + "/run";
     options.state_dir = instance == "node-1" ? root_ + "/state" : root_ + "/other-state";
     options.nbd_socket = socket();
+    options.on_lost = [this](const std::string& volume, const std::string&) {
+      EXPECT_EQ(volume, "v1");
+      ++lost_;
+    };
     auto opened = Attacher::open(options);
     ASSERT_TRUE(opened.is_ok()) << opened.message();
     attacher_ = std::move(*opened);
@@ -88,6 +93,7 @@ class FuseAttachTest : public testing::Test {
 
   std::string root_;
   pid_t server_ = -1;
+  std::atomic<int> lost_{0};
   std::unique_ptr<Attacher> attacher_;
 };
 
@@ -274,6 +280,20 @@ TEST_F(FuseAttachTest, ARunDirectoryWithDevicesOfAnotherInstanceIsRefused) {
     EXPECT_NE(refused.message().find("/data/one"), std::string::npos) << refused.message();
     EXPECT_NE(refused.message().find("'v1'"), std::string::npos) << refused.message();
   }
+}
+
+TEST_F(FuseAttachTest, AHolderThatEndsByItselfIsNoticed) {
+  attach();
+  ASSERT_TRUE(attacher_->detach("v1").is_ok());
+  attach();
+  attacher_->cut("v1");
+  attach();
+  EXPECT_EQ(lost_, 0);
+  open();
+  ASSERT_EQ(attacher_->reconcile()->size(), 1u);
+  kill(static_cast<pid_t>(holder_pid()), SIGKILL);
+  EXPECT_TRUE(wait_until(std::chrono::seconds(10), [&] { return lost_ == 1; }));
+  EXPECT_FALSE(attach().empty());
 }
 
 TEST_F(FuseAttachTest, AHolderInUseIgnoresSigterm) {

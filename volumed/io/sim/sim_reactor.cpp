@@ -258,7 +258,9 @@ void SimReactor::submit_file(Op& op) {
   const uint64_t length = length_of(op);
   CVOL_ASSERT(op.offset % kSimPageBytes == 0 && length % kSimPageBytes == 0);
   if (op.kind == OpKind::kReadV) {
-    const bool error = fails(faults().read_error);
+    const uint64_t bad = faults().bad_byte;
+    const bool error =
+        fails(faults().read_error) || (bad >= op.offset && bad < op.offset + length);
     complete_at(op, when,
                 [file, raw, error]() -> int64_t { return error ? -EIO : read_now(*file, *raw); });
     return;
