@@ -95,9 +95,9 @@ std::string new_word() {
 // Docker takes `-v m:/data` for a drive letter and writes beside the volume.
 Status check_new_name(const std::string& name) {
   if (name.size() != 1) return Status::ok();
-  return Status(Code::kInvalidArgument,
-                "volume name '" + name + "' has one letter, which 'docker run -v " + name +
-                    ":/path' takes for a drive; use two or more");
+  return Status(Code::kInvalidArgument, "volume name '" + name +
+                                            "' has one letter, which 'docker run -v " + name +
+                                            ":/path' takes for a drive; use two or more");
 }
 
 // The caller's time is over. An earlier fault says more than that.
@@ -234,8 +234,8 @@ Json Calls::create(const PluginRequest& request) {
 }
 
 // dockerd asks only when it knows of no user; ids of its own that are left on this node are those
-// that it lost when it died, if nothing has the device any more. Users of another node's dockerd, and
-// users that are not Docker's, still refuse the removal.
+// that it lost when it died, if nothing has the device any more. Users of another node's dockerd,
+// and users that are not Docker's, still refuse the removal.
 Json Calls::remove(const PluginRequest& request) {
   Time end = Clock::now() + kShortCall;
   grpc::Status status = remove_volume(request.name, end);
@@ -364,8 +364,9 @@ api::HttpResponse Calls::handle(const api::HttpRequest& http) {
   if (auto error = answer.find("Err"); error != answer.end() && *error != "") {
     // Get is asked for volumes of other drivers too.
     const bool usual = http.target == "/VolumeDriver.Get";
-    (usual ? log::debug : log::warning)("docker", "refused",
-               {{"call", http.target}, {"volume", request->name}, {"reason", error->dump()}});
+    (usual ? log::debug : log::warning)(
+        "docker", "refused",
+        {{"call", http.target}, {"volume", request->name}, {"reason", error->dump()}});
   }
   return respond(200, answer);
 }

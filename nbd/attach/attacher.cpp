@@ -58,8 +58,8 @@ class AttacherImpl : public Attacher {
   std::unique_ptr<DeviceBackend> fuse_;
   std::unique_ptr<DeviceBackend> kernel_;
   mutable std::mutex mutex_;
-  std::map<std::string, DeviceRecord> records_;                        // by volume
-  std::set<std::string> unreadable_;  // volumes whose record is there and cannot be read
+  std::map<std::string, DeviceRecord> records_;  // by volume
+  std::set<std::string> unreadable_;             // volumes whose record is there and cannot be read
   std::map<std::string, std::shared_ptr<std::mutex>> volume_mutexes_;  // one at a time per volume
   // The last: its thread uses what is above.
   HolderWatch watch_{[this](const std::string& volume) { tell_lost(volume); }};

@@ -1,8 +1,8 @@
 // HolderWatch: notices that a holder has ended without being asked to. The kernel tells (pidfd): no
 // polling, and no thread before the first holder.
 //
-// Threading: any thread. `on_end` runs on the watch's own thread, holding no lock; it may block. The
-// destructor waits for it.
+// Threading: any thread. `on_end` runs on the watch's own thread, holding no lock; it may block.
+// The destructor waits for it.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ class HolderWatch {
   void wake();
 
   const std::function<void(const std::string&)> on_end_;
-  std::mutex mutex_;  // guards all below
+  std::mutex mutex_;                           // guards all below
   std::map<std::string, Descriptor> holders_;  // volume -> pidfd
   bool stopping_ = false;
   Descriptor wake_;

@@ -101,8 +101,7 @@ Status end_holders(const std::string& directory, const std::string& instance) {
                       std::to_string(holder.pid) + " (cvol-holder)");
   }
   for (const Holder& holder : holders) {
-    log::warning("attach", "a holder is ended",
-                 {{"volume", holder.volume}, {"pid", holder.pid}});
+    log::warning("attach", "a holder is ended", {{"volume", holder.volume}, {"pid", holder.pid}});
     if (process_start_time(holder.pid) == holder.start)
       kill(static_cast<pid_t>(holder.pid), SIGKILL);
   }

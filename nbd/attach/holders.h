@@ -1,6 +1,6 @@
-// The cvol-holder processes of this host, found by their arguments, and whom a run directory belongs
-// to. A holder names the instance of cvol that started it (the node id kept in its data directory):
-// nothing of another instance is ended here.
+// The cvol-holder processes of this host, found by their arguments, and whom a run directory
+// belongs to. A holder names the instance of cvol that started it (the node id kept in its data
+// directory): nothing of another instance is ended here.
 //
 // Threading: any thread; no state. Reads /proc only; waits for no I/O of a device.
 #pragma once
@@ -15,10 +15,10 @@ namespace cvol::attach {
 
 struct Holder {
   int64_t pid = 0;
-  uint64_t start = 0;     // start time: pids are used again
-  std::string volume;     // name
-  std::string mount;      // where it serves its file
-  std::string instance;   // empty: an older cvol started it
+  uint64_t start = 0;    // start time: pids are used again
+  std::string volume;    // name
+  std::string mount;     // where it serves its file
+  std::string instance;  // empty: an older cvol started it
 };
 
 // Those that serve a file below `root`, or at it. Only processes of root in this pid namespace.

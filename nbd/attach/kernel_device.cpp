@@ -124,7 +124,7 @@ class KernelBackend : public DeviceBackend {
   std::once_flag module_once_;
   std::mutex mutex_;
   std::map<uint32_t, DeviceRecord> watched_;  // by index
-  std::thread watcher_;                      // from the first device on
+  std::thread watcher_;                       // from the first device on
   Descriptor wake_{eventfd(0, EFD_CLOEXEC)};
 };
 
@@ -218,8 +218,7 @@ void KernelBackend::cut(const DeviceRecord& record) {
 bool KernelBackend::is_alive(const DeviceRecord& record) {
   int64_t index = index_of(record.device);
   if (index < 0 || read_line(sys_path(static_cast<uint32_t>(index), "pid")).empty()) return false;
-  return read_line(sys_path(static_cast<uint32_t>(index), "backend")) ==
-         identifier_of(record);
+  return read_line(sys_path(static_cast<uint32_t>(index), "backend")) == identifier_of(record);
 }
 
 // True: the kernel took a new socket, and the server serves it. False: it has no dead one.
@@ -271,8 +270,7 @@ bool KernelBackend::find_living(DeviceRecord& record) {
     record.device = "/dev/" + entry.path().filename().string();
     record.boot_id = boot_id();
     record.connections = options_.kernel_connections;
-    record.size_bytes =
-        std::strtoull(read_line(entry.path() / "size").c_str(), nullptr, 10) * 512;
+    record.size_bytes = std::strtoull(read_line(entry.path() / "size").c_str(), nullptr, 10) * 512;
     if (is_alive(record)) return true;
   }
   return false;

@@ -7,9 +7,10 @@
 // ("NAME@SESSION/GENERATION"), so that the server ends what an older one left behind before it
 // takes the requests again.
 //
-// Threading: submit() on one thread, submit_from_answer() within answered(); replies come on the pipeline's own receive thread. submit()
-// blocks while the server is alive but does not read; it never waits for one that is away.
-// Ownership: a Payload's memory stays with the pipeline until the request is answered.
+// Threading: submit() on one thread, submit_from_answer() within answered(); replies come on the
+// pipeline's own receive thread. submit() blocks while the server is alive but does not read; it
+// never waits for one that is away. Ownership: a Payload's memory stays with the pipeline until the
+// request is answered.
 #pragma once
 
 #include <atomic>

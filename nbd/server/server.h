@@ -42,7 +42,8 @@ class ExportDirectory {
 // 64; GENERATION: a decimal number). It is how a front end that sends unanswered requests again
 // fences its own past (rule R12): a connection with generation g ends those of the same session
 // with a lower one and waits until what they had admitted is done, before it is admitted itself.
-// A name with a session writes to a volume that is mounted, too: cvol-holder serves the mount that way.
+// A name with a session writes to a volume that is mounted, too: cvol-holder serves the mount that
+// way.
 
 struct ServerOptions {
   // Bound of request payloads in memory, per shard. Beyond it each volume may always have one

@@ -176,10 +176,10 @@ Status RealDaemon::start_manager() {
   options.boot_id = read_boot_id();
   options.privileged_mounts = config_.privileged_mounts;
   if (config_.docker_plugin_dir != "off")
-    options.docker_knows = [dockerd = std::make_shared<Dockerd>(Dockerd::find_socket())](
-                               const std::string& volume) {
-      return dockerd->has_container_with(volume);
-    };
+    options.docker_knows =
+        [dockerd = std::make_shared<Dockerd>(Dockerd::find_socket())](const std::string& volume) {
+          return dockerd->has_container_with(volume);
+        };
   auto manager = volume::VolumeManager::start(std::move(options), std::move(freezable));
   if (!manager) return manager.status();
   manager_ = std::move(*manager);

@@ -1,9 +1,10 @@
-// Dockerd: what volumed asks of the Docker daemon of this host, on its socket. And DockerWatch, which
-// makes dockerd look for the volume plugin whenever either of them has started: dockerd otherwise
-// learns of it at its first use, and Swarm places no task on a node whose dockerd has not.
+// Dockerd: what volumed asks of the Docker daemon of this host, on its socket. And DockerWatch,
+// which makes dockerd look for the volume plugin whenever either of them has started: dockerd
+// otherwise learns of it at its first use, and Swarm places no task on a node whose dockerd has
+// not.
 //
-// Threading: Dockerd: any thread; calls block for at most their time. DockerWatch: a thread of its own
-// that sleeps in the kernel while dockerd runs; the destructor ends it.
+// Threading: Dockerd: any thread; calls block for at most their time. DockerWatch: a thread of its
+// own that sleeps in the kernel while dockerd runs; the destructor ends it.
 #pragma once
 
 #include <memory>

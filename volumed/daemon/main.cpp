@@ -20,15 +20,15 @@ int fail(const cvol::Status& status) {
   return status.code() == cvol::Code::kInvalidArgument ? 2 : 1;
 }
 
-// Before anything is opened: dockerd looks for the plugin of a container that it starts for 30 s only,
-// and disks and the metadata store may take longer. Calls wait for the API. Nothing: it is not
-// served, or the volumed before this one still ends.
+// Before anything is opened: dockerd looks for the plugin of a container that it starts for 30 s
+// only, and disks and the metadata store may take longer. Calls wait for the API. Nothing: it is
+// not served, or the volumed before this one still ends.
 std::unique_ptr<cvol::daemon::DockerFront> start_docker(const cvol::daemon::Config& config,
                                                         bool is_last_try) {
   using namespace cvol;
   if (::geteuid() != 0 || config.docker_plugin_dir == "off") return nullptr;
-  auto docker = daemon::DockerFront::start(config.docker_plugin_dir,
-                                           "unix:" + config.run_dir + "/api.sock");
+  auto docker =
+      daemon::DockerFront::start(config.docker_plugin_dir, "unix:" + config.run_dir + "/api.sock");
   if (docker) return std::move(*docker);
   // Everything else works without it.
   if (is_last_try)

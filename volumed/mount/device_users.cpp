@@ -32,8 +32,8 @@ std::string name_of(const fs::path& process) {
 }
 
 const MountEntry* parent_of(const std::vector<MountEntry>& all, const MountEntry& entry) {
-  const auto found = std::find_if(all.begin(), all.end(),
-                                  [&](const MountEntry& other) { return other.id == entry.parent; });
+  const auto found = std::find_if(
+      all.begin(), all.end(), [&](const MountEntry& other) { return other.id == entry.parent; });
   return found == all.end() ? nullptr : &*found;
 }
 

@@ -182,8 +182,9 @@ Result<int> open_users_folder(const std::string& path) {
   if (error != ELOOP && error != ENOTDIR && error != EXDEV)
     return status_from_errno(error, "open " + path);
   return Status(Code::kFailedPrecondition,
-                path + " is no folder of the volume but a link or a file; the volume is not shown. "
-                       "Attach it ('cvol volume attach'), mount the device elsewhere, and move '" +
+                path +
+                    " is no folder of the volume but a link or a file; the volume is not shown. "
+                    "Attach it ('cvol volume attach'), mount the device elsewhere, and move '" +
                     whole.filename().string() + "' away");
 }
 

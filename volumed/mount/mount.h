@@ -34,16 +34,15 @@ Status mount_device(const std::string& device, const std::string& target, const 
 // Idempotent. kBusy if processes use it (names up to three of them).
 Status unmount(const std::string& target);
 
-// Processes of the host that have something open at or below the path, up to three of them: "postgres
-// (1234), bash (99)"; "" if there is none.
+// Processes of the host that have something open at or below the path, up to three of them:
+// "postgres (1234), bash (99)"; "" if there is none.
 std::string processes_in(const std::string& path);
 
 // Takes a mount whose device is gone out of the tree, though processes may hang in it. Idempotent.
 Status unmount_lazily(const std::string& target);
 
-// Makes `target` (created if absent) show `source`, whose last part is a folder of a user's file system
-// and may be no link. Idempotent. kFailedPrecondition if something
-// else is mounted there.
+// Makes `target` (created if absent) show `source`, whose last part is a folder of a user's file
+// system and may be no link. Idempotent. kFailedPrecondition if something else is mounted there.
 Status bind(const std::string& source, const std::string& target);
 
 // The folder within a mounted file system that users get, made if absent. kFailedPrecondition if

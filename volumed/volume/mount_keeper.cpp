@@ -48,8 +48,8 @@ void MountKeeper::run() {
     const bool busy = !unfinished_.empty();
     const auto until = busy ? std::min(doubt_at, Clock::now() + times_.finish) : doubt_at;
     // With nothing to finish, look() ends the wait; what it adds is tried a pause later.
-    const bool woken = wake_.wait_until(
-        lock, until, [&] { return stopping_ || (!busy && !unfinished_.empty()); });
+    const bool woken =
+        wake_.wait_until(lock, until, [&] { return stopping_ || (!busy && !unfinished_.empty()); });
     if (stopping_) return;
     if (woken) continue;
     lock.unlock();

@@ -1,8 +1,8 @@
 // MountKeeper: finishes unmounts that found their device in use, and doubts users who were lost.
 //
-// Threading: look() and watch() on any thread; the callbacks run on the keeper's own thread, one at a
-// time, and may block. It starts with the first call; a node that mounts nothing has no such thread.
-// stop() waits for the callback that runs.
+// Threading: look() and watch() on any thread; the callbacks run on the keeper's own thread, one at
+// a time, and may block. It starts with the first call; a node that mounts nothing has no such
+// thread. stop() waits for the callback that runs.
 #pragma once
 
 #include <chrono>
@@ -18,8 +18,8 @@ namespace cvol::volume {
 class MountKeeper {
  public:
   struct Times {
-    std::chrono::milliseconds finish{2000};             // between two tries
-    std::chrono::milliseconds doubt{10 * 60 * 1000};    // between two looks at all users
+    std::chrono::milliseconds finish{2000};           // between two tries
+    std::chrono::milliseconds doubt{10 * 60 * 1000};  // between two looks at all users
   };
   // `finish`: true if nothing is left to do for the volume. `doubt`: looks at all volumes.
   MountKeeper(Times times, std::function<bool(const std::string& volume)> finish,

@@ -15,8 +15,8 @@ constexpr const char* kDockerCaller = "docker:";
 
 // How a caller leaves.
 struct Leave {
-  std::string use;    // not empty: one of its mounts, under this word; what waits is done later
-  std::string undo;   // not empty: the mount with this word, if it was made
+  std::string use;     // not empty: one of its mounts, under this word; what waits is done later
+  std::string undo;    // not empty: the mount with this word, if it was made
   bool stale = false;  // all of its mounts, if nothing has the device any more
 };
 

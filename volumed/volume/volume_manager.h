@@ -85,7 +85,7 @@ struct CreateRequest {
   uint32_t min_in_sync = 1;
   bool zone_spread = false;
   std::vector<std::string> preferred_nodes;  // replicas go there first; empty: this node
-  std::string id;  // the volume's UUID; empty: a new one
+  std::string id;                            // the volume's UUID; empty: a new one
   std::string fs = "ext4";
   std::map<std::string, std::string> labels;
 };
@@ -198,8 +198,8 @@ class VolumeManager final : public nbd::ExportDirectory {
   // `target` empty: none. Returns the volume; the path for the caller is `target` or mountpoint.
   Result<VolumeView> mount(const std::string& name, const std::string& caller_id,
                            const std::string& target, const std::string& use = "");
-  // kBusy, with nothing changed, while something else on this host has the device; kFailedPrecondition
-  // if the mount is another node's. See Leave.
+  // kBusy, with nothing changed, while something else on this host has the device;
+  // kFailedPrecondition if the mount is another node's. See Leave.
   Result<VolumeView> unmount(const std::string& name, const std::string& caller_id,
                              const Leave& how = {});
 

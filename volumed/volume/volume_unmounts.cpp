@@ -1,7 +1,9 @@
-// Unmounts: callers leave, and with the last of them the mount and its device. Whether anything else
-// on the host still has the device is asked before the host's own mount goes. What cannot be
+// Unmounts: callers leave, and with the last of them the mount and its device. Whether anything
+// else on the host still has the device is asked before the host's own mount goes. What cannot be
 // finished at once is noted, and finished later by the mount keeper or by the next call.
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "volumed/base/log.h"
@@ -11,14 +13,18 @@
 namespace cvol::volume {
 namespace {
 
+constexpr std::chrono::milliseconds kDetachTurn{50};
+constexpr int kDetachTurns = 10;
+
 bool may_wait(const Leave& how) {
   return !how.use.empty() || !how.undo.empty();
 }
 
 // A stale caller is not asked for again: what keeps it may last.
 Status still_used(const std::string& name, const std::string& users, bool lasting = false) {
-  return Status(lasting ? Code::kFailedPrecondition : Code::kBusy, "volume '" + name + "' is still used by " + users +
-                                 "; nothing was changed. End that first");
+  return Status(
+      lasting ? Code::kFailedPrecondition : Code::kBusy,
+      "volume '" + name + "' is still used by " + users + "; nothing was changed. End that first");
 }
 
 bool all_leave(const v1::MountRecord& mount) {
@@ -67,11 +73,11 @@ Status VolumeManager::remove_caller(Hosted& hosted, const std::string& caller_id
   const v1::MountRecord& record = whole.mount();
   const bool known = has_caller(record, caller_id);
   if (known && !is_mount_of(whole, node_.id))
-    return Status(Code::kFailedPrecondition,
-                  "volume '" + hosted.name + "' is mounted for " + caller_id + " on node " +
-                      node_name(record.node_id().empty() ? whole.session().node_id()
-                                                         : record.node_id()) +
-                      "; unmount it there");
+    return Status(
+        Code::kFailedPrecondition,
+        "volume '" + hosted.name + "' is mounted for " + caller_id + " on node " +
+            node_name(record.node_id().empty() ? whole.session().node_id() : record.node_id()) +
+            "; unmount it there");
   if (is_done(record, caller_id, how)) return Status::ok();
   if (v1::MountRecord left = record; take_one(left, caller_id, how)) {
     return note_leave(hosted, caller_id, how, [&](v1::MountRecord& mount) {
@@ -127,8 +133,8 @@ bool VolumeManager::is_in_use(const std::string& name) {
   if (found == volumes_.end()) return false;
   const Hosted& hosted = *found->second;
   const v1::VolumeRecord& record = hosted.entry.record;
-  const bool staged = record.has_stage() && !record.stage().block() &&
-                      record.session().node_id() == node_.id;
+  const bool staged =
+      record.has_stage() && !record.stage().block() && record.session().node_id() == node_.id;
   return hosted.mounted || staged;
 }
 
@@ -142,8 +148,7 @@ Status VolumeManager::leave_later(Hosted& hosted, const std::string& caller_id, 
   set_waits(hosted, "it is unmounted as soon as " + users + " has let it go");
   keeper_of_mounts_->look(hosted.name);
   return note_leave(hosted, caller_id, how, [&](v1::MountRecord& mount) {
-    if (has_caller(mount, caller_id) && !is_leaving(mount, caller_id))
-      mount.add_leaving(caller_id);
+    if (has_caller(mount, caller_id) && !is_leaving(mount, caller_id)) mount.add_leaving(caller_id);
   });
 }
 
@@ -166,7 +171,12 @@ void VolumeManager::tell_lost_device(const std::string& name, const std::string&
 Status VolumeManager::give_device_back(Hosted& hosted) {
   const v1::SessionRecord session = record_of(hosted).session();
   if (!session.id().empty() && session.attached_by_user() == session.id()) return Status::ok();
-  const Status gone = detach_device(hosted);
+  Status gone = detach_device(hosted);
+  // The namespace of a container that has just ended holds the device for a moment.
+  for (int turn = 0; gone.code() == Code::kBusy && turn < kDetachTurns; ++turn) {
+    std::this_thread::sleep_for(kDetachTurn);
+    gone = detach_device(hosted);
+  }
   if (gone.is_ok()) set_waits(hosted, "");
   if (gone.code() != Code::kBusy) return gone;
   log::warning("volume", "an unmounted volume is detached as soon as the host lets its device go",

@@ -72,9 +72,11 @@ TEST(Holders, AreKnownByTheirArguments) {
   EXPECT_EQ(holder.volume, "v");
   EXPECT_EQ(holder.mount, "/run/cvol/attach/attach/v");
   EXPECT_EQ(holder.instance, "node-1");
-  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
-           {}, {"@cvol-holder"}, {"cvol-holder", "--volume", "v", "--mount", "/m"},
-           {"@cvol-holder", "--volume", "v", "--mount"}}) {
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{{},
+                                             {"@cvol-holder"},
+                                             {"cvol-holder", "--volume", "v", "--mount", "/m"},
+                                             {"@cvol-holder", "--volume", "v", "--mount"}}) {
     Holder none;
     EXPECT_FALSE(parse_holder(words, none));
   }

@@ -70,7 +70,7 @@ TEST(Mount, WhatUsersGetIsAFolderOfTheVolumeAndNoLink) {
     fs::create_symlink(target, data);
     const Status refused = make_data_folder(data);
     EXPECT_EQ(refused.code(), Code::kFailedPrecondition) << refused.message();
-    EXPECT_EQ(bind(data, root + "/target").code(), Code::kFailedPrecondition);
+    EXPECT_EQ(mount::bind(data, root + "/target").code(), Code::kFailedPrecondition);
     EXPECT_FALSE(is_mounted(root + "/target", nullptr));
   }
   EXPECT_EQ(fs::status(root + "/elsewhere").permissions(), fs::perms::owner_all);

@@ -259,8 +259,7 @@ void SimReactor::submit_file(Op& op) {
   CVOL_ASSERT(op.offset % kSimPageBytes == 0 && length % kSimPageBytes == 0);
   if (op.kind == OpKind::kReadV) {
     const uint64_t bad = faults().bad_byte;
-    const bool error =
-        fails(faults().read_error) || (bad >= op.offset && bad < op.offset + length);
+    const bool error = fails(faults().read_error) || (bad >= op.offset && bad < op.offset + length);
     complete_at(op, when,
                 [file, raw, error]() -> int64_t { return error ? -EIO : read_now(*file, *raw); });
     return;

@@ -30,7 +30,7 @@ struct SimFaults {
   Nanoseconds helper_low = 10 * kMicrosecond, helper_high = 2 * kMillisecond;
   // Chances in a million per operation.
   uint64_t read_error = 0, write_error = 0, sync_error = 0;
-  uint64_t bad_byte = UINT64_MAX;  // reads of any file that take in this offset fail
+  uint64_t bad_byte = UINT64_MAX;   // reads of any file that take in this offset fail
   uint64_t cached_read = 500000;    // a read through the page cache is done at once
   uint64_t short_receive = 250000;  // a receive gets only part of what is there
   uint64_t connection_reset = 0;
