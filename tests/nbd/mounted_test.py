@@ -55,6 +55,21 @@ class Mounted(unittest.TestCase):
         self.d.cvol("volume", "unmount", "vol", target)
         self.assertFalse(self.info("vol")["is_read_only"])
 
+    def test_all_mounts_of_the_command_are_undone_before_a_shutdown(self):
+        self.d.cvol("volume", "create", "vol", "--size", "64MiB")
+        target = str(self.d.root / "target")
+        self.d.cvol("volume", "mount", "vol", target)
+        self.d.cvol("volume", "mount", "vol")
+        user = subprocess.Popen(["sleep", "2"], cwd=target)
+        try:
+            self.d.cvol("volume", "unmount-all")
+        finally:
+            user.kill()
+            user.wait()
+        self.assertFalse(os.path.ismount(target))
+        self.assertEqual(self.inspect()["state"], "available")
+        self.assertEqual(self.d.json("volume", "unmount-all"), [])
+
     def test_files_in_a_volume_have_no_rights_on_the_host(self):
         self.d.cvol("volume", "create", "vol", "--size", "64MiB")
         target = str(self.d.root / "target")
