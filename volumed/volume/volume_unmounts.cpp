@@ -27,6 +27,10 @@ Status still_used(const std::string& name, const std::string& users, bool lastin
       "volume '" + name + "' is still used by " + users + "; nothing was changed. End that first");
 }
 
+void clear_if_unused(v1::VolumeRecord& record) {
+  if (record.mount().caller_ids_size() == 0 && !record.mount().detaching()) record.clear_mount();
+}
+
 bool all_leave(const v1::MountRecord& mount) {
   return std::all_of(mount.caller_ids().begin(), mount.caller_ids().end(),
                      [&](const std::string& id) { return is_leaving(mount, id); });
@@ -116,8 +120,10 @@ Status VolumeManager::remove_caller(Hosted& hosted, const std::string& caller_id
 // Changes the record; if the store is away, a caller who does not come again need not wait for it.
 Status VolumeManager::note_leave(Hosted& hosted, const std::string& caller_id, const Leave& how,
                                  const std::function<void(v1::MountRecord&)>& change) {
-  const Status noted =
-      update(hosted, [&](v1::VolumeRecord& next) { change(*next.mutable_mount()); });
+  const Status noted = update(hosted, [&](v1::VolumeRecord& next) {
+    change(*next.mutable_mount());
+    clear_if_unused(next);
+  });
   if (noted.is_ok() || !may_wait(how)) return noted;
   log::warning("volume", "an unmount is noted when the metadata store answers again",
                {{"volume", hosted.name}, {"caller", caller_id}, {"error", noted.message()}});
@@ -270,6 +276,7 @@ bool VolumeManager::finish(Hosted& hosted) {
     }
     const Status noted = update(hosted, [&](v1::VolumeRecord& next) {
       for (const std::string& id : mount.leaving()) erase_caller(*next.mutable_mount(), id);
+      clear_if_unused(next);
     });
     if (!noted.is_ok()) return false;
     events_.add("volume_unmount_finished", hosted.name, "what had kept its unmount has gone");
@@ -279,7 +286,7 @@ bool VolumeManager::finish(Hosted& hosted) {
     if (left.caller_ids_size() == 0 && !detach_device(hosted)) return false;
     const Status noted = update(hosted, [](v1::VolumeRecord& next) {
       next.mutable_mount()->set_detaching(false);
-      if (next.mount().caller_ids_size() == 0) next.clear_mount();
+      clear_if_unused(next);
     });
     if (!noted.is_ok()) return false;
   }
