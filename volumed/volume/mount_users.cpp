@@ -41,7 +41,8 @@ bool is_mount_of(const v1::VolumeRecord& record, const std::string& node_id) {
   return record.session().id().empty() || record.session().node_id() == node_id;
 }
 
-void add_use(v1::MountRecord& mount, const std::string& id, const std::string& use) {
+void add_use(v1::MountRecord& mount, const std::string& id, const std::string& use,
+             bool earlier_lives) {
   const std::vector<std::string> left(mount.leaving().begin(), mount.leaving().end());
   for (const std::string& gone : left) erase_caller(mount, gone);
   mount.set_detaching(false);
@@ -50,7 +51,7 @@ void add_use(v1::MountRecord& mount, const std::string& id, const std::string& u
   if (use.empty()) return;
   v1::MountUses& uses = (*mount.mutable_uses())[id];
   if (known && uses.last_mount() == use) return;
-  uses.set_count(known ? std::max(uses.count(), 1u) + 1 : 1);
+  uses.set_count(known && earlier_lives ? std::max(uses.count(), 1u) + 1 : 1);
   uses.set_last_mount(use);
 }
 

@@ -29,9 +29,11 @@ bool is_unfinished(const v1::MountRecord& mount);
 // Are the users of this mount of the node? Of a record without a node: the session's.
 bool is_mount_of(const v1::VolumeRecord& record, const std::string& node_id);
 
-// Adds the caller, or one of its mounts. Whoever has left and only waits for the device is gone
-// then: the mount stays for the new one.
-void add_use(v1::MountRecord& mount, const std::string& id, const std::string& use);
+// Adds the caller, or one of its mounts; `earlier_lives` false: what it had mounted before was
+// lost, and this one takes its place. Whoever has left and only waits for the device is gone then:
+// the mount stays for the new one.
+void add_use(v1::MountRecord& mount, const std::string& id, const std::string& use,
+             bool earlier_lives);
 
 // True if the request changes nothing: there is no such mount, or it was ended under this word.
 bool is_done(const v1::MountRecord& mount, const std::string& id, const Leave& how);

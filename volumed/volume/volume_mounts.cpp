@@ -154,10 +154,19 @@ Status VolumeManager::add_caller(Hosted& hosted, const std::string& caller_id,
 
 Status VolumeManager::note_caller(Hosted& hosted, const std::string& caller_id,
                                   const std::string& target, const std::string& use) {
-  if (record_of(hosted).mount().caller_ids_size() >= static_cast<int>(kMostCallers))
+  const v1::MountRecord mount = record_of(hosted).mount();
+  const bool known = has_caller(mount, caller_id);
+  if (!known && mount.caller_ids_size() >= static_cast<int>(kMostCallers))
     return Status(Code::kFailedPrecondition, "it has 4096 callers already");
+  // A container that runs has the device in its own namespace. If nothing has it, dockerd has lost
+  // the unmount before (it was killed, or volumed was away): the same id comes again, once.
+  bool earlier_lives = false;
+  if (!use.empty() && known) {
+    auto users = other_users(hosted);
+    earlier_lives = !users || !users->empty();
+  }
   return update(hosted, [&](v1::VolumeRecord& next) {
-    add_use(*next.mutable_mount(), caller_id, use);
+    add_use(*next.mutable_mount(), caller_id, use, earlier_lives);
     next.mutable_mount()->set_node_id(node_.id);
     next.mutable_mount()->set_boot_id(options_.boot_id);
     if (!target.empty()) (*next.mutable_mount()->mutable_targets())[caller_id] = target;

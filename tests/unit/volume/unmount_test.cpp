@@ -62,7 +62,10 @@ class UnmountTest : public VolumeManagerTest {
 
 TEST_F(UnmountTest, MountsUnderOneIdAreCountedAndARepeatedRequestCountsOnce) {
   create("a");
-  for (const char* use : {"1", "2", "2"}) mount("docker:x", use);
+  mount("docker:x", "1");
+  host_.set_users("/dev/fake-a", kOther);
+  for (const char* use : {"2", "2"}) mount("docker:x", use);
+  host_.set_users("/dev/fake-a", "");
   for (const char* use : {"3", "3"}) {
     unmount("docker:x", use);
     EXPECT_EQ(state(), VolumeState::kMounted);
@@ -70,6 +73,15 @@ TEST_F(UnmountTest, MountsUnderOneIdAreCountedAndARepeatedRequestCountsOnce) {
   unmount("docker:x", "4");
   EXPECT_EQ(state(), VolumeState::kAvailable);
   EXPECT_TRUE(manager_->remove("a", false).is_ok());
+}
+
+// dockerd was killed, or volumed was away at the Unmount: the container is gone, its id comes
+// again.
+TEST_F(UnmountTest, AMountWhoseUnmountWasLostCountsOnce) {
+  create("a");
+  for (const char* use : {"1", "2"}) mount("docker:x", use);
+  unmount("docker:x", "3");
+  EXPECT_EQ(state(), VolumeState::kAvailable);
 }
 
 // A container holds the mount in its namespace while `docker cp` mounts and unmounts under its id.
