@@ -1,6 +1,7 @@
 // Before the host shuts down: mounts that nobody else undoes would wait for a volumed that has
 // ended.
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "volumed/cli/commands.h"
@@ -49,7 +50,7 @@ Status unmount_all(api::ApiClient& api, const Settings& settings, std::ostream& 
       refused = gone.with_context("unmount volume " + request.name());
     }
   }
-  if (settings.json) print_json(out, done);
+  if (settings.json) out << nlohmann::json(done).dump(2) << "\n";
   return refused;
 }
 

@@ -287,6 +287,7 @@ TEST_F(FuseAttachTest, AHolderThatEndsByItselfIsNoticed) {
   ASSERT_TRUE(attacher_->detach("v1").is_ok());
   attach();
   attacher_->cut("v1");
+  ASSERT_TRUE(attacher_->discard("v1").is_ok());
   attach();
   EXPECT_EQ(lost_, 0);
   open();
