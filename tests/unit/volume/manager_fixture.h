@@ -187,11 +187,14 @@ class VolumeManagerTest : public testing::Test {
     };
     adjust(options);
     store_ = store->get();
-    auto manager = VolumeManager::start(std::move(options), std::move(*store));
+    auto manager = VolumeManager::start(std::move(options), wrap(std::move(*store)));
     ASSERT_TRUE(manager.is_ok()) << manager.message();
     manager_ = std::move(*manager);
   }
   virtual void adjust(ManagerOptions&) {}
+  virtual std::unique_ptr<meta::MetadataStore> wrap(std::unique_ptr<meta::MetadataStore> store) {
+    return store;
+  }
   // Changes the stored record while nothing runs, as a crash would have left it.
   void edit_record(const std::string& name, const std::function<void(v1::VolumeRecord&)>& change) {
     manager_.reset();

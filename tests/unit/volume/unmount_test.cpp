@@ -11,6 +11,34 @@ namespace {
 
 constexpr char kOther[] = "sleep (7) in another mount namespace";
 
+// A store that takes no changes while it is away.
+class AwayStore final : public meta::MetadataStore {
+ public:
+  AwayStore(std::unique_ptr<meta::MetadataStore> store, std::atomic<bool>& away)
+      : store_(std::move(store)), away_(away) {}
+  Result<std::optional<meta::Entry>> get(std::string_view key) override { return store_->get(key); }
+  Result<std::vector<meta::Entry>> list(std::string_view prefix) override {
+    return store_->list(prefix);
+  }
+  Result<meta::CommitResult> commit(const meta::Transaction& transaction) override {
+    if (away_) return Status(Code::kUnavailable, "the store is away");
+    return store_->commit(transaction);
+  }
+  Result<std::unique_ptr<meta::Watch>> watch(std::string prefix,
+                                             meta::WatchCallback callback) override {
+    return store_->watch(std::move(prefix), std::move(callback));
+  }
+  Result<meta::LeaseId> grant_lease(std::chrono::milliseconds time) override {
+    return store_->grant_lease(time);
+  }
+  Status keep_alive(meta::LeaseId lease) override { return store_->keep_alive(lease); }
+  Status revoke_lease(meta::LeaseId lease) override { return store_->revoke_lease(lease); }
+
+ private:
+  std::unique_ptr<meta::MetadataStore> store_;
+  std::atomic<bool>& away_;
+};
+
 class UnmountTest : public VolumeManagerTest {
  protected:
   void adjust(ManagerOptions& options) override {
@@ -20,6 +48,9 @@ class UnmountTest : public VolumeManagerTest {
       const Answer answer = docker_;
       return answer == kAway ? std::nullopt : std::optional<bool>(answer == kYes);
     };
+  }
+  std::unique_ptr<meta::MetadataStore> wrap(std::unique_ptr<meta::MetadataStore> store) override {
+    return std::make_unique<AwayStore>(std::move(store), away_);
   }
   static Leave under(const std::string& use) {
     Leave how;
@@ -58,6 +89,7 @@ class UnmountTest : public VolumeManagerTest {
 
   enum Answer { kAway, kNo, kYes };
   std::atomic<Answer> docker_{kAway};
+  std::atomic<bool> away_{false};
 };
 
 TEST_F(UnmountTest, MountsUnderOneIdAreCountedAndARepeatedRequestCountsOnce) {
@@ -125,6 +157,28 @@ TEST_F(UnmountTest, WhatIsUnfinishedIsFinishedByTheNextProcess) {
   EXPECT_EQ(state(), VolumeState::kMounted);
   host_.set_users("/dev/fake-a", "");
   EXPECT_TRUE(becomes(VolumeState::kAvailable));
+}
+
+// dockerd does not ask again: its unmount is noted when the store answers.
+TEST_F(UnmountTest, AnUnmountWhileTheStoreIsAwayIsNotedLater) {
+  create("a");
+  mount("docker:x", "1");
+  host_.set_users("/dev/fake-a", kOther);
+  mount("docker:x", "2");
+  host_.set_users("/dev/fake-a", "");
+  away_ = true;
+  EXPECT_EQ(manager_->unmount("a", "docker:x").code(), Code::kUnavailable);
+  away_ = false;
+  create("b");
+  ASSERT_TRUE(manager_->mount("a", "docker:x", "", "3").is_ok());
+  away_ = true;
+  unmount("docker:x", "4");
+  EXPECT_FALSE(manager_->mount("a", "docker:y", "", "5").is_ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(manager_->get("a")->record.mount().caller_ids_size(), 1);
+  away_ = false;
+  EXPECT_TRUE(is_settled());
+  EXPECT_EQ(state(), VolumeState::kAvailable);
 }
 
 TEST_F(UnmountTest, ANewMountEndsAnUnmountThatWaits) {
