@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import socket
 import struct
 import subprocess
 import sys
@@ -128,6 +129,38 @@ class Mounted(unittest.TestCase):
         self.d.start()
         self.assertEqual((target / "file").read_text(), "kept")
         self.d.cvol("volume", "unmount", "vol", str(target))
+
+
+@unittest.skipUnless(os.geteuid() == 0, "the plugin is served by root only")
+class Plugin(unittest.TestCase):
+    def call(self, path, method, body=b""):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(path))
+            connection.sendall(f"POST /{method} HTTP/1.1\r\nHost: \r\nConnection: close\r\n"
+                               f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+        return json.loads(answer.split(b"\r\n\r\n", 1)[1])
+
+    # dockerd gives a plugin 30 s when it starts its containers; etcd may take longer.
+    def test_the_plugin_answers_before_the_metadata_store_does(self):
+        d = Daemon("--metadata", "etcd:127.0.0.1:1", "--docker-activate", "false")
+        plugin = d.root / "plugins" / "cvol.sock"
+        d.flags += ["--docker-plugin-dir", str(plugin.parent)]
+        try:
+            d.start(wait=False)
+            for _ in range(200):
+                if plugin.exists():
+                    break
+                time.sleep(0.05)
+            time.sleep(2)  # several tries to reach the store
+            self.assertEqual(self.call(plugin, "Plugin.Activate"), {"Implements": ["VolumeDriver"]})
+            self.assertEqual(self.call(plugin, "VolumeDriver.Capabilities", b"{}"),
+                             {"Capabilities": {"Scope": "global"}})
+        finally:
+            d.__exit__(None, None, None)
 
 
 if __name__ == "__main__":
