@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ctime>
 #include <filesystem>
+#include <iostream>
 
 #include "volumed/base/units.h"
 #include "volumed/cli/output.h"
@@ -227,6 +228,11 @@ Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out
 }
 
 Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream& out) {
+  if (settings.name.size() == 1)
+    std::cerr
+        << "cvol: 'docker run -v " << settings.name
+        << ":/path' takes one letter for a drive and writes beside the volume; two letters or "
+           "more are safe\n";
   v1::CreateVolumeRequest request;
   request.set_name(settings.name);
   auto size = parse_volume_size(settings.size);
@@ -299,8 +305,9 @@ Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostrea
                                  (copy.state() == "away" ? ", node away" : "")});
   for (const v1::Resync& resync : volume.resyncs())
     rows.push_back({"Resync:", describe_resync(resync)});
-  if (!volume.problem().empty()) rows.push_back({"Problem:", volume.problem()});
   if (!volume.waits().empty()) rows.push_back({"Waits:", volume.waits()});
+  if (!volume.problem().empty()) rows.push_back({"Problem:", volume.problem()});
+  if (!volume.unmount_waits().empty()) rows.push_back({"Unmount:", volume.unmount_waits()});
   out << format_table(rows);
   return Status::ok();
 }
@@ -389,6 +396,8 @@ Status unmount_volume(api::ApiClient& api, const Settings& settings, std::ostrea
   if (volume.mount_ids_size() > 0)
     sentence = "Volume " + settings.name + " stays mounted for " + volume.mount_ids(0) +
                (volume.mount_ids_size() > 1 ? " and others" : "") + ".";
+  if (!volume.unmount_waits().empty())
+    sentence = "Volume " + settings.name + ": " + volume.unmount_waits() + ".";
   return show_change(settings, out, volume, sentence);
 }
 

@@ -158,7 +158,7 @@ Status VolumeManager::create_clustered(Hosted& hosted, const CreateRequest& requ
   auto chosen = cluster_->choose(request.replicas, nullptr, request.zone_spread, preferred);
   if (!chosen) return chosen.status();
   v1::VolumeRecord record;
-  record.set_id(new_id());
+  record.set_id(request.id.empty() ? new_id() : request.id);
   record.set_name(request.name);
   record.mutable_created()->set_seconds(std::time(nullptr));
   record.set_size_bytes(request.size_bytes);

@@ -258,8 +258,14 @@ Result<VolumeView> VolumeManager::attach(const std::string& name) {
   std::lock_guard operation((*hosted)->operation);
   if (find(name) != *hosted)
     return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
+  const bool was_attached = !view_of(**hosted, devices()).device.empty();
   if (auto device = attach_device(**hosted, /*force=*/false, /*for_user=*/true); !device)
     return device.status();
+  // It is the user's now: a mount that comes and goes leaves it to him.
+  if (!was_attached)
+    CVOL_TRY(update(**hosted, [](v1::VolumeRecord& next) {
+      next.mutable_session()->set_attached_by_user(next.session().id());
+    }));
   return view_after(**hosted);
 }
 
@@ -296,6 +302,11 @@ Result<VolumeView> VolumeManager::detach(const std::string& name) {
                                                  "' is used by an orchestrator (staged at " +
                                                  record_of(volume).stage().path() + ")");
   CVOL_TRY(detach_device(volume));
+  if (record_of(volume).mount().detaching()) {
+    CVOL_TRY(update(volume, [](v1::VolumeRecord& next) { next.clear_mount(); }));
+    drop_session_if_unused(volume);
+    set_waits(volume, "");
+  }
   return view_after(volume);
 }
 

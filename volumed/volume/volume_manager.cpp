@@ -31,6 +31,7 @@ Status not_found(const std::string& name) {
 Status validate(const CreateRequest& request, bool clustered) {
   CVOL_TRY(validate_name(request.name, "volume"));
   CVOL_TRY(validate_volume_size(request.size_bytes));
+  if (!request.id.empty()) CVOL_TRY(Uuid::parse(request.id).status().with_context("id"));
   if (request.replicas < 1 || request.replicas > kMostReplicas)
     return Status(Code::kInvalidArgument,
                   "a volume has 1 to " + std::to_string(kMostReplicas) + " replicas");
@@ -62,7 +63,7 @@ std::string new_id() {
 v1::VolumeRecord new_record(const CreateRequest& request, const std::string& node_id,
                             const std::string& disk_id) {
   v1::VolumeRecord record;
-  record.set_id(new_id());
+  record.set_id(request.id.empty() ? new_id() : request.id);
   record.set_name(request.name);
   *record.mutable_created() = TimeUtil::GetCurrentTime();
   record.set_size_bytes(request.size_bytes);
@@ -118,6 +119,9 @@ VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::Metad
       opener_(std::make_shared<KeyedWorkers>(kMostWorkers)),
       evictor_(std::make_shared<KeyedWorkers>(kMostWorkers)),
       settler_(std::make_shared<KeyedWorkers>(kMostWorkers / 4)),
+      keeper_of_mounts_(std::make_unique<MountKeeper>(
+          options_.mount_times, [this](const std::string& name) { return finish_mount(name); },
+          [this] { doubt_users(); })),
       reporter_(std::make_shared<Worker>()) {
   node_.started = std::chrono::system_clock::now();
 }
@@ -345,6 +349,8 @@ VolumeView VolumeManager::view_of(Hosted& hosted, const std::vector<attach::Devi
   std::lock_guard lock(mutex_);
   view.record = hosted.entry.record;
   view.problem = hosted.problem;
+  view.mounted_here = is_mount_of(view.record, node_.id);
+  view.waits = hosted.waits;
   view.metrics = hosted.metrics;
   if (hosted.mounted) view.mountpoint = data_path(hosted.name);
   if (!view.problem.empty()) {
@@ -438,6 +444,7 @@ Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
     return Status(Code::kFailedPrecondition, "volume '" + name + "' is reserved (published) for " +
                                                  "node " + node_name(record.session().node_id()) +
                                                  "; let its orchestrator release it first");
+  CVOL_TRY(check_removable(hosted, force));
   if (record.has_stage() && record.session().node_id() == node_.id) {
     for (const auto& [target, how] : record.stage().targets())
       CVOL_TRY(file_systems_->hide(name, target, view_of(hosted, devices()).device));
@@ -450,14 +457,16 @@ Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
                   "volume '" + name + "' is damaged: " + problem +
                       ". With --force its record is removed, and what is left of it on the disk "
                       "stays there");
-  if (!force && record.mount().caller_ids_size() > 0)
+  const v1::MountRecord mount = record_of(hosted).mount();
+  if (!force && mount.caller_ids_size() > 0)
     return Status(Code::kFailedPrecondition,
-                  "volume '" + name + "' is mounted for " + record.mount().caller_ids(0) +
-                      (record.mount().caller_ids_size() > 1 ? " and others" : "") +
+                  "volume '" + name + "' is mounted for " + mount.caller_ids(0) +
+                      (mount.caller_ids_size() > 1 ? " and others" : "") +
                       "; unmount it first ('cvol volume unmount'), or remove it with --force");
-  for (const std::string& caller : std::vector<std::string>(record.mount().caller_ids().begin(),
-                                                            record.mount().caller_ids().end()))
-    CVOL_TRY(remove_caller(hosted, caller));
+  // Those of another node go with the record.
+  if (is_mount_of(record, node_.id)) {
+    for (const std::string& caller : mount.caller_ids()) CVOL_TRY(remove_caller(hosted, caller));
+  }
   const bool was_mounted = hosted.mounted;
   CVOL_TRY(unmount_file_system(hosted));
   const VolumeView view = view_of(hosted, devices());

@@ -35,6 +35,8 @@
 #include "volumed/volume/keyed_workers.h"
 #include "volumed/volume/local_primary.h"
 #include "volumed/volume/pool_space.h"
+#include "volumed/volume/mount_keeper.h"
+#include "volumed/volume/mount_users.h"
 #include "volumed/volume/worker.h"
 
 namespace cvol::volume {
@@ -55,6 +57,10 @@ struct ManagerOptions {
   std::string no_attach_because;       // not empty: why there is no attaching and mounting
   std::string holder_binary;
   std::string boot_id;  // of the host
+  // Does dockerd have a container with this volume? Nothing: it cannot be asked. May be empty.
+  std::function<std::optional<bool>(const std::string& volume)> docker_knows;
+  MountKeeper::Times mount_times;
+  bool privileged_mounts = false;  // set-user-id files and devices in volumes have their rights
   // From the end of a scrub to the next one of the disk; 0: no scrub unless told.
   std::chrono::seconds scrub_interval = std::chrono::hours(24 * 14);
   // From one trim of a mounted file system to the next; 0: only when told.
@@ -94,6 +100,7 @@ struct CreateRequest {
   uint32_t min_in_sync = 1;
   bool zone_spread = false;
   std::vector<std::string> preferred_nodes;  // replicas go there first; empty: this node
+  std::string id;                            // the volume's UUID; empty: a new one
   std::string fs = "ext4";
   std::map<std::string, std::string> labels;
   std::string on_full;  // VolumeRecord.on_full
@@ -136,6 +143,8 @@ struct VolumeView {
   std::string attach_method;  // "kernel", "fuse"
   std::string mountpoint;     // empty: not mounted
   std::string attached_node;  // name; empty: not attached
+  bool mounted_here = false;  // the users in the record are this node's
+  std::string waits;          // an unmount that is not finished, and what it waits for
   uint64_t connections = 0;
   std::optional<LocalReplica> local;             // the replica of this node, in a cluster
   std::shared_ptr<const VolumeMetrics> metrics;  // null: never opened since the start
@@ -210,8 +219,11 @@ class VolumeManager final : public nbd::ExportDirectory {
   Result<VolumeView> detach(const std::string& name);
   // `target` empty: none. Returns the volume; the path for the caller is `target` or mountpoint.
   Result<VolumeView> mount(const std::string& name, const std::string& caller_id,
-                           const std::string& target);
-  Result<VolumeView> unmount(const std::string& name, const std::string& caller_id);
+                           const std::string& target, const std::string& use = "");
+  // kBusy, with nothing changed, while something else on this host has the device;
+  // kFailedPrecondition if the mount is another node's. See Leave.
+  Result<VolumeView> unmount(const std::string& name, const std::string& caller_id,
+                             const Leave& how = {});
 
   // For orchestrators; the rules are those of the API. kBusy at once if another operation on the
   // volume is under way. `node`: name or id.
@@ -269,6 +281,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   void open_for(std::string name, std::string session,
                 std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) override;
   void list(std::function<void(std::vector<std::string>)> done) override;
+  bool is_in_use(const std::string& name) override;
 
  private:
   struct Hosted;
@@ -442,10 +455,29 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::string mount_path(const std::string& name) const;
   std::string data_path(const std::string& name) const { return mount_path(name) + "/data"; }
   Status mount_file_system(Hosted& hosted);
-  Status add_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
-  Status note_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
-  Status remove_caller(Hosted& hosted, const std::string& caller_id);
+  static Status validate_caller(const std::string& id);
+  Status add_caller(Hosted& hosted, const std::string& caller_id, const std::string& target,
+                    const std::string& use);
+  Status note_caller(Hosted& hosted, const std::string& caller_id, const std::string& target,
+                     const std::string& use);
+
+  // Unmounts, and what is finished later (volume_unmounts.cpp).
+  Result<std::string> other_users(Hosted& hosted);
+  Status remove_caller(Hosted& hosted, const std::string& caller_id, const Leave& how = {});
+  Status note_leave(Hosted& hosted, const std::string& caller_id, const Leave& how,
+                    const std::function<void(v1::MountRecord&)>& change);
+  Status leave_later(Hosted& hosted, const std::string& caller_id, const Leave& how,
+                     const std::string& users);
+  void set_waits(Hosted& hosted, const std::string& text);
+  void tell_lost_device(const std::string& name, const std::string& device);
+  Status give_device_back(Hosted& hosted);
   Status unmount_file_system(Hosted& hosted);
+  bool apply_pending(Hosted& hosted);
+  Status check_removable(Hosted& hosted, bool force);
+  bool finish_mount(const std::string& name);
+  bool finish(Hosted& hosted);
+  void doubt_users();
+  void doubt_users_of(Hosted& hosted);
 
   ManagerOptions options_;
   std::shared_ptr<meta::StoreHealth> store_health_ = std::make_shared<meta::StoreHealth>();
@@ -466,6 +498,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   // Gives attachments back that the process before left, by volume. Not the evictor, for which an
   // operation may wait.
   std::shared_ptr<KeyedWorkers> settler_;
+  std::unique_ptr<MountKeeper> keeper_of_mounts_;
   std::atomic<bool> attacher_is_there_{false};  // and does not change any more
   std::atomic<bool> stopped_{false};
 

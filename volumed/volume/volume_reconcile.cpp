@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "nbd/attach/holders.h"
 #include "volumed/base/log.h"
 #include "volumed/volume/hosted.h"
 #include "volumed/volume/replica_index.h"
@@ -56,7 +57,7 @@ Status VolumeManager::open_node() {
   node_.name = node->name();
   if (Status kept = events_.keep_in(options_.data_dir, node_.name); !kept)
     log::warning("volume", "events are kept in memory only", {{"error", kept.message()}});
-  return Status::ok();
+  return attach::claim_run_dir(options_.run_dir, node_.id, options_.data_dir);
 }
 
 Status VolumeManager::load_volumes() {
@@ -188,6 +189,10 @@ Status VolumeManager::open_attacher() {
   options.state_dir = options_.data_dir + "/attach";
   options.nbd_socket = options_.run_dir + "/nbd.sock";
   options.holder_binary = options_.holder_binary;
+  options.instance = node_.id;
+  options.on_lost = [this](const std::string& volume, const std::string& device) {
+    tell_lost_device(volume, device);
+  };
   options.serve = [this](const std::string& volume, int descriptor) {
     auto shown = open_now(volume);
     if (!shown) {
@@ -268,6 +273,8 @@ void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
     return;
   }
   if (settle_stage(hosted, device_lives)) return;
+  if (is_unfinished(record.mount())) keeper_of_mounts_->look(hosted.name);
+  if (expected) keeper_of_mounts_->watch();
   if (!expected && !device_lives && record.session().id().empty()) return;
   const std::string path = mount_path(hosted.name);
   const bool mounted = file_systems_->is_mounted(path);
@@ -310,6 +317,7 @@ void VolumeManager::stop() {
   stop_keeper();
   evictor_->stop();
   settler_->stop();
+  keeper_of_mounts_->stop();
   if (server_) {
     io::Shard& shard = disk_set_.first_shard();
     shard.run<bool>([&] { return stop_server(server_.get()); });

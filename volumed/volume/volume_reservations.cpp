@@ -210,7 +210,8 @@ Status VolumeManager::note_device_session(Hosted& hosted) {
   if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
     return status_from_errno(errno, "create " + folder);
   const std::string path = session_file(hosted.name);
-  const std::string fresh = path + ".new";
+  // No volume's name begins with a dot.
+  const std::string fresh = folder + "/." + hosted.name + ".new";
   const std::string text = record_of(hosted).session().id() + "\n";
   const int file = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (file < 0) return status_from_errno(errno, "create " + fresh);
