@@ -34,9 +34,9 @@
 #include "volumed/volume/host_space.h"
 #include "volumed/volume/keyed_workers.h"
 #include "volumed/volume/local_primary.h"
-#include "volumed/volume/pool_space.h"
 #include "volumed/volume/mount_keeper.h"
 #include "volumed/volume/mount_users.h"
+#include "volumed/volume/pool_space.h"
 #include "volumed/volume/worker.h"
 
 namespace cvol::volume {
