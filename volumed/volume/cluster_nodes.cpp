@@ -83,11 +83,17 @@ void Cluster::keep_alive_loop() {
         lease_ = 0;
       }
       if (announce()) last = text;
-    } else if (kept && text != last) {
+    } else if (kept && (text != last || !is_announced())) {
       if (announce()) last = text;
     }
     lock.lock();
   }
+}
+
+// The key may go though the lease stays: by a late word of this process's death, or by hand.
+bool Cluster::is_announced() {
+  auto known = catalog_.store().get(catalog_.keys().alive(options_.node_id));
+  return !known || known->has_value();
 }
 
 // Told by the watcher of the process: nobody has to wait for its lease to run out. All who hear it

@@ -53,7 +53,7 @@ Result<VolumeView> VolumeManager::mount(const std::string& name, const std::stri
                                         const std::string& target) {
   CVOL_TRY(validate_caller(caller_id));
   CVOL_TRY(validate_target(target));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);
@@ -163,7 +163,7 @@ Status VolumeManager::note_caller(Hosted& hosted, const std::string& caller_id,
 
 Result<VolumeView> VolumeManager::unmount(const std::string& name, const std::string& caller_id) {
   CVOL_TRY(validate_caller(caller_id));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);
