@@ -29,11 +29,21 @@ Result<v1::NodeRecord> Catalog::find_node(const std::string& id, const std::stri
   if (!entries) return entries.status();
   for (const meta::Entry& entry : *entries) {
     auto node = meta::parse_record<v1::NodeRecord>(entry.key, entry.value);
-    if (!node) return node.status();
+    if (!node && (node.code() == Code::kUnsupported || entry.key == keys_.node(id)))
+      return node.status();
+    if (!node) {  // another node's: no reason for this one to stay down
+      log::error("volume", "the record of a node cannot be read and is left out",
+                 {{"key", entry.key}, {"error", node.message()}});
+      continue;
+    }
     if (id.empty() ? node->name() == name : node->id() == id) return node;
     if (node->name() == name)
-      return Status(Code::kAlreadyExists, "node name '" + name + "' belongs to another node, " +
-                                              node->id() + "; choose another --node-name");
+      return Status(
+          Code::kAlreadyExists,
+          "node name '" + name + "' belongs to another node, " + node->id() +
+              ", whose data directory this is not; choose another --node-name, start "
+              "with that node's data directory, or remove that node first ('cvol node rm " +
+              name + "')");
   }
   return v1::NodeRecord();
 }
@@ -187,7 +197,12 @@ Result<std::vector<v1::NodeRecord>> Catalog::load_nodes() {
   std::vector<v1::NodeRecord> nodes;
   for (const meta::Entry& entry : *entries) {
     auto record = meta::parse_record<v1::NodeRecord>(entry.key, entry.value);
-    if (!record) return record.status();
+    if (record.code() == Code::kUnsupported) return record.status();
+    if (!record) {
+      log::error("volume", "the record of a node cannot be read and is left out",
+                 {{"key", entry.key}, {"error", record.message()}});
+      continue;
+    }
     nodes.push_back(std::move(*record));
   }
   return nodes;
@@ -224,7 +239,12 @@ Result<std::vector<v1::DiskRecord>> Catalog::load_disks() {
   std::vector<v1::DiskRecord> disks;
   for (const meta::Entry& entry : *entries) {
     auto record = meta::parse_record<v1::DiskRecord>(entry.key, entry.value);
-    if (!record) return record.status();
+    if (record.code() == Code::kUnsupported) return record.status();
+    if (!record) {
+      log::error("volume", "the record of a disk cannot be read and is left out",
+                 {{"key", entry.key}, {"error", record.message()}});
+      continue;
+    }
     disks.push_back(std::move(*record));
   }
   return disks;

@@ -36,6 +36,10 @@ class Catalog {
   Result<std::vector<v1::ClaimRecord>> load_claims(const std::string& volume_id);
   Status erase_claims(const std::vector<v1::ClaimRecord>& claims);
   Result<v1::ClusterRecord> load_cluster();
+  // kAlreadyExists: a node with another id has this name. Changes nothing.
+  Status check_name_is_free(const std::string& id, const std::string& name) {
+    return find_node(id, name).status();
+  }
   Result<std::vector<v1::NodeRecord>> load_nodes();
   Status put_node(v1::NodeRecord record);
   // kFailedPrecondition if the node lives.

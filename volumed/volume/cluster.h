@@ -184,6 +184,7 @@ class Cluster {
   // cluster_nodes.cpp
   Status announce();
   void keep_alive_loop();
+  bool is_announced();
   void apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record,
                    meta::Revision revision);
   v1::AliveRecord describe_self();

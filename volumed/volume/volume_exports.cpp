@@ -253,7 +253,7 @@ Status VolumeManager::detach_device(Hosted& hosted) {
 }
 
 Result<VolumeView> VolumeManager::attach(const std::string& name) {
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   std::lock_guard operation((*hosted)->operation);
   if (find(name) != *hosted)
@@ -271,7 +271,7 @@ Result<VolumeView> VolumeManager::attach(const std::string& name) {
 
 Result<VolumeView> VolumeManager::force_attach(const std::string& name) {
   if (!cluster_) return attach(name);
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   std::lock_guard operation((*hosted)->operation);
   if (find(name) != *hosted)
@@ -287,7 +287,7 @@ Result<VolumeView> VolumeManager::force_attach(const std::string& name) {
 }
 
 Result<VolumeView> VolumeManager::detach(const std::string& name) {
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);

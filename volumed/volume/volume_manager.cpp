@@ -229,6 +229,8 @@ Result<VolumeView> VolumeManager::create(CreateRequest request) {
     if (other) {  // wait until it is there, or gone again
       std::lock_guard waited(other->operation);
       if (find(request.name) != other) continue;
+      CVOL_TRY(finish_unfinished(*other).with_context("create volume '" + request.name + "'"));
+      if (find(request.name) != other) continue;
       return existing(*other, request);
     }
     hosted->name = request.name;
@@ -236,6 +238,7 @@ Result<VolumeView> VolumeManager::create(CreateRequest request) {
     if (cluster_) {
       made = create_clustered(*hosted, request);
       if (made.code() == Code::kAlreadyExists && find(request.name) != hosted) continue;
+      if (made.is_ok() && find(request.name) != hosted) continue;  // given up, or told otherwise
     } else if (auto disk = choose_disk(); !disk) {
       made = disk.status();
     } else {
@@ -365,7 +368,7 @@ VolumeView VolumeManager::view_of(Hosted& hosted, const std::vector<attach::Devi
 
 Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_bytes) {
   if (size_bytes != 0) CVOL_TRY(validate_volume_size(size_bytes));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);

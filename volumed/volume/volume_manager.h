@@ -322,6 +322,18 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status start_cluster();
   void on_volume(const std::string& id, std::optional<VolumeEntry> entry);
   Status create_clustered(Hosted& hosted, const CreateRequest& request);
+
+  // volume_unfinished.cpp. The caller of those that take a volume holds hosted.operation.
+  // As require(); one that is being made or removed is waited for, and is no answer.
+  Result<HostedPtr> require_ready(const std::string& name);
+  // Goes on with a creation or removal that was cut off. OK: it is ready, or is gone from volumes_.
+  Status finish_unfinished(Hosted& hosted);
+  Status finish_creation(Hosted& hosted);
+  Status finish_removal(Hosted& hosted);
+  // Removes what is still "creating", and nothing else.
+  Status give_up_creation(Hosted& hosted);
+  void forget_if(const Hosted& hosted);
+
   Status remove_clustered(Hosted& hosted);
   Status resize_clustered(Hosted& hosted, uint64_t size_bytes);
   Status take_session(Hosted& hosted, bool force);

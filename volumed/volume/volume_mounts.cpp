@@ -44,7 +44,7 @@ Result<VolumeView> VolumeManager::mount(const std::string& name, const std::stri
   CVOL_TRY(validate_caller(caller_id));
   if (!use.empty()) CVOL_TRY(validate_caller(use));
   CVOL_TRY(validate_target(target));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);

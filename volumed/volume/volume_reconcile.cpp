@@ -48,11 +48,20 @@ Status write_node_id(const std::string& path, const std::string& id) {
 
 Status VolumeManager::open_node() {
   const std::string path = options_.data_dir + "/node-id";
-  const std::string id = read_small_file(path);
-  if (!id.empty()) CVOL_TRY(Uuid::parse(id).status().with_context(path + " is damaged"));
+  std::string id = read_small_file(path);
+  if (!id.empty()) {
+    CVOL_TRY(Uuid::parse(id).status().with_context(path + " is damaged"));
+  } else {
+    // The id first: a node that ends before it is registered is the same one at its next start. A
+    // name that a record has already belongs to that record's data directory.
+    Random random = Random::from_system();
+    id = Uuid::make(random).to_string();
+    // A refused start leaves no id behind.
+    CVOL_TRY(catalog_.check_name_is_free(id, options_.node_name));
+    CVOL_TRY(write_node_id(path, id));
+  }
   auto node = catalog_.register_node(id, options_.node_name, options_.boot_id);
   if (!node) return node.status();
-  if (id.empty()) CVOL_TRY(write_node_id(path, node->id()));
   node_.id = node->id();
   node_.name = node->name();
   if (Status kept = events_.keep_in(options_.data_dir, node_.name); !kept)

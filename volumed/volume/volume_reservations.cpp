@@ -142,7 +142,7 @@ Status VolumeManager::reserve_for(Hosted& hosted, const std::string& node_id, bo
 
 Result<VolumeView> VolumeManager::reserve(const std::string& name, const std::string& node,
                                           bool read_only) {
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   auto node_id = find_node_id(node);
   if (!node_id) return node_id.status();
@@ -158,7 +158,7 @@ Result<VolumeView> VolumeManager::reserve(const std::string& name, const std::st
 }
 
 Result<VolumeView> VolumeManager::release(const std::string& name, const std::string& node) {
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   const std::string node_id = node.empty()                 ? ""

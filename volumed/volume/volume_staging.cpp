@@ -95,7 +95,7 @@ Status VolumeManager::note_stage(Hosted& hosted, const StageRequest& request) {
 
 Result<VolumeView> VolumeManager::stage(const std::string& name, const StageRequest& request) {
   CVOL_TRY(validate(request));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::unique_lock operation(volume.operation, std::try_to_lock);
@@ -166,7 +166,7 @@ Status VolumeManager::undo_stage(Hosted& hosted) {
 
 Result<VolumeView> VolumeManager::unstage(const std::string& name, const std::string& path) {
   CVOL_TRY(validate_path(path, "path"));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::unique_lock operation(volume.operation, std::try_to_lock);
@@ -219,7 +219,7 @@ Result<VolumeView> VolumeManager::show(const std::string& name, const ShowReques
   CVOL_TRY(validate_path(request.path, "path"));
   CVOL_TRY(validate_path(request.target, "target"));
   if (request.use.size() > kMostPathBytes) return invalid("the use is longer than 4000 bytes");
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::unique_lock operation(volume.operation, std::try_to_lock);
@@ -259,7 +259,7 @@ Status VolumeManager::undo_target(Hosted& hosted, const std::string& target) {
 
 Result<VolumeView> VolumeManager::hide(const std::string& name, const std::string& target) {
   CVOL_TRY(validate_path(target, "target"));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::unique_lock operation(volume.operation, std::try_to_lock);
@@ -278,7 +278,7 @@ Result<VolumeView> VolumeManager::hide(const std::string& name, const std::strin
 
 Result<UsageView> VolumeManager::usage(const std::string& name, const std::string& path) {
   CVOL_TRY(validate_path(path, "path"));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   auto view = view_after(**hosted);
   if (!view) return view.status();
