@@ -153,6 +153,10 @@ grpc::Status Node::NodeGetVolumeStats(Context*, const wire::NodeGetVolumeStatsRe
       return grpc::Status(grpc::StatusCode::NOT_FOUND, status.error_message());
     if (!status.ok()) return status;
     *response->mutable_volume_condition() = condition_of(used.volume());
+    if (!used.trouble().empty()) {
+      response->mutable_volume_condition()->set_abnormal(true);
+      response->mutable_volume_condition()->set_message("the file system " + used.trouble());
+    }
     wire::VolumeUsage& bytes = *response->add_usage();
     bytes.set_unit(wire::VolumeUsage::BYTES);
     bytes.set_total(static_cast<int64_t>(used.total_bytes()));

@@ -62,6 +62,11 @@ class RealFileSystems final : public FileSystems {
     return program_.do_step(volume, {"make-data-folder", path});
   }
   bool is_mounted(const std::string& target) override;
+  Result<mount::Seen> what_is_at(const std::string& target, const std::string& device) override {
+    auto answer = program_.run("", {"what-is-at", target, device});
+    if (!answer) return answer.status();
+    return mount::decode_seen(*answer);
+  }
   Status check(const std::string& volume, const std::string& device, const std::string& type,
                bool read_only) override {
     return program_.do_step(volume, {"check", device, type, read_only ? "ro" : "rw"});

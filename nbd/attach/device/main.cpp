@@ -22,6 +22,7 @@
 #include "nbd/attach/backend.h"
 #include "nbd/attach/host.h"
 #include "volumed/mount/device_program.h"
+#include "volumed/mount/identity.h"
 #include "volumed/mount/mount.h"
 #include "volumed/mount/staging.h"
 #include "volumed/mount/trim.h"
@@ -128,6 +129,8 @@ constexpr Step kSteps[] = {
     {"set-read-only", 2,
      [](const Words& w) { return answer_of(mount::set_read_only(w[0], w[1] == "ro")); }},
     {"usage", 1, usage_step},
+    {"what-is-at", 2,
+     [](const Words& w) { return Answer(mount::encode_seen(mount::what_is_at(w[0], w[1]))); }},
     {"mount", 3,
      [](const Words& w) { return answer_of(mount::mount_device(w[0], w[1], w[2], false)); }},
     {"unmount", 1, [](const Words& w) { return answer_of(mount::unmount(w[0])); }},

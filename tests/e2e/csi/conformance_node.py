@@ -200,8 +200,17 @@ class NodePublishVolume(Case):
             pathlib.Path(fields["target_path"], "file").write_text("x", encoding="utf-8")
         self.call("NodeUnpublishVolume", 2, volume_id=volume.volume_id,
                   target_path=fields["target_path"])
-        device = self.ready(block())
-        fields = self.show_fields(device, readonly=True)
+        writers = self.ready(block(Mode.SINGLE_NODE_MULTI_WRITER))
+        fields = self.show_fields(writers, capability=block(Mode.SINGLE_NODE_MULTI_WRITER))
+        self.call("NodePublishVolume", 2, **fields)
+        self.refused(Code.FAILED_PRECONDITION, "NodePublishVolume", 2,
+                     **dict(fields, target_path=self.target(2, "b"), readonly=True))
+        with open(fields["target_path"], "r+b", buffering=0) as file:
+            file.write(b"w" * 4096)
+        device = self.create(capability=block())
+        context = self.publish(device, 2, readonly=True)
+        self.stage(device, 2, context=context)
+        fields = self.show_fields(device, readonly=True, pod="b")
         self.call("NodePublishVolume", 2, **fields)
         with self.assertRaises(OSError):
             with open(fields["target_path"], "r+b", buffering=0) as file:
@@ -275,10 +284,15 @@ class NodeUnpublishVolume(Case):
         target = pathlib.Path(self.target())
         target.mkdir()
         (target / "mine").write_text("x", encoding="utf-8")
-        self.refused(Code.FAILED_PRECONDITION, "NodeUnpublishVolume", 2,
-                     volume_id=volume.volume_id, target_path=str(target))
-        (target / "mine").unlink()
         self.call("NodeUnpublishVolume", 2, volume_id=volume.volume_id, target_path=str(target))
+        self.assertEqual((target / "mine").read_text(encoding="utf-8"), "x")
+        empty = pathlib.Path(self.target(pod="b"))
+        empty.touch()
+        self.call("NodeUnpublishVolume", 2, volume_id=volume.volume_id, target_path=str(empty))
+        self.assertTrue(empty.exists())
+        empty.unlink()
+        (target / "mine").unlink()
+        target.rmdir()
 
 
 class NodeGetVolumeStats(Case):
