@@ -151,7 +151,7 @@ Status check_text(const std::string& text, const char* field, std::size_t most) 
 }
 
 Status check_path(const std::string& path, const char* field) {
-  CVOL_TRY(check_text(path, field, 4000));
+  CVOL_TRY(check_text(path, field, kMostPathBytes));
   if (path[0] != '/') return invalid(std::string(field) + " '" + path + "' is no absolute path");
   return Status::ok();
 }

@@ -19,12 +19,13 @@ namespace cvol::csi {
 namespace wire = ::csi::v1;
 
 constexpr std::size_t kMostTextBytes = 128;  // of a field, unless the specification says more
+constexpr std::size_t kMostPathBytes = 4000;
 constexpr std::size_t kMostNodeIdBytes = 256;
 constexpr std::size_t kMostMapBytes = 4096;  // of parameters, contexts, secrets
 constexpr char kNodeTopology[] = "topology.cvol.io/node";
 constexpr char kZoneTopology[] = "topology.cvol.io/zone";
 constexpr char kMkfsLabel[] = "cvol.io/mkfs-options";  // of the volume; what NodeStage is to use
-constexpr char kNameLabel[] = "cvol.io/csi-name";      // the orchestrator's, where ours is another
+constexpr char kNameLabel[] = "cvol.io/csi-name";      // the orchestrator's, in full
 constexpr char kMkfsContext[] = "mkfsOptions";
 
 // Keys below the prefix are the orchestrator's own: it hands them on with some calls and keeps them

@@ -389,5 +389,4 @@ class NodeGetCapabilities(Case):
         found = {c.rpc.type for c in self.call("NodeGetCapabilities").capabilities}
         self.assertEqual(found, {
             NodeRpc.STAGE_UNSTAGE_VOLUME, NodeRpc.GET_VOLUME_STATS, NodeRpc.EXPAND_VOLUME,
-            NodeRpc.VOLUME_CONDITION, NodeRpc.SINGLE_NODE_MULTI_WRITER,
-            NodeRpc.VOLUME_MOUNT_GROUP})
+            NodeRpc.VOLUME_CONDITION, NodeRpc.SINGLE_NODE_MULTI_WRITER})
