@@ -3,13 +3,10 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "csi/condition.h"
 #include "volumed/base/crash_point.h"
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
-#include "volumed/mount/mount.h"
 
 namespace cvol::csi {
 namespace {
@@ -78,13 +75,7 @@ Status Controller::understand(const wire::CreateVolumeRequest& request, Wanted& 
   auto size = choose_size(request.capacity_range());
   if (!size) return size.status();
   wanted.size = *size;
-  const auto& capabilities = request.volume_capabilities();
-  const bool mounted = std::any_of(capabilities.begin(), capabilities.end(),
-                                   [](const auto& capability) { return capability.has_mount(); });
-  if (!mounted) return Status::ok();
-  const Status large_enough = mount::validate_size_for(
-      wanted.fs.empty() ? "ext4" : wanted.fs, wanted.size == 0 ? kDefaultBytes : wanted.size);
-  return large_enough ? Status::ok() : Status(Code::kNoSpace, large_enough.message());
+  return Status::ok();
 }
 
 grpc::Status Controller::CreateVolume(Context* context, const wire::CreateVolumeRequest* request,

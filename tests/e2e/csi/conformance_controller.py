@@ -126,6 +126,12 @@ class CreateVolume(Case):
         self.refused(Code.INVALID_ARGUMENT, "CreateVolume", name="fs",
                      volume_capabilities=[mount(fs_type="xfs")], parameters={"fsType": "ext4"})
 
+    def test_too_small_for_its_file_system(self):
+        """CreateVolume: what no file system fits into is refused before it is bound."""
+        self.refused(Code.INVALID_ARGUMENT, "CreateVolume", name=f"x-{uuid.uuid4().hex[:8]}",
+                     volume_capabilities=[mount(fs_type="xfs")],
+                     capacity_range={"required_bytes": 64 * MIB})
+
     def test_content_source(self):
         """CreateVolume, volume_content_source: neither snapshots nor clones are served."""
         for source in ({"snapshot": {"snapshot_id": "s"}}, {"volume": {"volume_id": "v"}}):

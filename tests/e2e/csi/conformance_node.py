@@ -83,13 +83,6 @@ class NodeStageVolume(Case):
             file.seek(10 * MIB)
             self.assertEqual(file.read(4096), b"mine" * 1024)
 
-    def test_group(self):
-        """VOLUME_MOUNT_GROUP: files belong to the group."""
-        volume = self.ready(mount(volume_mount_group="4321"))
-        found = os.stat(cluster.staging(2, volume.volume_id))
-        self.assertEqual(found.st_gid, 4321)
-        self.assertEqual(found.st_mode & 0o2070, 0o2070)
-
     def test_another_path(self):
         """RPC Interactions: once per volume and node."""
         volume = self.ready(block())

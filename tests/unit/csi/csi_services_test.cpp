@@ -224,15 +224,6 @@ TEST_F(CsiServicesTest, OnlyWhatThisDriverMadeForTheNameIsAdopted) {
   EXPECT_EQ(create(create_request()), StatusCode::ALREADY_EXISTS);
 }
 
-TEST_F(CsiServicesTest, AFileSystemThatDoesNotFitIsRefusedAtOnce) {
-  auto request = create_request();
-  (*request.mutable_parameters())["csi.storage.k8s.io/fstype"] = "xfs";
-  EXPECT_EQ(create(request), StatusCode::OUT_OF_RANGE);
-  EXPECT_FALSE(api_.there);
-  request.mutable_capacity_range()->set_required_bytes(int64_t{300} << 20);
-  EXPECT_EQ(create(request), StatusCode::OK) << said_;
-}
-
 TEST_F(CsiServicesTest, ARelativePathIsNotFound) {
   wire::NodeGetVolumeStatsRequest stats;
   stats.set_volume_id(kId);
