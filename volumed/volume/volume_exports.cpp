@@ -291,10 +291,10 @@ Result<VolumeView> VolumeManager::detach(const std::string& name) {
     return Status(
         Code::kFailedPrecondition,
         "volume '" + name + "' is mounted; unmount it first ('cvol volume unmount " + name + "')");
-  if (record_of(volume).has_stage())
-    return Status(Code::kFailedPrecondition, "volume '" + name +
-                                                 "' is used by an orchestrator (staged at " +
-                                                 record_of(volume).stage().path() + ")");
+  if (record_of(volume).has_stage()) {
+    CVOL_TRY(end_cut_stage(volume));
+    return view_after(volume);
+  }
   CVOL_TRY(detach_device(volume));
   return view_after(volume);
 }

@@ -349,6 +349,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status note_stage(Hosted& hosted, const StageRequest& request);
   Status make_stage(Hosted& hosted, const StageRequest& request);
   Status undo_stage(Hosted& hosted);
+  Status end_cut_stage(Hosted& hosted);
   Status note_target(Hosted& hosted, const ShowRequest& request);
   void unmount_lost_stage(const std::string& name, const v1::StageRecord& stage);
   Status check_sound(const v1::StageRecord& stage);

@@ -173,6 +173,28 @@ Status VolumeManager::undo_stage(Hosted& hosted) {
   return update(hosted, [](v1::VolumeRecord& next) { next.clear_stage(); });
 }
 
+// The caller holds hosted.operation. What a crash left of a staging that was never whole: its
+// device is there and nothing of it is mounted. A staging that is in use is its orchestrator's to
+// end.
+Status VolumeManager::end_cut_stage(Hosted& hosted) {
+  const v1::VolumeRecord record = record_of(hosted);
+  const Status used(Code::kFailedPrecondition,
+                    "volume '" + hosted.name + "' is used by an orchestrator (staged at " +
+                        record.stage().path() + "), which has to unpublish and unstage it");
+  if (record.session().node_id() != node_.id || record.stage().block()) return used;
+  const std::string device = view_of(hosted, devices()).device;
+  std::vector<std::string> paths = {record.stage().path()};
+  for (const auto& [target, how] : record.stage().targets()) paths.push_back(target);
+  for (const std::string& path : paths) {
+    auto seen = file_systems_->what_is_at(path, device);
+    if (!seen) return seen.status();
+    if (*seen == mount::Seen::kOurs) return used;
+  }
+  CVOL_TRY(undo_stage(hosted).with_context("end a staging that was cut off"));
+  events_.add("volume_unstaged", hosted.name, "ended a staging that was cut off");
+  return Status::ok();
+}
+
 Result<VolumeView> VolumeManager::unstage(const std::string& name, const std::string& path) {
   CVOL_TRY(validate_path(path, "path"));
   auto hosted = require(name);

@@ -230,6 +230,20 @@ TEST_F(StagingTest, AReaderDoesNotMakeTheWritersDeviceReadOnly) {
   EXPECT_FALSE(host_.read_only["/dev/fake-v"]);
 }
 
+TEST_F(StagingTest, AStagingThatWasCutIsEndedByDetaching) {
+  reserve();
+  ASSERT_EQ(stage(at("/staging")), Code::kOk);
+  EXPECT_EQ(manager_->detach("v").code(), Code::kFailedPrecondition);
+  host_.mounts.erase("/staging");  // as if volumed had died before it mounted
+  host_.check_fails = Status(Code::kDamaged, "needs a repair");
+  EXPECT_EQ(stage(at("/staging")), Code::kDamaged);
+  EXPECT_FALSE(host_.attached.empty());
+  EXPECT_TRUE(manager_->detach("v"));
+  EXPECT_TRUE(host_.attached.empty());
+  EXPECT_FALSE(record().has_stage());
+  EXPECT_TRUE(manager_->release("v", "n1"));
+}
+
 TEST_F(StagingTest, RemovalByForceTakesAllOfItAway) {
   reserve();
   ASSERT_EQ(stage(at("/staging")), Code::kOk);
