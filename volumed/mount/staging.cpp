@@ -188,9 +188,8 @@ std::string trouble_of(const Usage& usage, bool read_only) {
   if (usage.shut_down)
     return "was shut down after an I/O error: end its users, unpublish, unstage and stage it again";
   if (usage.read_only && !read_only)
-    return "became read-only after an error: end its users, unpublish and unstage it; it is "
-           "checked "
-           "when it is staged again";
+    return "became read-only after an error: end its users, unpublish and unstage it; the next "
+           "staging checks it";
   return "";
 }
 

@@ -57,6 +57,15 @@ bool is_same_stage(const v1::StageRecord& a, const v1::StageRecord& b) {
          std::equal(a.flags().begin(), a.flags().end(), b.flags().begin(), b.flags().end());
 }
 
+// Of its own will: by its publishing, its access mode or a mount flag. The last word counts.
+bool is_meant_read_only(const v1::StageRecord& stage) {
+  bool read_only = false;
+  for (const std::string& flag : stage.flags()) {
+    if (flag == "ro" || flag == "rw") read_only = flag == "ro";
+  }
+  return stage.read_only() || read_only;
+}
+
 }  // namespace
 
 // Checks that the volume is this node's, and notes what is wanted.
@@ -301,7 +310,7 @@ Status VolumeManager::make_target(Hosted& hosted, const ShowRequest& request) {
 Status VolumeManager::check_sound(const v1::StageRecord& stage) {
   auto usage = file_systems_->usage(stage.path());
   if (!usage) return usage.status();
-  const std::string trouble = mount::trouble_of(*usage, stage.read_only());
+  const std::string trouble = mount::trouble_of(*usage, is_meant_read_only(stage));
   if (trouble.empty()) return Status::ok();
   return Status(Code::kFailedPrecondition, "the file system at " + stage.path() + " " + trouble);
 }
@@ -358,7 +367,7 @@ Result<UsageView> VolumeManager::usage(const std::string& name, const std::strin
     answer.usage = *usage;
     const auto target = stage.targets().find(path);
     const bool reader = target != stage.targets().end() && target->second.read_only();
-    answer.trouble = mount::trouble_of(*usage, stage.read_only() || reader);
+    answer.trouble = mount::trouble_of(*usage, is_meant_read_only(stage) || reader);
   }
   answer.volume = std::move(*view);
   return answer;

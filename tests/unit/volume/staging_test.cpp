@@ -217,6 +217,16 @@ TEST_F(StagingTest, ABrokenFileSystemIsToldAndNotShown) {
   EXPECT_TRUE(manager_->unstage("v", "/staging"));
 }
 
+TEST_F(StagingTest, WhatIsMeantToBeReadOnlyIsNotBroken) {
+  reserve();
+  StageRequest flagged = at("/staging");
+  flagged.mount_flags = {"ro"};
+  ASSERT_EQ(stage(flagged), Code::kOk);
+  host_.became_read_only = true;
+  EXPECT_EQ(stage(flagged), Code::kOk);
+  EXPECT_EQ(manager_->usage("v", "/staging")->trouble, "");
+}
+
 TEST_F(StagingTest, AReaderDoesNotMakeTheWritersDeviceReadOnly) {
   reserve();
   StageRequest block = at("/staging");
