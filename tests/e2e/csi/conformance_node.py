@@ -2,6 +2,7 @@
 import concurrent.futures
 import os
 import pathlib
+import subprocess
 import uuid
 
 from conformance_case import Case, cluster
@@ -82,6 +83,25 @@ class NodeStageVolume(Case):
         with open(device, "rb", buffering=0) as file:
             file.seek(10 * MIB)
             self.assertEqual(file.read(4096), b"mine" * 1024)
+
+    def test_foreign_mount(self):
+        """NodeStageVolume: what others mounted at the path is not the volume, and stays."""
+        volume = self.create(capability=mount())
+        context = self.publish(volume, 2, mount())
+        path = pathlib.Path(cluster.staging(2, volume.volume_id))
+        path.mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "tmpfs", "foreign", str(path))
+        self.addCleanup(subprocess.run, ["umount", str(path)], check=False,
+                        stderr=subprocess.DEVNULL)
+        (path / "theirs").write_text("x", encoding="utf-8")
+        self.refused(Code.FAILED_PRECONDITION, "NodeStageVolume", 2,
+                     **self.stage_fields(volume, 2, mount(), context))
+        self.call("NodeUnstageVolume", 2, volume_id=volume.volume_id,
+                  staging_target_path=str(path))
+        self.assertEqual((path / "theirs").read_text(encoding="utf-8"), "x")
+        self.assertEqual(cluster.devices(2), [])
+        run("umount", str(path))
+        self.stage(volume, 2, mount(), context)
 
     def test_another_path(self):
         """RPC Interactions: once per volume and node."""
