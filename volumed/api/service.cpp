@@ -293,6 +293,7 @@ class Service final : public v1::Cvol::Service {
     auto usage = manager_.usage(named(*request), request->path());
     if (!usage) return to_grpc(usage.status());
     fill_usage(usage->usage, *response);
+    response->set_trouble(usage->trouble);
     *response->mutable_volume() = to_proto(usage->volume, manager_);
     return grpc::Status::OK;
   }

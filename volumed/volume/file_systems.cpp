@@ -68,6 +68,11 @@ class RealFileSystems final : public FileSystems {
                             const std::vector<std::string>& ours) override {
     return program_.run("", {"users", device, join(ours, '\n')});
   }
+  Result<mount::Seen> what_is_at(const std::string& target, const std::string& device) override {
+    auto answer = program_.run("", {"what-is-at", target, device});
+    if (!answer) return answer.status();
+    return mount::decode_seen(*answer);
+  }
   Status check(const std::string& volume, const std::string& device, const std::string& type,
                bool read_only) override {
     return program_.do_step(volume, {"check", device, type, read_only ? "ro" : "rw"});

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "volumed/base/result.h"
+#include "volumed/mount/identity.h"
 #include "volumed/mount/staging.h"
 
 namespace cvol::volume {
@@ -32,6 +33,8 @@ class FileSystems {
   // As users_of_device() of mount/device_users.h.
   virtual Result<std::string> users(const std::string& device,
                                     const std::vector<std::string>& ours) = 0;
+  // As in mount/identity.h.
+  virtual Result<mount::Seen> what_is_at(const std::string& target, const std::string& device) = 0;
   virtual Status grow(const std::string& volume, const std::string& device,
                       const std::string& target, const std::string& type) = 0;
   // As in mount/trim.h; no step of the volume, which may begin before it is over.

@@ -297,10 +297,10 @@ Result<VolumeView> VolumeManager::detach(const std::string& name) {
     return Status(
         Code::kFailedPrecondition,
         "volume '" + name + "' is mounted; unmount it first ('cvol volume unmount " + name + "')");
-  if (record_of(volume).has_stage())
-    return Status(Code::kFailedPrecondition, "volume '" + name +
-                                                 "' is used by an orchestrator (staged at " +
-                                                 record_of(volume).stage().path() + ")");
+  if (record_of(volume).has_stage()) {
+    CVOL_TRY(end_cut_stage(volume));
+    return view_after(volume);
+  }
   CVOL_TRY(detach_device(volume));
   if (record_of(volume).mount().detaching()) {
     CVOL_TRY(update(volume, [](v1::VolumeRecord& next) { next.clear_mount(); }));

@@ -153,7 +153,8 @@ struct VolumeView {
 
 struct UsageView {
   VolumeView volume;
-  mount::Usage usage;  // of a block volume: its size only
+  mount::Usage usage;   // of a block volume: its size only
+  std::string trouble;  // of its file system, as mount::trouble_of(); empty: none
 };
 
 // Where a disk is damaged, as people call it.
@@ -373,7 +374,10 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status note_stage(Hosted& hosted, const StageRequest& request);
   Status make_stage(Hosted& hosted, const StageRequest& request);
   Status undo_stage(Hosted& hosted);
+  Status end_cut_stage(Hosted& hosted);
   Status note_target(Hosted& hosted, const ShowRequest& request);
+  void unmount_lost_stage(const std::string& name, const v1::StageRecord& stage);
+  Status check_sound(const v1::StageRecord& stage);
   Status make_target(Hosted& hosted, const ShowRequest& request);
   Status undo_target(Hosted& hosted, const std::string& target);
   Status refresh(Hosted& hosted);

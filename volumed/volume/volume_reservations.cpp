@@ -255,7 +255,9 @@ Status VolumeManager::clear_away(Hosted& hosted) {
   for (const auto& [target, how] : lost.targets()) paths.push_back(target);
   if (!lost.path().empty()) paths.push_back(lost.path());
   for (const std::string& path : paths) {
-    if (file_systems_->is_mounted(path)) (void)file_systems_->unmount_lazily(name, path).is_ok();
+    auto seen = file_systems_->what_is_at(path, "");
+    if (seen && *seen == mount::Seen::kOurs)
+      (void)file_systems_->unmount_lazily(name, path).is_ok();
   }
   forget_device_session(name);
   std::lock_guard lock(mutex_);

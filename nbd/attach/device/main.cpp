@@ -23,6 +23,7 @@
 #include "nbd/attach/host.h"
 #include "volumed/mount/device_program.h"
 #include "volumed/mount/device_users.h"
+#include "volumed/mount/identity.h"
 #include "volumed/mount/mount.h"
 #include "volumed/mount/staging.h"
 #include "volumed/mount/trim.h"
@@ -131,6 +132,8 @@ constexpr Step kSteps[] = {
      [](const Words& w) { return answer_of(mount::set_read_only(w[0], w[1] == "ro")); }},
     {"users", 2, [](const Words& w) { return mount::users_of_device(w[0], split(w[1], '\n')); }},
     {"usage", 1, usage_step},
+    {"what-is-at", 2,
+     [](const Words& w) { return Answer(mount::encode_seen(mount::what_is_at(w[0], w[1]))); }},
     {"mount", 3,
      [](const Words& w) { return answer_of(mount::mount_device(w[0], w[1], w[2], false)); }},
     {"mount-privileged", 3,

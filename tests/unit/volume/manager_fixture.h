@@ -32,6 +32,7 @@ struct FakeHost {
   std::map<std::string, std::vector<std::string>> flags;  // target -> of its mount
   std::map<std::string, std::string> groups;              // target -> group
   std::map<std::string, bool> read_only;                  // device
+  bool became_read_only = false;                          // file systems, after an error
 
   // The manager's own threads look at these too.
   std::string users_of(const std::string& device) {
@@ -119,6 +120,15 @@ class FakeFileSystems final : public FileSystems {
   Result<std::string> users(const std::string& device, const std::vector<std::string>&) override {
     return host_.users_of(device);
   }
+  Result<mount::Seen> what_is_at(const std::string& target, const std::string& device) override {
+    auto mounted = host_.mounts.find(target);
+    if (mounted == host_.mounts.end()) return mount::Seen::kNothing;
+    // A bind mount is of the device that its source is of.
+    for (auto next = mounted; next != host_.mounts.end(); next = host_.mounts.find(next->second))
+      mounted = next;
+    if (device.empty()) return mount::Seen::kOurs;
+    return mounted->second == device ? mount::Seen::kOurs : mount::Seen::kForeign;
+  }
   Status grow(const std::string&, const std::string&, const std::string& target,
               const std::string&) override {
     if (!host_.grow_fails.is_ok()) return host_.grow_fails;
@@ -170,6 +180,7 @@ class FakeFileSystems final : public FileSystems {
   Result<mount::Usage> usage(const std::string&) override {
     mount::Usage usage;
     usage.total_bytes = 1000;
+    usage.read_only = host_.became_read_only;
     return usage;
   }
 
