@@ -239,18 +239,19 @@ Status VolumeManager::note_target(Hosted& hosted, const ShowRequest& request) {
       return Status(Code::kFailedPrecondition, "volume '" + hosted.name + "' is staged at " +
                                                    next.stage().path() + ", not at " +
                                                    request.path);
+    auto& targets = *next.mutable_stage()->mutable_targets();
+    const auto known = targets.find(request.target);
+    const bool is_known = known != targets.end();
+    if (is_known &&
+        (known->second.read_only() != request.read_only || known->second.use() != request.use))
+      return Status(Code::kAlreadyExists, "volume '" + hosted.name + "' is shown at " +
+                                              request.target + " in another way");
     if (next.stage().block() && request.read_only && !next.stage().read_only())
       return Status(Code::kFailedPrecondition,
                     "block volume '" + hosted.name +
                         "' is staged for writing, and a device that is shared cannot be "
                         "read-only for one alone: publish it to the node read-only");
-    auto& targets = *next.mutable_stage()->mutable_targets();
-    if (const auto known = targets.find(request.target); known != targets.end()) {
-      if (known->second.read_only() != request.read_only || known->second.use() != request.use)
-        return Status(Code::kAlreadyExists, "volume '" + hosted.name + "' is shown at " +
-                                                request.target + " in another way");
-      return Status::ok();
-    }
+    if (is_known) return Status::ok();
     if (request.alone && !targets.empty())
       return Status(Code::kFailedPrecondition, "volume '" + hosted.name + "' is shown at " +
                                                    targets.begin()->first +
