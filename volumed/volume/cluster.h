@@ -229,7 +229,8 @@ class Cluster {
   bool add_successor(const v1::VolumeRecord& record, const Survey& found);
   void mark_removed(const v1::VolumeRecord& record, const std::string& replica);
   void put_out_removed(const v1::VolumeRecord& record);
-  void give_up_unfinished(const VolumeEntry& entry);
+  // `creating`: finished if all members are made, given up after a while if not.
+  void settle_unfinished(const VolumeEntry& entry);
 
   ClusterOptions options_;
   Catalog& catalog_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "volumed/base/log.h"
 #include "volumed/volume/hosted.h"
 
 namespace cvol::volume {
@@ -11,6 +12,14 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr auto kMakeTime = 20s;  // for replicas to be made on all nodes
+constexpr auto kServeTime = 5s;  // for the primary to serve what has become ready
+
+const v1::MemberRecord* unmade_member(const v1::VolumeRecord& record) {
+  for (const v1::MemberRecord& member : record.members()) {
+    if (!member.made()) return &member;
+  }
+  return nullptr;
+}
 
 }  // namespace
 
@@ -64,19 +73,21 @@ Status VolumeManager::finish_creation(Hosted& hosted) {
   std::string missing;
   const auto is_over = [&](const std::optional<VolumeEntry>& now) {
     missing.clear();
-    if (!now || now->record.state() != "creating") return true;
-    for (const v1::MemberRecord& member : now->record.members()) {
-      if (!member.made()) missing = cluster_->node_name(member.node_id());
-    }
-    return missing.empty();
+    // What is not known here yet may be in the store all the same.
+    if (!now) return catalog_.load_volume(hosted.id).code() == Code::kNotFound;
+    if (now->record.state() != "creating") return true;
+    const v1::MemberRecord* unmade = unmade_member(now->record);
+    if (unmade != nullptr) missing = cluster_->node_name(unmade->node_id());
+    return unmade == nullptr;
   };
-  const bool over = cluster_->wait_for(hosted.id, kMakeTime, is_over);
-  if (!over)
-    return Status(Code::kUnavailable, "node " + missing +
+  if (!cluster_->wait_for(hosted.id, kMakeTime, is_over))
+    return Status(Code::kUnavailable, (missing.empty() ? "a node" : "node " + missing) +
                                           " did not make its replica in time; 'cvol node ls' shows "
                                           "whether it lives");
   auto changed = cluster_->update(hosted.id, [](v1::VolumeRecord& next) {
     if (next.state() == "removing") return Status(Code::kNotFound, "it was given up");
+    if (unmade_member(next) != nullptr)
+      return Status(Code::kUnavailable, "a replica is not made yet; try again");
     next.set_state("ready");
     return Status::ok();
   });
@@ -85,8 +96,14 @@ Status VolumeManager::finish_creation(Hosted& hosted) {
     return Status::ok();
   }
   if (!changed) return changed.status();
-  std::lock_guard lock(mutex_);
-  if (changed->revision > hosted.entry.revision) hosted.entry = *changed;
+  {
+    std::lock_guard lock(mutex_);
+    if (changed->revision > hosted.entry.revision) hosted.entry = *changed;
+  }
+  // It is ready and stays so; only the first to open it would have to wait.
+  if (Status served = confirm_epoch(hosted, kServeTime); !served)
+    log::warning("volume", "a new volume is not served yet",
+                 {{"volume", hosted.name}, {"error", served.message()}});
   return Status::ok();
 }
 
