@@ -228,11 +228,6 @@ Status add_disk(api::ApiClient& api, const Settings& settings, std::ostream& out
 }
 
 Status create_volume(api::ApiClient& api, const Settings& settings, std::ostream& out) {
-  if (settings.name.size() == 1)
-    std::cerr
-        << "cvol: 'docker run -v " << settings.name
-        << ":/path' takes one letter for a drive and writes beside the volume; two letters or "
-           "more are safe\n";
   v1::CreateVolumeRequest request;
   request.set_name(settings.name);
   auto size = parse_volume_size(settings.size);

@@ -189,6 +189,7 @@ class Cluster {
                    meta::Revision revision);
   v1::AliveRecord describe_self();
   void publish_node(const v1::AliveRecord& record);
+  void publish_nodes();
   void process_died(const std::string& node_id, const std::string& process);
   void tell_peers();
 

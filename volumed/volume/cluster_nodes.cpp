@@ -225,6 +225,15 @@ void Cluster::publish_node(const v1::AliveRecord& record) {
   }
 }
 
+void Cluster::publish_nodes() {
+  std::vector<v1::AliveRecord> all;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, record] : alive_) all.push_back(record);
+  }
+  for (const v1::AliveRecord& record : all) publish_node(record);
+}
+
 std::vector<ClusterNode> Cluster::nodes() {
   std::lock_guard lock(mutex_);
   std::vector<ClusterNode> all;
