@@ -26,6 +26,10 @@ class Keys {
   std::string disk_failure(std::string_view id) const { return disk_failures() + std::string(id); }
   std::string removed() const { return root_ + "removed/"; }
   std::string removed(std::string_view replica) const { return removed() + std::string(replica); }
+  // A node that was taken out for good: it does not come back as if nothing had been.
+  std::string removed_node(std::string_view id) const {
+    return root_ + "removed_nodes/" + std::string(id);
+  }
   std::string volumes() const { return root_ + "volumes/"; }
   std::string volume(std::string_view id) const { return volumes() + std::string(id); }
   std::string claims() const { return root_ + "claims/"; }

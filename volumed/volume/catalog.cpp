@@ -213,7 +213,10 @@ Status Catalog::put_node(v1::NodeRecord record) {
 }
 
 Status Catalog::erase_node(const v1::NodeRecord& node) {
-  auto done = store_.commit({{{keys_.alive(node.id()), 0}}, {{keys_.node(node.id()), {}, 0}}});
+  v1::NodeRecord removed = node;
+  auto done = store_.commit({{{keys_.alive(node.id()), 0}},
+                             {{keys_.node(node.id()), {}, 0},
+                              {keys_.removed_node(node.id()), meta::encode_record(removed), 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kFailedPrecondition, "node " + node.name() +

@@ -291,7 +291,10 @@ class VolumeManager final : public nbd::ExportDirectory {
   explicit VolumeManager(ManagerOptions options, std::unique_ptr<meta::MetadataStore> store);
 
   // Start (volume_reconcile.cpp).
+  // Who this node is (volume_identity.cpp).
   Status open_node();
+  Status check_cluster(const std::string& known);
+  Status check_not_removed(const std::string& id);
   Status load_volumes();
   void settle_volume(VolumeEntry entry, const ReplicaIndex& index);
   bool drop_unfinished(const VolumeEntry& entry, const ReplicaIndex& index);

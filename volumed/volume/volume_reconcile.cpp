@@ -21,53 +21,7 @@ Task<bool> stop_server(nbd::Server* server) {
   co_return true;
 }
 
-std::string read_small_file(const std::string& path) {
-  std::ifstream file(path);
-  std::string text;
-  std::getline(file, text);
-  return text;
-}
-
-Status write_node_id(const std::string& path, const std::string& id) {
-  const std::string fresh = path + ".new";
-  const int file = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (file < 0) return status_from_errno(errno, "create " + fresh);
-  const std::string text = id + "\n";
-  const bool written =
-      ::write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-      ::fsync(file) == 0;
-  const int error = errno;
-  ::close(file);
-  if (!written) return status_from_errno(error, "write " + fresh);
-  if (::rename(fresh.c_str(), path.c_str()) != 0)
-    return status_from_errno(errno, "rename " + fresh);
-  return Status::ok();
-}
-
 }  // namespace
-
-Status VolumeManager::open_node() {
-  const std::string path = options_.data_dir + "/node-id";
-  std::string id = read_small_file(path);
-  if (!id.empty()) {
-    CVOL_TRY(Uuid::parse(id).status().with_context(path + " is damaged"));
-  } else {
-    // The id first: a node that ends before it is registered is the same one at its next start. A
-    // name that a record has already belongs to that record's data directory.
-    Random random = Random::from_system();
-    id = Uuid::make(random).to_string();
-    // A refused start leaves no id behind.
-    CVOL_TRY(catalog_.check_name_is_free(id, options_.node_name));
-    CVOL_TRY(write_node_id(path, id));
-  }
-  auto node = catalog_.register_node(id, options_.node_name, options_.boot_id);
-  if (!node) return node.status();
-  node_.id = node->id();
-  node_.name = node->name();
-  if (Status kept = events_.keep_in(options_.data_dir, node_.name); !kept)
-    log::warning("volume", "events are kept in memory only", {{"error", kept.message()}});
-  return attach::claim_run_dir(options_.run_dir, node_.id, options_.data_dir);
-}
 
 Status VolumeManager::load_volumes() {
   auto entries = catalog_.load_volumes(problems_);
