@@ -94,6 +94,14 @@ Result<std::vector<VolumeEntry>> Catalog::load_volumes(std::vector<std::string>&
   return volumes;
 }
 
+Result<bool> Catalog::stands_for(const std::string& name, const std::string& id) {
+  auto entry = store_.get(keys_.name(name));
+  if (!entry) return entry.status();
+  if (!*entry) return false;
+  auto record = meta::parse_record<v1::NameRecord>((*entry)->key, (*entry)->value);
+  return !record || record->volume_id() == id;  // what cannot be read frees no name
+}
+
 Status Catalog::insert_volume(VolumeEntry& entry) {
   const std::string key = keys_.volume(entry.record.id());
   const std::string name_key = keys_.name(entry.record.name());

@@ -47,6 +47,8 @@ class Catalog {
 
   // Damaged records are left out and described in `problems`; a newer format is an error.
   Result<std::vector<VolumeEntry>> load_volumes(std::vector<std::string>& problems);
+  // Whether the name is that of the volume with this id.
+  Result<bool> stands_for(const std::string& name, const std::string& id);
   // kAlreadyExists if the name is taken.
   Status insert_volume(VolumeEntry& entry);
   // Writes `next` in place of entry's record. kBusy if somebody else changed it since.

@@ -259,12 +259,12 @@ void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
     if (event.key.starts_with(volumes)) {
       const std::string id = event.key.substr(volumes.size());
       if (!event.value) {
-        apply_volume(id, std::nullopt);
+        record_vanished(id);
         continue;
       }
       auto record = meta::parse_record<v1::VolumeRecord>(event.key, *event.value);
       if (!record) {
-        log::error("volume", "a volume's record cannot be read", {{"error", record.message()}});
+        note_lost_record(id, "cannot be read (" + record.message() + ")");
         continue;
       }
       apply_volume(id, VolumeEntry{std::move(*record), event.revision});
@@ -298,6 +298,7 @@ void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> ent
   {
     std::lock_guard lock(mutex_);
     const auto at = entries_.find(id);
+    lost_records_.erase(id);
     if (entry) {
       // Epochs rise with revisions, but for a store that was restored from a backup.
       const bool old = at != entries_.end() && at->second.revision >= entry->revision &&

@@ -154,6 +154,9 @@ class Cluster {
 
   // Replicas here that do not run: name of the volume, why.
   std::vector<std::pair<std::string, std::string>> stopped_copies();
+  // Sentences about records of volumes that went, or became unreadable, though nobody removed the
+  // volume: what is open goes on with what was known last.
+  std::vector<std::pair<std::string, std::string>> lost_records();
 
  private:
   friend class StoreRegister;
@@ -176,6 +179,10 @@ class Cluster {
   Status open_parts();
   void on_watch(const std::vector<meta::WatchEvent>& events);
   void apply_volume(const std::string& id, std::optional<VolumeEntry> entry);
+  // cluster_records.cpp
+  void record_vanished(const std::string& id);
+  void look_why_it_vanished(const std::string& id, const std::string& name);
+  void note_lost_record(const std::string& id, const std::string& what);
   void publish(const std::string& id, const VolumeEntry& entry);
   void run_periodically();
   std::vector<ShardPart*> parts();
@@ -245,9 +252,10 @@ class Cluster {
 
   std::mutex mutex_;  // guards the next ones
   std::condition_variable changed_;
-  std::map<std::string, VolumeEntry> entries_;  // by id
-  std::map<std::string, uint64_t> settled_;     // ids -> revision that is brought about here
-  std::map<std::string, uint64_t> gone_;        // ids -> revision at which they were erased
+  std::map<std::string, VolumeEntry> entries_;       // by id
+  std::map<std::string, uint64_t> settled_;          // ids -> revision that is brought about here
+  std::map<std::string, std::string> lost_records_;  // ids -> what is wrong
+  std::map<std::string, uint64_t> gone_;             // ids -> revision at which they were erased
   std::map<std::string, v1::NodeRecord> node_records_;
   std::map<std::string, v1::AliveRecord> alive_;
   std::map<std::string, meta::Revision> alive_revisions_;

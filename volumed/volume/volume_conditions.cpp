@@ -242,6 +242,8 @@ void VolumeManager::add_node_conditions(std::vector<Condition>& found) {
 }
 
 void VolumeManager::add_copy_conditions(std::vector<Condition>& found) {
+  for (auto& [subject, problem] : cluster_->lost_records())
+    found.push_back({ConditionKind::kRecordProblem, subject, problem, {}});
   for (auto& [subject, problem] : cluster_->stopped_copies())
     found.push_back(
         {ConditionKind::kCopyStopped, subject, "volume '" + subject + "': " + problem, {}});

@@ -337,6 +337,33 @@ TEST_F(BlockingTest, MakesItsAliveKeyAgain) {
   }));
 }
 
+// Deleted by hand, or lost by the store: nobody has removed the volume.
+TEST_F(BlockingTest, AVolumeWhoseRecordVanishesGoesOnAndIsTold) {
+  create("pg");
+  auto shown = open("pg").get();
+  ASSERT_TRUE(shown.is_ok()) << shown.message();
+  const VolumeEntry before = *stored("pg");
+  const std::string key = Catalog(*store_, "default").keys().volume(before.record.id());
+  ASSERT_TRUE(store_->commit({{}, {{key, {}, 0}}}).is_ok());
+  const auto is_told = [&] {
+    for (const std::string& problem : manager_->problems()) {
+      if (problem.find("record of volume 'pg'") != std::string::npos) return true;
+    }
+    return false;
+  };
+  EXPECT_TRUE(within(kSoon, is_told));
+  EXPECT_TRUE(is_known("pg"));
+  EXPECT_EQ(manager_->disks()[0].info.replicas, 1u);
+  // It is put back: all is well again.
+  v1::VolumeRecord record = before.record;
+  ASSERT_TRUE(store_->commit({{}, {{key, meta::encode_record(record), 0}}}).is_ok());
+  EXPECT_TRUE(within(kSoon, [&] { return !is_told(); }));
+  shown = Status(Code::kCancelled, "");
+  EXPECT_TRUE(manager_->remove("pg", /*force=*/true).is_ok());
+  EXPECT_TRUE(within(kSoon, [&] { return manager_->disks()[0].info.replicas == 0; }));
+  EXPECT_FALSE(is_told());
+}
+
 // One record of another node or disk that cannot be read keeps nobody from starting.
 TEST_F(BlockingTest, StartsBesideRecordsThatCannotBeRead) {
   const Catalog catalog(*store_, "default");
