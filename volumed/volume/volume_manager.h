@@ -383,6 +383,11 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status check_sound(const v1::StageRecord& stage);
   Status make_target(Hosted& hosted, const ShowRequest& request);
   Status undo_target(Hosted& hosted, const std::string& target);
+  // What this node itself knows of targets (volume_shown.cpp).
+  std::string shown_file(const Hosted& hosted) const;
+  Status note_shown(const Hosted& hosted, const std::string& target);
+  bool was_shown(const Hosted& hosted, const std::string& target) const;
+  void forget_shown(const Hosted& hosted, const std::string& target);
   Status refresh(Hosted& hosted);
   bool settle_stage(Hosted& hosted, bool device_lives);
 

@@ -283,6 +283,7 @@ Result<VolumeView> VolumeManager::show(const std::string& name, const ShowReques
                     "what is mounted at " + request.target + " is not volume '" + name +
                         "'; it stays: unmount it, or choose another target");
   }
+  CVOL_TRY(note_shown(volume, request.target));
   CVOL_TRY(note_target(volume, request));
   crash_point("show-noted");
   Status shown = make_target(volume, request);
@@ -319,6 +320,11 @@ Status VolumeManager::check_sound(const v1::StageRecord& stage) {
 Status VolumeManager::undo_target(Hosted& hosted, const std::string& target) {
   const std::string device = view_of(hosted, devices()).device;
   if (!record_of(hosted).stage().targets().contains(target)) {
+    if (was_shown(hosted, target)) {  // by an attachment that has ended since
+      CVOL_TRY(file_systems_->hide(hosted.name, target, device));
+      forget_shown(hosted, target);
+      return Status::ok();
+    }
     // Never shown there, so nothing there is the volume's, unless its device says so.
     if (device.empty()) return Status::ok();
     auto seen = file_systems_->what_is_at(target, device);
@@ -327,6 +333,7 @@ Status VolumeManager::undo_target(Hosted& hosted, const std::string& target) {
                                        : Status::ok();
   }
   CVOL_TRY(file_systems_->hide(hosted.name, target, device));
+  forget_shown(hosted, target);
   crash_point("hide-done");
   return update(hosted, [&](v1::VolumeRecord& next) {
     if (next.has_stage()) next.mutable_stage()->mutable_targets()->erase(target);
