@@ -3,6 +3,7 @@
 that is gone for good, a slow one, and a single node that becomes a cluster."""
 import pathlib
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -188,8 +189,13 @@ class Grows(unittest.TestCase):
                                f"127.0.0.1:{cluster.node_ports(1)[1]}"])
                 wait_for("volumed with etcd", answers)
                 stamps.verify(socket / "nbd.sock", history)
-                # Node 2 joins, and takes a copy.
+                # Node 2 joins, and takes a copy; with the data directory of another cluster it is
+                # refused (before anything is touched), so it begins with an empty one.
                 cluster.settings["flags"] += ["--cluster", prefix]
+                with self.assertRaises(AssertionError):
+                    cluster.start_node(2)
+                self.assertIn("Nothing was changed", cluster.nodes[2].last_words())
+                shutil.rmtree(cluster.folder / "node2" / "data")
                 cluster.start_node(2)
                 cvol("volume", "modify", "vol", "--replicas", "2")
 

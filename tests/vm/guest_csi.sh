@@ -94,7 +94,7 @@ grow() { # controller, then node; the answer has the new size
 
 device_of() {  # "nbd0"
   for backend in /sys/block/nbd*/backend; do
-    [ "$(cat "$backend")" = "cvol:$1" ] && basename "$(dirname "$backend")"
+    case $(cat "$backend") in cvol:*:"$1") basename "$(dirname "$backend")" ;; esac
   done
 }
 bytes_of() { echo $(($(cat /sys/block/$(device_of $1)/size) * 512)); }

@@ -16,7 +16,7 @@ kill_volumed() {
 # The kernel's name of a volume's device: "nbd0".
 device_of() {
   for backend in /sys/block/nbd*/backend; do
-    [ "$(cat "$backend")" = "cvol:$1" ] && basename "$(dirname "$backend")"
+    case $(cat "$backend") in cvol:*:"$1") basename "$(dirname "$backend")" ;; esac
   done
 }
 folder_of() { echo "/data/cvol/mounts/$1/data"; }
