@@ -23,18 +23,33 @@ Status damaged(std::string_view key, std::string_view why) {
   return Status(Code::kDamaged, "record " + std::string(key) + ": " + std::string(why));
 }
 
-}  // namespace
-
-std::string encode_record(google::protobuf::Message& record) {
+Status print(google::protobuf::Message& record, std::string& text) {
   record.GetReflection()->SetUInt32(&record, version_field(record), kRecordVersion);
   google::protobuf::util::JsonPrintOptions options;
   options.preserve_proto_field_names = true;
-  std::string text;
   const auto status = google::protobuf::util::MessageToJsonString(record, &text, options);
-  CVOL_ASSERT(status.ok());
+  if (status.ok()) return Status::ok();
+  return Status(Code::kInvalidArgument, "it cannot be written as text: " + status.ToString());
+}
+
+}  // namespace
+
+std::string encode_record(google::protobuf::Message& record) {
+  std::string text;
+  const Status written = print(record, text);
+  CVOL_ASSERT(written.is_ok());
   return text;
 }
 
+Result<std::string> try_encode_record(std::string_view key, google::protobuf::Message& record) {
+  std::string text;
+  if (const Status written = print(record, text); !written.is_ok())
+    return written.with_context("record " + std::string(key));
+  if (text.size() > kMostBytes)
+    return Status(Code::kInvalidArgument,
+                  "record " + std::string(key) + " would be larger than 1MiB, and is not written");
+  return text;
+}
 Status parse_record(std::string_view key, std::string_view text,
                     google::protobuf::Message& record) {
   if (text.size() > kMostBytes) return damaged(key, "larger than 1MiB");

@@ -20,6 +20,10 @@ constexpr uint32_t kRecordVersion = 2;
 // Sets the format version and encodes; names as in the .proto file, so that people recognise them.
 std::string encode_record(google::protobuf::Message& record);
 
+// The same for what others had a hand in: kInvalidArgument if it cannot be written as text, or not
+// be read again because it is larger than 1 MiB. `key` is for the error's text.
+Result<std::string> try_encode_record(std::string_view key, google::protobuf::Message& record);
+
 // Decodes into `record`, any of the *Record messages. `key` is for the error's text. kUnsupported:
 // newer version; kDamaged: no JSON, unknown or mistyped fields, no version, over 1 MiB.
 Status parse_record(std::string_view key, std::string_view text, google::protobuf::Message& record);

@@ -168,6 +168,7 @@ Status Cluster::check_not_behind(const VolumeEntry& entry, Disk& disk,
 }
 
 Status Cluster::rebuild_record(const std::string& volume_id, bool accept_data_loss) {
+  if (!problem_of_record(volume_id).empty()) return put_back_record(volume_id);
   auto entry = catalog_.load_volume(volume_id);
   if (!entry) return entry.status();
   std::string silent;
