@@ -11,6 +11,7 @@ namespace cvol::meta {
 namespace {
 
 constexpr std::size_t kMostPathBytes = 4096;
+constexpr std::size_t kMostKeyBytes = 512;     // that are shown
 constexpr std::size_t kMostWordBytes = 256;    // boot ids, zones, versions, flags
 constexpr std::size_t kMostTextBytes = 16384;  // what callers say of themselves
 constexpr int kMostLabels = 64;
@@ -25,11 +26,7 @@ Status broken(const std::string& why) {
 
 // The beginning of it, without what a terminal would obey.
 std::string quoted(const std::string& text) {
-  std::string shown = text.substr(0, 64);
-  for (char& c : shown) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
-  return "'" + shown + (text.size() > shown.size() ? "...'" : "'");
+  return "'" + printable(text, 64) + "'";
 }
 
 bool has_control(const std::string& text) {
@@ -49,6 +46,11 @@ Status check_id_or_none(const std::string& id, const char* what) {
 Status check_word(const std::string& text, const char* what) {
   if (text.size() <= kMostWordBytes && !has_control(text)) return Status::ok();
   return broken(std::string(what) + " " + quoted(text) + " is too long, or no text");
+}
+
+Status check_name(const std::string& name) {
+  if (validate_name(name, "volume").is_ok()) return Status::ok();
+  return broken("the volume's name " + quoted(name) + " is no name");
 }
 
 Status check_one_of(const std::string& text, std::initializer_list<const char*> known,
@@ -186,7 +188,8 @@ Result<Record> read(std::string_view key, std::string_view text) {
   auto record = parse_record<Record>(key, text);
   if (!record) return record.status();
   if (const Status kept = check_rules(*record); !kept.is_ok())
-    return Status(Code::kDamaged, "record " + std::string(key) + ": " + kept.message());
+    return Status(Code::kDamaged,
+                  "record " + printable(key, kMostKeyBytes) + ": " + kept.message());
   return record;
 }
 
@@ -211,8 +214,8 @@ Status check_path(const std::string& path, const char* what) {
 Status check_key(std::string_view key, const std::string& id) {
   if (key.size() > id.size() && key.ends_with(id) && key[key.size() - id.size() - 1] == '/')
     return Status::ok();
-  return Status(Code::kDamaged,
-                "record " + std::string(key) + ": it is the one of another id, " + quoted(id));
+  return Status(Code::kDamaged, "record " + printable(key, kMostKeyBytes) +
+                                    ": it is the one of another id, " + quoted(id));
 }
 
 Status check_rules(const v1::ClusterRecord& record) {
@@ -256,7 +259,7 @@ Status check_rules(const v1::DiskRecord& record) {
 
 Status check_rules(const v1::VolumeRecord& record) {
   CVOL_TRY(check_id(record.id(), "the volume's id"));
-  CVOL_TRY(validate_name(record.name(), "volume"));
+  CVOL_TRY(check_name(record.name()));
   CVOL_TRY(validate_volume_size(record.size_bytes()));
   if (record.fs_size_bytes() > kMaxVolumeBytes) return broken("its file system is too large");
   if (record.replicas() < 1 || record.replicas() > kMostReplicas)
@@ -302,7 +305,7 @@ Status check_rules(const v1::RemovedRecord& record) {
 
 Status check_rules(const v1::RemovedVolumeRecord& record) {
   CVOL_TRY(check_id(record.volume_id(), "the volume's id"));
-  return validate_name(record.name(), "volume");
+  return check_name(record.name());
 }
 
 Result<v1::ClusterRecord> read_cluster(std::string_view key, std::string_view text) {

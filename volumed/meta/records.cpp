@@ -8,6 +8,7 @@ namespace cvol::meta {
 namespace {
 
 constexpr std::size_t kMostBytes = kMiB;
+constexpr std::size_t kMostShown = 512;
 
 const google::protobuf::FieldDescriptor* version_field(const google::protobuf::Message& record) {
   const auto* field = record.GetDescriptor()->FindFieldByName("format_version");
@@ -20,7 +21,8 @@ uint32_t version_of(const google::protobuf::Message& record) {
 }
 
 Status damaged(std::string_view key, std::string_view why) {
-  return Status(Code::kDamaged, "record " + std::string(key) + ": " + std::string(why));
+  return Status(Code::kDamaged,
+                "record " + printable(key, kMostShown) + ": " + printable(why, kMostShown));
 }
 
 Status print(google::protobuf::Message& record, std::string& text) {
@@ -33,6 +35,15 @@ Status print(google::protobuf::Message& record, std::string& text) {
 }
 
 }  // namespace
+
+std::string printable(std::string_view text, std::size_t most) {
+  std::string shown(text.substr(0, most));
+  for (char& c : shown) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte >= 0x7f) c = byte == '\n' ? ' ' : '?';
+  }
+  return text.size() > most ? shown + "..." : shown;
+}
 
 std::string encode_record(google::protobuf::Message& record) {
   std::string text;
@@ -50,6 +61,7 @@ Result<std::string> try_encode_record(std::string_view key, google::protobuf::Me
                   "record " + std::string(key) + " would be larger than 1MiB, and is not written");
   return text;
 }
+
 Status parse_record(std::string_view key, std::string_view text,
                     google::protobuf::Message& record) {
   if (text.size() > kMostBytes) return damaged(key, "larger than 1MiB");

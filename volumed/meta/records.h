@@ -17,6 +17,9 @@ namespace cvol::meta {
 // attachment.
 constexpr uint32_t kRecordVersion = 2;
 
+// The beginning of foreign text as people and terminals can be told of it: printable ASCII.
+std::string printable(std::string_view text, std::size_t most);
+
 // Sets the format version and encodes; names as in the .proto file, so that people recognise them.
 std::string encode_record(google::protobuf::Message& record);
 
