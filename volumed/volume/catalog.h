@@ -62,6 +62,8 @@ class Catalog {
   Result<bool> was_removed(const std::string& volume_id);
   // The same of a volume whose id nobody knows.
   Result<bool> was_name_removed(const std::string& name);
+  // The name that the names say it has; empty: none.
+  Result<std::string> name_of(const std::string& volume_id);
   // There is a record, whether or not it can be read.
   Result<bool> has_record(const std::string& volume_id);
   // Notes of removals that are older than 90 days.

@@ -37,6 +37,17 @@ Result<bool> Catalog::was_name_removed(const std::string& name) {
   return false;
 }
 
+Result<std::string> Catalog::name_of(const std::string& volume_id) {
+  const std::string prefix = keys_.name("");
+  auto entries = store_.list(prefix);
+  if (!entries) return entries.status();
+  for (const meta::Entry& entry : *entries) {
+    auto name = meta::parse_record<v1::NameRecord>(entry.key, entry.value);
+    if (name && name->volume_id() == volume_id) return entry.key.substr(prefix.size());
+  }
+  return std::string();
+}
+
 Result<bool> Catalog::has_record(const std::string& volume_id) {
   auto entry = store_.get(keys_.volume(volume_id));
   if (!entry) return entry.status();

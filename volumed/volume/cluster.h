@@ -152,6 +152,10 @@ class Cluster {
   // record is made anew from what they claim. All nodes of the volume have to be there, unless
   // `accept_data_loss`.
   Status rebuild_record(const std::string& volume_id, bool accept_data_loss);
+  // The record of a volume that this process has never known, from what all its replicas claim; one
+  // of them has to be here. Its name is the one it had if that is known, or "recovered-" and the
+  // beginning of its id.
+  Status rebuild_lost(const std::string& volume_id, bool accept_data_loss);
   // The record of a volume, lost since this process has known it, is written again as it was.
   // kFailedPrecondition: it is there.
   Status put_back_record(const std::string& volume_id);
@@ -236,6 +240,9 @@ class Cluster {
                   const std::string& replica_id, replication::Record known);
   Status claim(const std::string& volume_id, const std::string& disk_id,
                const std::string& replica_id, replication::Record known);
+  static v1::VolumeRecord record_of_claims(const v1::ClaimRecord& newest, const std::string& name,
+                                           bool all_told);
+  Status claim_own(const std::string& volume_id);
   Result<std::vector<v1::ClaimRecord>> claims_of_all(const VolumeEntry& entry, std::string& silent);
 
   // cluster_repair.cpp

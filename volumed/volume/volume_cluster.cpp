@@ -396,6 +396,13 @@ Result<VolumeView> VolumeManager::move_primary(const std::string& name, const st
 
 Status VolumeManager::rebuild_record(const std::string& name, bool accept_data_loss) {
   if (!cluster_) return Status(Code::kFailedPrecondition, "this node is alone");
+  // A volume that has no record is known by the id that its replicas have.
+  if (const auto id = Uuid::parse(name); id && !find(name)) {
+    CVOL_TRY(cluster_->rebuild_lost(id->to_string(), accept_data_loss));
+    events_.add("record_rebuilt", id->to_string(),
+                "the record was made anew from what the replicas know");
+    return Status::ok();
+  }
   auto hosted = require(name);
   if (!hosted) return hosted.status();
   CVOL_TRY(cluster_->rebuild_record((*hosted)->id, accept_data_loss));

@@ -104,6 +104,11 @@ void VolumeManager::look_for_unknown_replicas() {
     if (!recorded || !removed) return;
     std::string why = " that no record knows; it is kept. Restore the metadata that knows it";
     if (*recorded) why = ", whose record cannot be read or knows other replicas; it is kept";
+    if (cluster_ && !*removed)
+      why +=
+          ", or make the record anew from what all its replicas know with 'cvol volume "
+          "rebuild-record " +
+          id + "'";
     if (*removed) why = ", which was removed; it is kept, and takes space";
     found.push_back({disk->path(), id, replica, why});
   }

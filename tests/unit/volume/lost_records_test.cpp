@@ -206,6 +206,43 @@ TEST_F(LostRecordsTest, AtStartADeviceAndAReplicaWithoutARecordAreKeptAndTold) {
   EXPECT_EQ(manager_->disks()[0].info.replicas, 1u);
 }
 
+// Nobody has known the record since the start: the replicas know most of it.
+TEST_F(LostRecordsTest, ARecordIsMadeAnewByIdFromWhatTheReplicasKnow) {
+  const VolumeEntry entry = attached("v1");
+  const std::string id = entry.record.id();
+  ASSERT_TRUE(manager_->detach("v1").is_ok());
+  change_offline([&](meta::MetadataStore& store) { change(store, {{keys_.volume(id), {}, 0}}); });
+  start();
+  ASSERT_NE(manager_, nullptr);
+  EXPECT_EQ(manager_->rebuild_record(new_id(), false).code(), Code::kNotFound);
+  const Status rebuilt = manager_->rebuild_record(id, /*accept_data_loss=*/false);
+  ASSERT_TRUE(rebuilt.is_ok()) << rebuilt.message();
+  EXPECT_TRUE(within(kSoon, [&] { return manager_->get("v1").is_ok(); }));
+  const auto again = stored(*store_, "v1");  // its name was still noted
+  ASSERT_TRUE(again.has_value());
+  EXPECT_EQ(again->record.id(), id);
+  EXPECT_EQ(again->record.size_bytes(), entry.record.size_bytes());
+  EXPECT_GT(again->record.epoch(), entry.record.epoch());
+  EXPECT_EQ(again->record.members(0).replica_id(), entry.record.members(0).replica_id());
+  EXPECT_TRUE(within(15s, [&] { return told(K::kReplicaUnknown, id).empty(); }));
+  auto device = manager_->attach("v1");
+  EXPECT_TRUE(device.is_ok()) << device.message();
+  // There is a record now.
+  EXPECT_NE(manager_->rebuild_record(id, false).code(), Code::kOk);
+}
+
+TEST_F(LostRecordsTest, NoRecordIsMadeAnewOfAVolumeThatWasRemoved) {
+  const std::string id = attached("v1").record.id();
+  ASSERT_TRUE(manager_->detach("v1").is_ok());
+  change_offline([&](meta::MetadataStore& store) {
+    ASSERT_TRUE(Catalog(store, "default").erase_volume(*stored(store, "v1")).is_ok());
+  });
+  start();
+  ASSERT_NE(manager_, nullptr);
+  EXPECT_EQ(manager_->rebuild_record(id, false).code(), Code::kFailedPrecondition);
+  EXPECT_TRUE(within(kSoon, [&] { return !told(K::kReplicaUnknown, id, "was removed").empty(); }));
+}
+
 TEST_F(LostRecordsTest, AtStartADeviceOfAVolumeThatWasRemovedMeanwhileGoes) {
   (void)attached("v1");
   change_offline([&](meta::MetadataStore& store) {
