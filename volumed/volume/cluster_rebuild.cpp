@@ -210,6 +210,9 @@ Status Cluster::claim_own(const std::string& volume_id) {
 }
 
 Status Cluster::rebuild_lost(const std::string& volume_id, bool accept_data_loss) {
+  if (catalog_.load_volume(volume_id))
+    return Status(Code::kFailedPrecondition,
+                  "volume " + volume_id + " has a record; nothing is to be rebuilt");
   auto removed = catalog_.was_removed(volume_id);
   if (!removed) return removed.status();
   if (*removed)

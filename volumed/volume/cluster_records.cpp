@@ -28,7 +28,7 @@ void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
     }
   }
   for (const std::string& id : removed) {
-    if (is_unusable(id)) learned_gone(id);
+    if (is_unusable(id)) apply_volume(id, std::nullopt);
   }
 }
 
