@@ -5,6 +5,7 @@
 
 #include "csi/condition.h"
 #include "volumed/base/crash_point.h"
+#include "volumed/base/log.h"
 #include "volumed/base/units.h"
 
 namespace cvol::csi {
@@ -35,6 +36,14 @@ struct Controller::Wanted {
 grpc::Status refusal(const Status& status) {
   if (status.code() == Code::kNoSpace) return {grpc::StatusCode::OUT_OF_RANGE, status.message()};
   return {grpc::StatusCode::INVALID_ARGUMENT, status.message()};
+}
+
+void log_refusal(const char* call, const std::string& volume, const grpc::Status& status) {
+  log::warning("csi", "refused",
+               {{"call", call},
+                {"volume", volume.substr(0, kMostTextBytes)},
+                {"code", static_cast<int>(status.error_code())},
+                {"error", status.error_message().substr(0, kMostMapBytes)}});
 }
 
 wire::Volume to_wire(const v1::Volume& volume) {
@@ -72,10 +81,13 @@ Status Controller::understand(const wire::CreateVolumeRequest& request, Wanted& 
 grpc::Status Controller::CreateVolume(Context* context, const wire::CreateVolumeRequest* request,
                                       wire::CreateVolumeResponse* response) {
   auto wanted = std::make_shared<Wanted>();
-  if (Status status = understand(*request, *wanted); !status) return refusal(status);
+  if (Status status = understand(*request, *wanted); !status)
+    return refuse(__func__, *request, status);
   if (request->has_volume_content_source())
-    return {grpc::StatusCode::INVALID_ARGUMENT,
-            "volume_content_source: volumes are made empty; cvol has no snapshots and clones yet"};
+    return refuse(__func__, *request,
+                  Status(Code::kInvalidArgument,
+                         "volume_content_source: volumes are made empty; cvol has no snapshots and "
+                         "clones yet"));
   auto made = std::make_shared<wire::Volume>();
   grpc::Status status =
       operations_.run(context, "CreateVolume", wanted->name,
@@ -90,6 +102,10 @@ grpc::Status Controller::create(const wire::CreateVolumeRequest& request, const 
   v1::Volume known;
   grpc::Status found = api_.get(wanted.name, known);
   if (found.ok()) {
+    // Made by this driver for this very name: neither by hand nor for another one of our checksum.
+    if (label_of(known, kNameLabel) != request.name())
+      return {grpc::StatusCode::ALREADY_EXISTS,
+              "volume '" + wanted.name + "' exists and was not made for this request's name"};
     const char* other = nullptr;
     if (!fits(known.size_bytes(), request.capacity_range())) other = "size";
     if (known.replicas() != wanted.parameters.replicas) other = "number of replicas";
@@ -112,7 +128,7 @@ grpc::Status Controller::create(const wire::CreateVolumeRequest& request, const 
   create.set_zone_spread(wanted.parameters.zone_spread);
   create.set_fs(wanted.fs.empty() ? "ext4" : wanted.fs);
   if (!options.empty()) (*create.mutable_labels())[kMkfsLabel] = options;
-  if (wanted.name != request.name()) (*create.mutable_labels())[kNameLabel] = request.name();
+  (*create.mutable_labels())[kNameLabel] = request.name();
   grpc::Status placed = place(request.accessibility_requirements(), create);
   if (!placed.ok()) return placed;
   crash_point("csi-create-before");
@@ -144,7 +160,8 @@ grpc::Status Controller::place(const wire::TopologyRequirement& topology,
 
 grpc::Status Controller::DeleteVolume(Context* context, const wire::DeleteVolumeRequest* request,
                                       wire::DeleteVolumeResponse*) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
   return operations_.run(
       context, "DeleteVolume", request->volume_id(), [this, id = request->volume_id()] {
         v1::RemoveVolumeRequest remove;
@@ -165,14 +182,16 @@ grpc::Status Controller::DeleteVolume(Context* context, const wire::DeleteVolume
 grpc::Status Controller::ControllerExpandVolume(Context* context,
                                                 const wire::ControllerExpandVolumeRequest* request,
                                                 wire::ControllerExpandVolumeResponse* response) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
   if (!request->has_capacity_range())
-    return {grpc::StatusCode::INVALID_ARGUMENT, "capacity_range is required"};
+    return refuse(__func__, *request, Status(Code::kInvalidArgument, "capacity_range is required"));
   if (request->has_volume_capability()) {
-    if (Status bad = check_capability(request->volume_capability()); !bad) return refusal(bad);
+    if (Status bad = check_capability(request->volume_capability()); !bad)
+      return refuse(__func__, *request, bad);
   }
   auto size = choose_size(request->capacity_range());
-  if (!size) return refusal(size.status());
+  if (!size) return refuse(__func__, *request, size.status());
   auto grown = std::make_shared<wire::ControllerExpandVolumeResponse>();
   grpc::Status status = operations_.run(
       context, "ControllerExpandVolume", request->volume_id(),
@@ -210,9 +229,10 @@ grpc::Status Controller::expand(const wire::ControllerExpandVolumeRequest& reque
 grpc::Status Controller::ControllerModifyVolume(Context* context,
                                                 const wire::ControllerModifyVolumeRequest* request,
                                                 wire::ControllerModifyVolumeResponse*) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
   auto changes = parse_changeable(to_texts(request->mutable_parameters()));
-  if (!changes) return refusal(changes.status());
+  if (!changes) return refuse(__func__, *request, changes.status());
   v1::ModifyVolumeRequest modify;
   modify.set_name(request->volume_id());
   modify.set_replicas(changes->replicas.value_or(0));

@@ -68,4 +68,20 @@ wire::Volume to_wire(const v1::Volume& volume);
 // What is wrong with the request itself; kNoSpace: OUT_OF_RANGE.
 grpc::Status refusal(const Status& status);
 
+// A call that was refused before it became an operation, with a line in the log. Texts of requests
+// in it are names and paths, never secrets.
+void log_refusal(const char* call, const std::string& volume, const grpc::Status& status);
+template <typename Request>
+grpc::Status refuse(const char* call, const Request& request, const Status& status) {
+  const grpc::Status answer = refusal(status);
+  if constexpr (requires { request.volume_id(); }) {
+    log_refusal(call, request.volume_id(), answer);
+  } else if constexpr (requires { request.name(); }) {
+    log_refusal(call, request.name(), answer);
+  } else {
+    log_refusal(call, "", answer);
+  }
+  return answer;
+}
+
 }  // namespace cvol::csi

@@ -10,8 +10,8 @@
 namespace cvol::csi {
 namespace {
 
-grpc::Status invalid(const std::string& text) {
-  return {grpc::StatusCode::INVALID_ARGUMENT, text};
+Status invalid(const std::string& text) {
+  return Status(Code::kInvalidArgument, text);
 }
 
 template <typename VolumeStatus>
@@ -31,11 +31,14 @@ Texts context_of(const v1::Volume& volume) {
 grpc::Status Controller::ControllerPublishVolume(
     Context* context, const wire::ControllerPublishVolumeRequest* request,
     wire::ControllerPublishVolumeResponse* response) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
   if (Status bad = check_text(request->node_id(), "node_id", kMostNodeIdBytes); !bad)
-    return refusal(bad);
-  if (!request->has_volume_capability()) return invalid("volume_capability is required");
-  if (Status bad = check_capability(request->volume_capability()); !bad) return refusal(bad);
+    return refuse(__func__, *request, bad);
+  if (!request->has_volume_capability())
+    return refuse(__func__, *request, invalid("volume_capability is required"));
+  if (Status bad = check_capability(request->volume_capability()); !bad)
+    return refuse(__func__, *request, bad);
   grpc::Status status = operations_.run(context, "ControllerPublishVolume", request->volume_id(),
                                         [this, all = *request] { return publish(all); });
   if (!status.ok()) return status;
@@ -62,7 +65,8 @@ grpc::Status Controller::publish(const wire::ControllerPublishVolumeRequest& req
 grpc::Status Controller::ControllerUnpublishVolume(
     Context* context, const wire::ControllerUnpublishVolumeRequest* request,
     wire::ControllerUnpublishVolumeResponse*) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
   v1::ReleaseVolumeRequest release;
   release.set_name(request->volume_id());
   release.set_node(request->node_id());
@@ -83,8 +87,10 @@ grpc::Status Controller::ControllerUnpublishVolume(
 grpc::Status Controller::ValidateVolumeCapabilities(
     Context*, const wire::ValidateVolumeCapabilitiesRequest* request,
     wire::ValidateVolumeCapabilitiesResponse* response) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
-  if (request->volume_capabilities().empty()) return invalid("volume_capabilities is required");
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
+  if (request->volume_capabilities().empty())
+    return refuse(__func__, *request, invalid("volume_capabilities is required"));
   v1::Volume volume;
   grpc::Status found = api_.get(request->volume_id(), volume);
   if (!found.ok()) return found;
@@ -115,7 +121,8 @@ grpc::Status Controller::ValidateVolumeCapabilities(
 // removed meanwhile, and no volume that was there all the time is left out or shown twice.
 grpc::Status Controller::ListVolumes(Context*, const wire::ListVolumesRequest* request,
                                      wire::ListVolumesResponse* response) {
-  if (request->max_entries() < 0) return invalid("max_entries cannot be negative");
+  if (request->max_entries() < 0)
+    return refuse(__func__, *request, invalid("max_entries cannot be negative"));
   const std::string& after = request->starting_token();
   if (!after.empty() && !Uuid::parse(after))
     return {grpc::StatusCode::ABORTED, "starting_token is none that was given; begin without one"};
@@ -144,7 +151,8 @@ grpc::Status Controller::ListVolumes(Context*, const wire::ListVolumesRequest* r
 grpc::Status Controller::ControllerGetVolume(Context*,
                                              const wire::ControllerGetVolumeRequest* request,
                                              wire::ControllerGetVolumeResponse* response) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
   v1::Volume volume;
   grpc::Status status = api_.get(request->volume_id(), volume);
   if (!status.ok()) return status;
@@ -158,7 +166,7 @@ grpc::Status Controller::ControllerGetVolume(Context*,
 grpc::Status Controller::GetCapacity(Context*, const wire::GetCapacityRequest* request,
                                      wire::GetCapacityResponse* response) {
   auto parameters = parse_parameters(to_texts(request->parameters()), {});
-  if (!parameters) return refusal(parameters.status());
+  if (!parameters) return refuse(__func__, *request, parameters.status());
   response->mutable_minimum_volume_size()->set_value(static_cast<int64_t>(kMiB));
   for (const wire::VolumeCapability& capability : request->volume_capabilities()) {
     if (!check_capability(capability)) return grpc::Status::OK;

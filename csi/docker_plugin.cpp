@@ -15,7 +15,9 @@
 #include "cvol/v1/cvol.grpc.pb.h"
 #include "volumed/api/http_server.h"
 #include "volumed/base/log.h"
+#include "volumed/base/random.h"
 #include "volumed/base/units.h"
+#include "volumed/base/uuid.h"
 
 namespace cvol::csi {
 namespace {
@@ -84,6 +86,35 @@ Json answer_of(const grpc::Status& status) {
   return status.ok() ? success() : refusal(status.error_message());
 }
 
+// A word for one request: made again, it is still the same one.
+std::string new_word() {
+  Random random = Random::from_system();
+  return Uuid::make(random).to_string();
+}
+
+// Docker takes `-v m:/data` for a drive letter and writes beside the volume.
+Status check_new_name(const std::string& name) {
+  if (name.size() != 1) return Status::ok();
+  return Status(Code::kInvalidArgument, "volume name '" + name +
+                                            "' has one letter, which 'docker run -v " + name +
+                                            ":/path' takes for a drive; use two or more");
+}
+
+// The caller's time is over. An earlier fault says more than that.
+grpc::Status name_cause(const grpc::Status& last, const grpc::Status& fault) {
+  const grpc::Status& told = fault.ok() ? last : fault;
+  const bool no_api = told.error_code() == grpc::StatusCode::UNAVAILABLE &&
+                      told.error_message().find("connect") != std::string::npos;
+  if (no_api)
+    return {grpc::StatusCode::UNAVAILABLE,
+            "volumed does not serve yet: it opens its disks, or waits for its metadata store; its "
+            "log says for what"};
+  if (last.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) return last;
+  if (!fault.ok()) return {grpc::StatusCode::UNAVAILABLE, fault.error_message()};
+  return {grpc::StatusCode::UNAVAILABLE,
+          "volumed did not finish in time; 'cvol status' says what it waits for"};
+}
+
 std::string caller_of(const PluginRequest& request) {
   return kIdPrefix + (request.id.empty() ? request.name : request.id);
 }
@@ -112,7 +143,7 @@ class Calls {
   grpc::Status patiently(Time end, const std::function<grpc::Status(grpc::ClientContext*)>& call);
   grpc::Status get_volume(const std::string& name, Time end, v1::Volume& into);
   grpc::Status remove_volume(const std::string& name, Time end);
-  grpc::Status unmount_caller(const std::string& name, const std::string& caller, Time end);
+  grpc::Status unmount_caller(v1::UnmountVolumeRequest request, Time end);
   bool forget_docker_users(const std::string& name, Time end);
   // Waits until `end`; false if the plugin is being stopped.
   bool wait_until(Time end);
@@ -136,14 +167,16 @@ bool Calls::wait_until(Time end) {
 
 grpc::Status Calls::patiently(Time end,
                               const std::function<grpc::Status(grpc::ClientContext*)>& call) {
+  grpc::Status fault;  // the last that was no time-out
   for (;;) {
     grpc::ClientContext context;
     auto left = std::chrono::duration_cast<milliseconds>(end - Clock::now());
     context.set_deadline(std::chrono::system_clock::now() + left);
     grpc::Status status = call(&context);
     if (status.ok() || !is_passing(status)) return status;
-    if (Clock::now() + kRetryPause >= end) return status;
-    if (!wait_until(Clock::now() + kRetryPause)) return status;
+    if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) fault = status;
+    if (Clock::now() + kRetryPause >= end) return name_cause(status, fault);
+    if (!wait_until(Clock::now() + kRetryPause)) return name_cause(status, fault);
   }
 }
 
@@ -167,38 +200,42 @@ grpc::Status Calls::remove_volume(const std::string& name, Time end) {
   });
 }
 
-grpc::Status Calls::unmount_caller(const std::string& name, const std::string& caller, Time end) {
-  v1::UnmountVolumeRequest request;
+grpc::Status Calls::unmount_caller(v1::UnmountVolumeRequest request, Time end) {
   v1::UnmountVolumeResponse response;
-  request.set_name(name);
-  request.set_caller_id(caller);
   return patiently(end, [&](grpc::ClientContext* context) {
     return stub_->UnmountVolume(context, request, &response);
   });
 }
 
-// A Create that is not answered in time is undone, if it was this call that made the volume.
+// A Create that is not answered in time is undone. The volume's id is this call's own: one that
+// somebody else made meanwhile under the name has another.
 Json Calls::create(const PluginRequest& request) {
   Result<CreateOptions> options = parse_create_options(request.options);
   if (!options) return refusal(options.message());
   Time end = Clock::now() + kLongCall;
   v1::Volume before;
   bool is_new = get_volume(request.name, end, before).error_code() == grpc::StatusCode::NOT_FOUND;
+  if (is_new) {
+    if (Status name = check_new_name(request.name); !name) return refusal(name.message());
+  }
+  const std::string id = new_word();
   v1::CreateVolumeRequest wanted;
   v1::CreateVolumeResponse response;
   wanted.set_name(request.name);
+  wanted.set_id(id);
   wanted.set_size_bytes(options->size_bytes);
   wanted.set_replicas(options->replicas);
   wanted.set_fs(options->file_system);
   grpc::Status status = patiently(end, [&](grpc::ClientContext* context) {
     return stub_->CreateVolume(context, wanted, &response);
   });
-  if (is_passing(status) && is_new) (void)remove_volume(request.name, Clock::now() + kUndoCall);
+  if (is_passing(status) && is_new) (void)remove_volume(id, Clock::now() + kUndoCall);
   return answer_of(status);
 }
 
-// dockerd asks only when it knows of no user; ids of its own that are left are those that it lost
-// when it died. Users that are not Docker's still refuse the removal.
+// dockerd asks only when it knows of no user; ids of its own that are left on this node are those
+// that it lost when it died, if nothing has the device any more. Users of another node's dockerd,
+// and users that are not Docker's, still refuse the removal.
 Json Calls::remove(const PluginRequest& request) {
   Time end = Clock::now() + kShortCall;
   grpc::Status status = remove_volume(request.name, end);
@@ -213,28 +250,39 @@ Json Calls::remove(const PluginRequest& request) {
 bool Calls::forget_docker_users(const std::string& name, Time end) {
   v1::Volume volume;
   if (!get_volume(name, end, volume).ok()) return false;
+  if (!volume.mounted_here()) return false;
   bool found = false;
   for (const std::string& id : volume.mount_ids()) {
     if (id.rfind(kIdPrefix, 0) != 0) continue;
     log::warning("docker", "forgetting a user that dockerd lost", {{"volume", name}, {"id", id}});
-    if (!unmount_caller(name, id, end).ok()) return false;
+    v1::UnmountVolumeRequest stale;
+    stale.set_name(name);
+    stale.set_caller_id(id);
+    stale.set_stale(true);
+    if (!unmount_caller(std::move(stale), end).ok()) return false;
     found = true;
   }
   return found;
 }
 
-// A Mount that is not answered in time would never be unmounted: its id is taken back.
+// Mounts are counted: dockerd mounts again with the id that a container has, for `docker cp`. One
+// that is not answered in time would never be unmounted: it is taken back, and nothing else.
 Json Calls::mount(const PluginRequest& request) {
   v1::MountVolumeRequest wanted;
   v1::MountVolumeResponse response;
   wanted.set_name(request.name);
   wanted.set_caller_id(caller_of(request));
+  wanted.set_use(new_word());
   grpc::Status status = patiently(Clock::now() + kLongCall, [&](grpc::ClientContext* context) {
     return stub_->MountVolume(context, wanted, &response);
   });
   if (!status.ok()) {
     if (is_passing(status)) {
-      (void)unmount_caller(request.name, caller_of(request), Clock::now() + kUndoCall);
+      v1::UnmountVolumeRequest undo;
+      undo.set_name(request.name);
+      undo.set_caller_id(wanted.caller_id());
+      undo.set_undo(wanted.use());
+      (void)unmount_caller(std::move(undo), Clock::now() + kUndoCall);
     }
     return refusal(status.error_message());
   }
@@ -242,7 +290,11 @@ Json Calls::mount(const PluginRequest& request) {
 }
 
 Json Calls::unmount(const PluginRequest& request) {
-  grpc::Status status = unmount_caller(request.name, caller_of(request), Clock::now() + kShortCall);
+  v1::UnmountVolumeRequest wanted;
+  wanted.set_name(request.name);
+  wanted.set_caller_id(caller_of(request));
+  wanted.set_use(new_word());
+  grpc::Status status = unmount_caller(std::move(wanted), Clock::now() + kShortCall);
   if (status.error_code() == grpc::StatusCode::NOT_FOUND) return success();
   return answer_of(status);
 }
@@ -310,8 +362,11 @@ api::HttpResponse Calls::handle(const api::HttpRequest& http) {
   Json answer = dispatch(http.target, *request);
   if (answer.is_null()) return respond(404, refusal("no such call: " + http.target.substr(0, 100)));
   if (auto error = answer.find("Err"); error != answer.end() && *error != "") {
-    log::debug("docker", "refused",
-               {{"call", http.target}, {"volume", request->name}, {"reason", error->dump()}});
+    // Get is asked for volumes of other drivers too.
+    const bool usual = http.target == "/VolumeDriver.Get";
+    (usual ? log::debug : log::warning)(
+        "docker", "refused",
+        {{"call", http.target}, {"volume", request->name}, {"reason", error->dump()}});
   }
   return respond(200, answer);
 }

@@ -9,8 +9,8 @@
 namespace cvol::csi {
 namespace {
 
-grpc::Status invalid(const std::string& text) {
-  return {grpc::StatusCode::INVALID_ARGUMENT, text};
+Status invalid(const std::string& text) {
+  return Status(Code::kInvalidArgument, text);
 }
 
 bool says_read_only(const google::protobuf::Map<std::string, std::string>& publish_context) {
@@ -23,6 +23,16 @@ Status check_group(const std::string& group) {
       std::all_of(group.begin(), group.end(), [](char c) { return c >= '0' && c <= '9'; });
   if (number && group.size() <= 9) return Status::ok();
   return Status(Code::kInvalidArgument, "volume_mount_group '" + group + "' is no group number");
+}
+
+// No volume is at a path that is none from the root.
+template <typename Request>
+grpc::Status no_such_path(const char* call, const Request& request) {
+  grpc::Status answer(grpc::StatusCode::NOT_FOUND, "volume " + request.volume_id() +
+                                                       " is not at '" + request.volume_path() +
+                                                       "', no absolute path");
+  log_refusal(call, request.volume_id(), answer);
+  return answer;
 }
 
 // The same capability is the same use of the volume.
@@ -58,13 +68,16 @@ grpc::Status Node::change(Context* context, const char* call, const Request& req
 
 grpc::Status Node::NodeStageVolume(Context* context, const wire::NodeStageVolumeRequest* request,
                                    wire::NodeStageVolumeResponse*) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
   if (Status bad = check_path(request->staging_target_path(), "staging_target_path"); !bad)
-    return refusal(bad);
-  if (!request->has_volume_capability()) return invalid("volume_capability is required");
+    return refuse(__func__, *request, bad);
+  if (!request->has_volume_capability())
+    return refuse(__func__, *request, invalid("volume_capability is required"));
   const wire::VolumeCapability& capability = request->volume_capability();
-  if (Status bad = check_capability(capability); !bad) return refusal(bad);
-  if (Status bad = check_group(capability.mount().volume_mount_group()); !bad) return refusal(bad);
+  if (Status bad = check_capability(capability); !bad) return refuse(__func__, *request, bad);
+  if (Status bad = check_group(capability.mount().volume_mount_group()); !bad)
+    return refuse(__func__, *request, bad);
   v1::StageVolumeRequest stage;
   stage.set_name(request->volume_id());
   stage.set_path(request->staging_target_path());
@@ -83,9 +96,10 @@ grpc::Status Node::NodeStageVolume(Context* context, const wire::NodeStageVolume
 grpc::Status Node::NodeUnstageVolume(Context* context,
                                      const wire::NodeUnstageVolumeRequest* request,
                                      wire::NodeUnstageVolumeResponse*) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
   if (Status bad = check_path(request->staging_target_path(), "staging_target_path"); !bad)
-    return refusal(bad);
+    return refuse(__func__, *request, bad);
   v1::UnstageVolumeRequest unstage;
   unstage.set_name(request->volume_id());
   unstage.set_path(request->staging_target_path());
@@ -95,16 +109,19 @@ grpc::Status Node::NodeUnstageVolume(Context* context,
 grpc::Status Node::NodePublishVolume(Context* context,
                                      const wire::NodePublishVolumeRequest* request,
                                      wire::NodePublishVolumeResponse*) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
-  if (Status bad = check_path(request->target_path(), "target_path"); !bad) return refusal(bad);
-  if (!request->has_volume_capability()) return invalid("volume_capability is required");
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
+  if (Status bad = check_path(request->target_path(), "target_path"); !bad)
+    return refuse(__func__, *request, bad);
+  if (!request->has_volume_capability())
+    return refuse(__func__, *request, invalid("volume_capability is required"));
   const wire::VolumeCapability& capability = request->volume_capability();
-  if (Status bad = check_capability(capability); !bad) return refusal(bad);
+  if (Status bad = check_capability(capability); !bad) return refuse(__func__, *request, bad);
   if (request->staging_target_path().empty())
     return {grpc::StatusCode::FAILED_PRECONDITION,
             "staging_target_path is required: the volume is staged first"};
   if (Status bad = check_path(request->staging_target_path(), "staging_target_path"); !bad)
-    return refusal(bad);
+    return refuse(__func__, *request, bad);
   v1::ShowVolumeRequest show;
   show.set_name(request->volume_id());
   show.set_path(request->staging_target_path());
@@ -118,8 +135,10 @@ grpc::Status Node::NodePublishVolume(Context* context,
 grpc::Status Node::NodeUnpublishVolume(Context* context,
                                        const wire::NodeUnpublishVolumeRequest* request,
                                        wire::NodeUnpublishVolumeResponse*) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
-  if (Status bad = check_path(request->target_path(), "target_path"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
+  if (Status bad = check_path(request->target_path(), "target_path"); !bad)
+    return refuse(__func__, *request, bad);
   v1::HideVolumeRequest hide;
   hide.set_name(request->volume_id());
   hide.set_target(request->target_path());
@@ -141,8 +160,11 @@ grpc::Status Node::find_at(const std::string& id, const std::string& path, v1::V
 
 grpc::Status Node::NodeGetVolumeStats(Context*, const wire::NodeGetVolumeStatsRequest* request,
                                       wire::NodeGetVolumeStatsResponse* response) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
-  if (Status bad = check_path(request->volume_path(), "volume_path"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
+  if (Status bad = check_text(request->volume_path(), "volume_path", kMostPathBytes); !bad)
+    return refuse(__func__, *request, bad);
+  if (request->volume_path()[0] != '/') return no_such_path(__func__, *request);
   return operations_.ask("NodeGetVolumeStats", request->volume_id(), [&] {
     v1::GetVolumeUsageRequest ask;
     v1::GetVolumeUsageResponse used;
@@ -153,6 +175,10 @@ grpc::Status Node::NodeGetVolumeStats(Context*, const wire::NodeGetVolumeStatsRe
       return grpc::Status(grpc::StatusCode::NOT_FOUND, status.error_message());
     if (!status.ok()) return status;
     *response->mutable_volume_condition() = condition_of(used.volume());
+    if (!used.trouble().empty()) {
+      response->mutable_volume_condition()->set_abnormal(true);
+      response->mutable_volume_condition()->set_message("the file system " + used.trouble());
+    }
     wire::VolumeUsage& bytes = *response->add_usage();
     bytes.set_unit(wire::VolumeUsage::BYTES);
     bytes.set_total(static_cast<int64_t>(used.total_bytes()));
@@ -170,13 +196,17 @@ grpc::Status Node::NodeGetVolumeStats(Context*, const wire::NodeGetVolumeStatsRe
 
 grpc::Status Node::NodeExpandVolume(Context* context, const wire::NodeExpandVolumeRequest* request,
                                     wire::NodeExpandVolumeResponse* response) {
-  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad) return refusal(bad);
-  if (Status bad = check_path(request->volume_path(), "volume_path"); !bad) return refusal(bad);
+  if (Status bad = check_text(request->volume_id(), "volume_id"); !bad)
+    return refuse(__func__, *request, bad);
+  if (Status bad = check_text(request->volume_path(), "volume_path", kMostPathBytes); !bad)
+    return refuse(__func__, *request, bad);
+  if (request->volume_path()[0] != '/') return no_such_path(__func__, *request);
   if (request->has_volume_capability()) {
-    if (Status bad = check_capability(request->volume_capability()); !bad) return refusal(bad);
+    if (Status bad = check_capability(request->volume_capability()); !bad)
+      return refuse(__func__, *request, bad);
   }
   auto size = choose_size(request->capacity_range());
-  if (!size) return refusal(size.status());
+  if (!size) return refuse(__func__, *request, size.status());
   auto grown = std::make_shared<wire::NodeExpandVolumeResponse>();
   grpc::Status status =
       operations_.run(context, "NodeExpandVolume", request->volume_id(),
@@ -208,9 +238,8 @@ grpc::Status Node::grow(const wire::NodeExpandVolumeRequest& request,
 grpc::Status Node::NodeGetCapabilities(Context*, const wire::NodeGetCapabilitiesRequest*,
                                        wire::NodeGetCapabilitiesResponse* response) {
   using Rpc = wire::NodeServiceCapability::RPC;
-  for (Rpc::Type type :
-       {Rpc::STAGE_UNSTAGE_VOLUME, Rpc::GET_VOLUME_STATS, Rpc::EXPAND_VOLUME, Rpc::VOLUME_CONDITION,
-        Rpc::SINGLE_NODE_MULTI_WRITER, Rpc::VOLUME_MOUNT_GROUP})
+  for (Rpc::Type type : {Rpc::STAGE_UNSTAGE_VOLUME, Rpc::GET_VOLUME_STATS, Rpc::EXPAND_VOLUME,
+                         Rpc::VOLUME_CONDITION, Rpc::SINGLE_NODE_MULTI_WRITER})
     response->add_capabilities()->mutable_rpc()->set_type(type);
   return grpc::Status::OK;
 }

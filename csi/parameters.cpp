@@ -27,17 +27,29 @@ Status check_file_system(const std::string& type) {
   return invalid("file system '" + type + "' is not one of ext4, xfs");
 }
 
+Status set_file_system(const std::string& type, CreateParameters& parsed) {
+  CVOL_TRY(check_file_system(type));
+  if (!parsed.fs.empty() && parsed.fs != type)
+    return invalid(std::string("parameters ") + kFsTypeKey + " and fsType ask for both " +
+                   parsed.fs + " and " + type);
+  parsed.fs = type;
+  return Status::ok();
+}
+
+bool is_reserved(const std::string& key) {
+  return key.starts_with(kReservedPrefix);
+}
+
 Status apply(const std::string& key, const std::string& value, CreateParameters& parsed) {
+  if (key == kFsTypeKey && !value.empty()) return set_file_system(value, parsed);
+  if (is_reserved(key)) return Status::ok();
   if (key == "replicas" || key == "minInSync") {
     auto count = parse_count(key, value);
     if (!count) return count.status();
     (key == "replicas" ? parsed.replicas : parsed.min_in_sync) = *count;
     return Status::ok();
   }
-  if (key == "fsType") {
-    parsed.fs = value;
-    return check_file_system(value);
-  }
+  if (key == "fsType") return set_file_system(value, parsed);
   if (key == "mkfsOptions") {
     parsed.mkfs_options = split_words(value);
     return Status::ok();
@@ -71,6 +83,7 @@ std::vector<std::string> split_words(const std::string& text) {
 Result<ChangeableParameters> parse_changeable(const Texts& parameters) {
   ChangeableParameters parsed;
   for (const auto& [key, value] : parameters) {
+    if (is_reserved(key)) continue;
     if (key != "replicas" && key != "minInSync")
       return invalid("parameter '" + key + "' cannot be changed: replicas and minInSync can");
     auto count = parse_count(key, value);
@@ -138,7 +151,7 @@ Status check_text(const std::string& text, const char* field, std::size_t most) 
 }
 
 Status check_path(const std::string& path, const char* field) {
-  CVOL_TRY(check_text(path, field, 4000));
+  CVOL_TRY(check_text(path, field, kMostPathBytes));
   if (path[0] != '/') return invalid(std::string(field) + " '" + path + "' is no absolute path");
   return Status::ok();
 }

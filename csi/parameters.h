@@ -19,18 +19,24 @@ namespace cvol::csi {
 namespace wire = ::csi::v1;
 
 constexpr std::size_t kMostTextBytes = 128;  // of a field, unless the specification says more
+constexpr std::size_t kMostPathBytes = 4000;
 constexpr std::size_t kMostNodeIdBytes = 256;
 constexpr std::size_t kMostMapBytes = 4096;  // of parameters, contexts, secrets
 constexpr char kNodeTopology[] = "topology.cvol.io/node";
 constexpr char kZoneTopology[] = "topology.cvol.io/zone";
 constexpr char kMkfsLabel[] = "cvol.io/mkfs-options";  // of the volume; what NodeStage is to use
-constexpr char kNameLabel[] = "cvol.io/csi-name";      // the orchestrator's, where ours is another
+constexpr char kNameLabel[] = "cvol.io/csi-name";      // the orchestrator's, in full
 constexpr char kMkfsContext[] = "mkfsOptions";
+
+// Keys below the prefix are the orchestrator's own: it hands them on with some calls and keeps them
+// back with others. The file system is read from them, the rest (secrets, names) is passed over.
+constexpr char kReservedPrefix[] = "csi.storage.k8s.io/";
+constexpr char kFsTypeKey[] = "csi.storage.k8s.io/fstype";
 
 using Texts = std::map<std::string, std::string>;
 Texts to_texts(const google::protobuf::Map<std::string, std::string>& map);
 
-// Of CreateVolume: replicas, minInSync, fsType, mkfsOptions, zoneSpread.
+// Of CreateVolume: replicas, minInSync, fsType (or kFsTypeKey), mkfsOptions, zoneSpread.
 struct CreateParameters {
   uint32_t replicas = 1;
   uint32_t min_in_sync = 1;
@@ -38,7 +44,8 @@ struct CreateParameters {
   std::vector<std::string> mkfs_options;
   bool zone_spread = false;
 };
-// `changeable` wins where both say something. Unknown keys are refused by name.
+// `changeable` wins where both say something. Unknown keys are refused by name;
+// those of the orchestrator (kReservedPrefix) are not unknown.
 Result<CreateParameters> parse_parameters(const Texts& parameters, const Texts& changeable);
 
 struct ChangeableParameters {

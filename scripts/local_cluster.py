@@ -17,6 +17,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import time
 import urllib.error
@@ -265,6 +266,26 @@ def free_ports(count):
     raise ClusterError("no free ports on loopback")
 
 
+def own_folder(folder):
+    """The path without links in its parents, if it is the caller's own or not there yet: others may
+    make links and folders in /var/tmp, and what runs here is root."""
+    given = pathlib.Path(os.path.abspath(folder))
+    folder = given.parent.resolve() / given.name
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return folder
+    if stat.S_ISLNK(found.st_mode) or not stat.S_ISDIR(found.st_mode):
+        raise ClusterError(f"{folder} is a link or no folder: name the real one with --dir")
+    if found.st_uid != os.geteuid():
+        raise ClusterError(f"{folder} belongs to user {found.st_uid}, not to you: choose another "
+                           "--dir")
+    if found.st_mode & 0o022:
+        raise ClusterError(f"others may write in {folder}: 'chmod 700 {folder}' if it is yours alone, "
+                           "or choose another --dir")
+    return folder
+
+
 class LocalCluster:
     """What cluster.json in `folder` describes; describe() writes it."""
 
@@ -273,7 +294,7 @@ class LocalCluster:
                 "journal": "256MiB", "capacity": "8GiB", "zones": 0, "flags": [], "node_flags": {}}
 
     def __init__(self, folder, binaries=None):
-        self.folder = pathlib.Path(folder).resolve()
+        self.folder = own_folder(folder)
         self.binaries = pathlib.Path(binaries or os.environ.get("CVOL_BIN", ROOT / "build/bin"))
         self.binaries = self.binaries.resolve()
         try:
@@ -293,7 +314,7 @@ class LocalCluster:
     @classmethod
     def describe(cls, folder, namespaces=False, **settings):
         """Chooses what is left to choose, and writes cluster.json."""
-        folder = pathlib.Path(folder).resolve()
+        folder = own_folder(folder)
         if (folder / "cluster.json").exists():
             raise ClusterError(f"there is a cluster in {folder} already")
         unknown = set(settings) - set(cls.DEFAULTS)
@@ -314,7 +335,10 @@ class LocalCluster:
         else:
             # Of etcd two each; of a node HTTP's, and one for each shard.
             settings["port"] = free_ports(2 * settings["etcd"] + 16 * settings["nodes"])
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        own_folder(folder)  # nobody was faster
+        folder.chmod(0o700)
         (folder / "cluster.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     # --- addresses ---

@@ -28,6 +28,11 @@ struct AttachOptions {
   std::string state_dir;          // persisted map, one JSON file per device
   std::string nbd_socket;         // where cvol-holder connects: path of nbd.sock
   std::string holder_binary;      // path of cvol-holder; empty: next to this executable, or PATH
+  // Marks devices as ours: the id of the data directory. Devices with another mark are left alone.
+  std::string instance;
+  // fuse method: the holder of a device has ended by itself; I/O of the device fails until the
+  // volume is attached again. On a thread of the attacher's; it must not call back. May be empty.
+  std::function<void(const std::string& volume, const std::string& device)> on_lost;
   uint32_t kernel_connections = 2;
   // kernel method: gives one end of a socketpair to the NBD server, in transmission phase, serving
   // `volume` (nbd::Server::serve_connected). Takes the descriptor.

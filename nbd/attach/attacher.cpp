@@ -1,10 +1,12 @@
 #include <filesystem>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "nbd/attach/attach.h"
 #include "nbd/attach/backend.h"
 #include "nbd/attach/device_record.h"
+#include "nbd/attach/holder_watch.h"
 #include "nbd/attach/host.h"
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
@@ -46,14 +48,21 @@ class AttacherImpl : public Attacher {
   Result<DeviceBackend*> choose_backend();
   Result<Device> attach_anew(const std::string& volume, uint64_t size_bytes);
   void reconcile_record(DeviceRecord record);
+  void recover(const std::string& volume);
+  void watch(const DeviceRecord& record);
+  void tell_lost(const std::string& volume);
+  bool is_unreadable(const std::string& volume) const;
 
   const AttachOptions options_;
   const mount::DeviceProgram program_;
   std::unique_ptr<DeviceBackend> fuse_;
   std::unique_ptr<DeviceBackend> kernel_;
   mutable std::mutex mutex_;
-  std::map<std::string, DeviceRecord> records_;                        // by volume
+  std::map<std::string, DeviceRecord> records_;  // by volume
+  std::set<std::string> unreadable_;             // volumes whose record is there and cannot be read
   std::map<std::string, std::shared_ptr<std::mutex>> volume_mutexes_;  // one at a time per volume
+  // The last: its thread uses what is above.
+  HolderWatch watch_{[this](const std::string& volume) { tell_lost(volume); }};
 };
 
 Status AttacherImpl::load() {
@@ -64,10 +73,46 @@ Status AttacherImpl::load() {
     return Status(Code::kIo, "create " + options_.state_dir + " and " + options_.run_dir +
                                  "/attach: " + error.message());
   }
-  Result<std::vector<DeviceRecord>> records = read_records(options_.state_dir);
+  std::vector<std::string> unreadable;
+  Result<std::vector<DeviceRecord>> records = read_records(options_.state_dir, &unreadable);
   if (!records) return records.status();
   for (const DeviceRecord& record : *records) records_[record.volume] = record;
+  for (const std::string& volume : unreadable) {
+    if (records_.contains(volume)) continue;
+    unreadable_.insert(volume);
+    recover(volume);
+  }
   return Status::ok();
+}
+
+// A device that lives keeps living, though its record cannot be read. The file stays as it is.
+void AttacherImpl::recover(const std::string& volume) {
+  if (!validate_name(volume, "volume")) return;
+  DeviceRecord record;
+  record.volume = volume;
+  record.instance = options_.instance;
+  if (!fuse_->find_living(record) && !kernel_->find_living(record)) return;
+  log::warning("attach", "a device was found again without its record",
+               {{"volume", volume}, {"device", record.device}});
+  records_[volume] = record;
+  unreadable_.erase(volume);
+}
+
+void AttacherImpl::watch(const DeviceRecord& record) {
+  if (record.holder_pid > 0) watch_.add(record.volume, record.holder_pid, record.holder_start);
+}
+
+void AttacherImpl::tell_lost(const std::string& volume) {
+  DeviceRecord record;
+  if (!find(volume, record)) return;
+  log::error("attach", "the holder of a device has ended; its I/O fails until it is attached again",
+             {{"volume", volume}, {"device", record.device}});
+  if (options_.on_lost) options_.on_lost(volume, record.device);
+}
+
+bool AttacherImpl::is_unreadable(const std::string& volume) const {
+  std::lock_guard lock(mutex_);
+  return unreadable_.contains(volume);
 }
 
 std::shared_ptr<std::mutex> AttacherImpl::volume_mutex(const std::string& volume) {
@@ -97,6 +142,7 @@ void AttacherImpl::forget(const std::string& volume) {
   }
   std::lock_guard lock(mutex_);
   records_.erase(volume);
+  unreadable_.erase(volume);
 }
 
 DeviceBackend& AttacherImpl::backend_of(const DeviceRecord& record) const {
@@ -140,6 +186,7 @@ Result<Device> AttacherImpl::attach_anew(const std::string& volume, uint64_t siz
   record.method = (*backend)->method();
   record.size_bytes = size_bytes;
   record.boot_id = boot_id();
+  record.instance = options_.instance;
   CVOL_TRY(write_record(options_.state_dir, record));
   Status status = (*backend)->attach(record);
   if (status) {
@@ -151,6 +198,7 @@ Result<Device> AttacherImpl::attach_anew(const std::string& volume, uint64_t siz
     return status.with_context("attach volume " + volume);
   }
   remember(record);
+  watch(record);
   log::info("attach", "attached",
             {{"volume", volume}, {"device", record.device}, {"method", record.method}});
   return to_device(record);
@@ -164,7 +212,10 @@ Status AttacherImpl::detach(const std::string& volume) {
     return Status(Code::kNotFound, "volume " + volume + " is not attached on this host");
   }
   if (backend_of(record).is_alive(record)) {
-    CVOL_TRY(backend_of(record).detach(record).with_context("detach volume " + volume));
+    watch_.remove(volume);
+    const Status gone = backend_of(record).detach(record);
+    if (!gone && backend_of(record).is_alive(record)) watch(record);
+    CVOL_TRY(gone.with_context("detach volume " + volume));
   } else {
     backend_of(record).clean_up(record);
   }
@@ -179,6 +230,7 @@ void AttacherImpl::cut(const std::string& volume) {
   if (!find(volume, record) || record.boot_id != boot_id()) return;
   log::warning("attach", "the I/O of a device is ended",
                {{"volume", volume}, {"device", record.device}});
+  watch_.remove(volume);
   backend_of(record).cut(record);
 }
 
@@ -189,6 +241,7 @@ Status AttacherImpl::discard(const std::string& volume) {
   std::lock_guard volume_lock(*mutex);
   DeviceRecord record;
   if (!find(volume, record)) return Status::ok();
+  watch_.remove(volume);
   if (record.boot_id == boot_id()) backend_of(record).cut(record);
   backend_of(record).clean_up(record);
   forget(volume);
@@ -228,6 +281,7 @@ void AttacherImpl::reconcile_record(DeviceRecord record) {
   if (alive) {
     if (Status status = backend.revive(record); status) {
       remember(record);
+      watch(record);
       log::info("attach", "found again", {{"volume", record.volume}, {"device", record.device}});
       return;
     } else {
@@ -254,7 +308,7 @@ Result<std::vector<Device>> AttacherImpl::reconcile() {
   for (const DeviceRecord& record : records) reconcile_record(record);
   auto is_known = [this](const std::string& volume) {
     DeviceRecord record;
-    return find(volume, record);
+    return find(volume, record) || is_unreadable(volume);
   };
   fuse_->clean_orphans(is_known);
   kernel_->clean_orphans(is_known);

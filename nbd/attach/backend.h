@@ -32,9 +32,13 @@ class DeviceBackend {
   virtual bool is_alive(const DeviceRecord& record) = 0;
   // At start: connects a living device again; `record` follows what was found.
   virtual Status revive(DeviceRecord& record) = 0;
-  // Removes what is left of a device that is not alive.
+  // Removes what is left of a device that is not alive, and what still serves it. What belongs to
+  // another instance stays.
   virtual void clean_up(const DeviceRecord& record) = 0;
-  // At start, after the records: what belongs to cvol but to no record.
+  // For a record that cannot be read: fills `record`, of which volume and instance are set, from
+  // what the host knows. False if this host has no living device of that volume and instance.
+  virtual bool find_living(DeviceRecord& record) = 0;
+  // At start, after the records: what belongs to this instance but to no record.
   virtual void clean_orphans(const std::function<bool(const std::string& volume)>& is_known) = 0;
 };
 

@@ -81,7 +81,8 @@ std::string encode_record(const DeviceRecord& record) {
                {"boot_id", record.boot_id},
                {"holder_pid", static_cast<uint64_t>(record.holder_pid)},
                {"holder_start", record.holder_start},
-               {"connections", record.connections}};
+               {"connections", record.connections},
+               {"instance", record.instance}};
   return json.dump(2) + "\n";
 }
 
@@ -98,6 +99,7 @@ Result<DeviceRecord> decode_record(std::string_view text) {
   DeviceRecord record;
   bool well_formed = take(json, "volume", record.volume) && take(json, "method", record.method) &&
                      take(json, "device", record.device) && take(json, "boot_id", record.boot_id) &&
+                     take(json, "instance", record.instance) &&
                      take_number(json, "size_bytes", record.size_bytes) &&
                      take_number(json, "holder_pid", record.holder_pid) &&
                      take_number(json, "holder_start", record.holder_start) &&
@@ -126,7 +128,8 @@ Status remove_record(const std::string& state_dir, const std::string& volume) {
   return sync_directory(state_dir);
 }
 
-Result<std::vector<DeviceRecord>> read_records(const std::string& state_dir) {
+Result<std::vector<DeviceRecord>> read_records(const std::string& state_dir,
+                                               std::vector<std::string>* unreadable) {
   std::vector<DeviceRecord> records;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(state_dir, error)) {
@@ -140,6 +143,7 @@ Result<std::vector<DeviceRecord>> read_records(const std::string& state_dir) {
     } else {
       log::warning("attach", "a device record cannot be read and is left alone",
                    {{"file", entry.path().string()}, {"reason", record.message()}});
+      if (unreadable != nullptr) unreadable->push_back(entry.path().stem());
     }
   }
   if (error) return Status(Code::kIo, "read " + state_dir + ": " + error.message());

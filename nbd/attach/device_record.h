@@ -22,6 +22,7 @@ struct DeviceRecord {
   int64_t holder_pid = 0;     // fuse: cvol-holder ...
   uint64_t holder_start = 0;  // ... and its start time, since pids are used again
   uint32_t connections = 0;   // kernel: sockets of the device
+  std::string instance;       // who made the device; empty: a cvol that did not name itself
 };
 
 constexpr uint32_t kRecordFormat = 1;
@@ -34,7 +35,9 @@ Result<DeviceRecord> decode_record(std::string_view text);
 Status write_record(const std::string& state_dir, const DeviceRecord& record);
 // Idempotent.
 Status remove_record(const std::string& state_dir, const std::string& volume);
-// All records; files that cannot be read are logged and left where they are.
-Result<std::vector<DeviceRecord>> read_records(const std::string& state_dir);
+// All records; files that cannot be read are logged and left where they are. `unreadable` (may be
+// null) gets the volumes of those: their devices are not to be touched.
+Result<std::vector<DeviceRecord>> read_records(const std::string& state_dir,
+                                               std::vector<std::string>* unreadable = nullptr);
 
 }  // namespace cvol::attach

@@ -25,6 +25,7 @@ class FuseBackend : public DeviceBackend {
   bool is_alive(const DeviceRecord& record) override { return local_->is_alive(record); }
   Status revive(DeviceRecord&) override { return Status::ok(); }  // the holder does it by itself
   void clean_up(const DeviceRecord& record) override;
+  bool find_living(DeviceRecord& record) override { return local_->find_living(record); }
   void clean_orphans(const std::function<bool(const std::string&)>& is_known) override;
 
  private:
@@ -74,6 +75,7 @@ void FuseBackend::clean_orphans(const std::function<bool(const std::string&)>& i
     DeviceRecord record;
     record.volume = name;
     record.method = method();
+    record.instance = options_.instance;
     clean_up(record);
   }
 }

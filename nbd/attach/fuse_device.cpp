@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "nbd/attach/backend.h"
+#include "nbd/attach/holders.h"
 #include "nbd/attach/host.h"
 #include "nbd/attach/loop.h"
 #include "volumed/base/log.h"
@@ -65,7 +66,7 @@ Result<std::string> run_holder(const std::string& binary, const std::vector<std:
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
   posix_spawn_file_actions_adddup2(&actions, writing.number(), 1);
-  posix_spawn_file_actions_addopen(&actions, 2, log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND,
+  posix_spawn_file_actions_addopen(&actions, 2, log_path.c_str(), O_RDWR | O_CREAT | O_APPEND,
                                    0600);
   posix_spawn_file_actions_addclosefrom_np(&actions, 3);
   std::vector<char*> arguments;
@@ -88,6 +89,7 @@ class LocalFuseBackend : public DeviceBackend {
  public:
   explicit LocalFuseBackend(const AttachOptions& options)
       : nbd_socket_(options.nbd_socket),
+        instance_(options.instance),
         root_(options.run_dir + "/attach"),
         logs_(options.run_dir + "/holder-log"),
         holder_(find_holder(options.holder_binary)) {}
@@ -101,6 +103,7 @@ class LocalFuseBackend : public DeviceBackend {
   bool is_alive(const DeviceRecord& record) override;
   Status revive(DeviceRecord&) override { return Status::ok(); }  // the holder does it by itself
   void clean_up(const DeviceRecord& record) override;
+  bool find_living(DeviceRecord& record) override;
   void clean_orphans(const std::function<bool(const std::string&)>& is_known) override;
 
  private:
@@ -108,10 +111,12 @@ class LocalFuseBackend : public DeviceBackend {
   std::string log_file(const std::string& volume) const { return logs_ + "/" + volume + ".log"; }
   std::string file(const std::string& volume) const { return directory(volume) + "/volume"; }
   Status start_holder(DeviceRecord& record);
-  Status prepare_directory(const std::string& volume);
-  void remove_rest(const std::string& volume);
+  Status prepare_directory(const DeviceRecord& record);
+  Status remove_rest(const DeviceRecord& record);
+  void undo_attach(const DeviceRecord& record);
 
   const std::string nbd_socket_;
+  const std::string instance_;
   const std::string root_;
   const std::string logs_;
   const std::string holder_;
@@ -126,8 +131,9 @@ Status LocalFuseBackend::check_support() {
   return Status(Code::kUnsupported, "attach by FUSE needs what this host does not have:" + missing);
 }
 
-Status LocalFuseBackend::prepare_directory(const std::string& volume) {
-  remove_rest(volume);  // of a holder that died
+Status LocalFuseBackend::prepare_directory(const DeviceRecord& record) {
+  const std::string& volume = record.volume;
+  CVOL_TRY(remove_rest(record));  // of an earlier holder
   std::error_code error;
   std::filesystem::create_directories(directory(volume), error);
   if (!error) std::filesystem::create_directories(logs_, error);
@@ -136,11 +142,10 @@ Status LocalFuseBackend::prepare_directory(const std::string& volume) {
 }
 
 Status LocalFuseBackend::start_holder(DeviceRecord& record) {
-  CVOL_TRY(prepare_directory(record.volume));
-  Result<std::string> answer = run_holder(
-      holder_,
-      {"--volume", record.volume, "--mount", directory(record.volume), "--socket", nbd_socket_},
-      log_file(record.volume));
+  std::vector<std::string> words = {"--volume", record.volume, "--mount", directory(record.volume),
+                                    "--socket", nbd_socket_};
+  if (!record.instance.empty()) words.insert(words.end(), {"--instance", record.instance});
+  Result<std::string> answer = run_holder(holder_, words, log_file(record.volume));
   if (!answer) return answer.status();
   long long pid = 0;
   unsigned long long size = 0;
@@ -156,13 +161,14 @@ Status LocalFuseBackend::start_holder(DeviceRecord& record) {
 }
 
 Status LocalFuseBackend::attach(DeviceRecord& record) {
+  CVOL_TRY(prepare_directory(record));
   if (Status status = start_holder(record); !status) {
-    remove_rest(record.volume);
+    undo_attach(record);
     return status;
   }
   Result<std::string> device = loop_attach(file(record.volume));
   if (!device) {
-    remove_rest(record.volume);
+    undo_attach(record);
     return device.status();
   }
   record.device = *device;
@@ -184,8 +190,7 @@ Status LocalFuseBackend::detach(const DeviceRecord& record) {
       })) {
     log::warning("attach", "cvol-holder has not ended yet", {{"pid", record.holder_pid}});
   }
-  remove_rest(record.volume);
-  return Status::ok();
+  return remove_rest(record);
 }
 
 Status LocalFuseBackend::resize(const DeviceRecord& record, uint64_t size_bytes) {
@@ -211,11 +216,21 @@ bool LocalFuseBackend::is_alive(const DeviceRecord& record) {
 }
 
 void LocalFuseBackend::clean_up(const DeviceRecord& record) {
-  remove_rest(record.volume);
+  undo_attach(record);
 }
 
-// The loop device first, while its file still has the path by which it is found.
-void LocalFuseBackend::remove_rest(const std::string& volume) {
+void LocalFuseBackend::undo_attach(const DeviceRecord& record) {
+  if (Status status = remove_rest(record); !status) {
+    log::warning("attach", "what is left of a device stays",
+                 {{"volume", record.volume}, {"reason", status.message()}});
+  }
+}
+
+// The holder first: a user who has the device beyond our reach must not go on writing beside the
+// next one. Then the loop device, while its file still has the path by which it is found.
+Status LocalFuseBackend::remove_rest(const DeviceRecord& record) {
+  const std::string& volume = record.volume;
+  CVOL_TRY(end_holders(directory(volume), record.instance));
   if (std::string device = loop_of_file(file(volume)); !device.empty()) {
     unmount_all_of_device(device);
     if (Status status = loop_detach(device); !status) {
@@ -227,6 +242,20 @@ void LocalFuseBackend::remove_rest(const std::string& volume) {
   while (umount2(target.c_str(), MNT_DETACH) == 0) {
   }
   rmdir(target.c_str());
+  return Status::ok();
+}
+
+bool LocalFuseBackend::find_living(DeviceRecord& record) {
+  const std::string device = loop_of_file(file(record.volume));
+  const std::vector<Holder> holders = find_holders(directory(record.volume));
+  if (device.empty() || holders.size() != 1 || holders[0].instance != record.instance) return false;
+  record.method = method();
+  record.device = device;
+  record.boot_id = boot_id();
+  record.holder_pid = holders[0].pid;
+  record.holder_start = holders[0].start;
+  record.size_bytes = loop_size(device);
+  return true;
 }
 
 void LocalFuseBackend::clean_orphans(const std::function<bool(const std::string&)>& is_known) {
@@ -238,7 +267,10 @@ void LocalFuseBackend::clean_orphans(const std::function<bool(const std::string&
   }
   for (const std::string& name : names) {
     log::warning("attach", "cleaning up a device without a record", {{"volume", name}});
-    remove_rest(name);
+    DeviceRecord record;
+    record.volume = name;
+    record.instance = instance_;
+    clean_up(record);
   }
 }
 

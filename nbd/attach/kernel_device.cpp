@@ -62,8 +62,10 @@ std::string sys_path(uint32_t index, const char* file) {
   return "/sys/block/nbd" + std::to_string(index) + "/" + file;
 }
 
-std::string identifier_of(const std::string& volume) {
-  return kIdentifierPrefix + volume;
+// "cvol:INSTANCE:VOLUME"; "cvol:VOLUME" of a cvol that does not name itself.
+std::string identifier_of(const DeviceRecord& record) {
+  if (record.instance.empty()) return kIdentifierPrefix + record.volume;
+  return kIdentifierPrefix + record.instance + ":" + record.volume;
 }
 
 // -1 if the text is not "/dev/nbdN" or "nbdN".
@@ -103,13 +105,16 @@ class KernelBackend : public DeviceBackend {
   bool is_alive(const DeviceRecord& record) override;
   Status revive(DeviceRecord& record) override;
   void clean_up(const DeviceRecord& record) override;
+  bool find_living(DeviceRecord& record) override;
   void clean_orphans(const std::function<bool(const std::string&)>& is_known) override;
 
  private:
+  void remove_marked(const std::string& instance,
+                     const std::function<bool(const std::string&)>& is_known);
   Result<uint32_t> connect(const DeviceRecord& record);
-  Result<bool> replace_socket(uint32_t index, const std::string& volume);
+  Result<bool> replace_socket(uint32_t index, const DeviceRecord& record);
   Status disconnect(uint32_t index);
-  void watch(uint32_t index, const std::string& volume);
+  void watch(uint32_t index, const DeviceRecord& record);
   void unwatch(uint32_t index);
   void run_watcher();
   void repair(uint32_t index);
@@ -118,8 +123,8 @@ class KernelBackend : public DeviceBackend {
   const mount::DeviceProgram program_;
   std::once_flag module_once_;
   std::mutex mutex_;
-  std::map<uint32_t, std::string> watched_;  // index -> volume
-  std::thread watcher_;                      // from the first device on
+  std::map<uint32_t, DeviceRecord> watched_;  // by index
+  std::thread watcher_;                       // from the first device on
   Descriptor wake_{eventfd(0, EFD_CLOEXEC)};
 };
 
@@ -149,7 +154,7 @@ Result<uint32_t> KernelBackend::connect(const DeviceRecord& record) {
   // Served before the kernel has them: its partition scan reads at once.
   for (Pair& pair : pairs) CVOL_TRY(options_.serve(record.volume, pair.ours.release()));
   KernelDeviceOptions device;
-  device.backend_identifier = identifier_of(record.volume);
+  device.backend_identifier = identifier_of(record);
   device.size_bytes = record.size_bytes;
   device.block_bytes = kBlockBytes;
   device.server_flags = kServerFlags;
@@ -166,7 +171,7 @@ Status KernelBackend::attach(DeviceRecord& record) {
     clean_up(record);
     return Status(Code::kIo, record.device + " did not reach its size");
   }
-  watch(*index, record.volume);
+  watch(*index, record);
   return Status::ok();
 }
 
@@ -190,7 +195,7 @@ Status KernelBackend::resize(const DeviceRecord& record, uint64_t size_bytes) {
   Result<NbdNetlink> link = NbdNetlink::open();
   if (!link) return link.status();
   uint32_t index = static_cast<uint32_t>(index_of(record.device));
-  CVOL_TRY(link->resize(index, identifier_of(record.volume), size_bytes));
+  CVOL_TRY(link->resize(index, identifier_of(record), size_bytes));
   std::string sectors = std::to_string(size_bytes / 512);
   if (wait_until(kReadyTime, [&] { return read_line(sys_path(index, "size")) == sectors; })) {
     return Status::ok();
@@ -213,20 +218,19 @@ void KernelBackend::cut(const DeviceRecord& record) {
 bool KernelBackend::is_alive(const DeviceRecord& record) {
   int64_t index = index_of(record.device);
   if (index < 0 || read_line(sys_path(static_cast<uint32_t>(index), "pid")).empty()) return false;
-  return read_line(sys_path(static_cast<uint32_t>(index), "backend")) ==
-         identifier_of(record.volume);
+  return read_line(sys_path(static_cast<uint32_t>(index), "backend")) == identifier_of(record);
 }
 
 // True: the kernel took a new socket, and the server serves it. False: it has no dead one.
-Result<bool> KernelBackend::replace_socket(uint32_t index, const std::string& volume) {
+Result<bool> KernelBackend::replace_socket(uint32_t index, const DeviceRecord& record) {
   Result<NbdNetlink> link = NbdNetlink::open();
   if (!link) return link.status();
   Result<Pair> pair = make_pair();
   if (!pair) return pair.status();
-  CVOL_TRY(link->offer_socket(index, identifier_of(volume), pair->kernel.number()));
+  CVOL_TRY(link->offer_socket(index, identifier_of(record), pair->kernel.number()));
   pair->kernel = Descriptor();
   if (was_dropped(pair->ours.number())) return false;
-  CVOL_TRY(options_.serve(volume, pair->ours.release()));
+  CVOL_TRY(options_.serve(record.volume, pair->ours.release()));
   return true;
 }
 
@@ -237,12 +241,12 @@ Status KernelBackend::revive(DeviceRecord& record) {
   uint32_t taken = 0;
   Status failure;
   wait_until(kReviveTime, [&] {
-    Result<bool> result = replace_socket(index, record.volume);
+    Result<bool> result = replace_socket(index, record);
     failure = result.status();
     if (result && *result) ++taken;
     return !failure.is_ok() || taken == record.connections;
   });
-  watch(index, record.volume);
+  watch(index, record);
   log::info("attach", "kernel device connected again",
             {{"device", record.device}, {"sockets", taken}});
   if (taken > 0) return Status::ok();
@@ -250,19 +254,43 @@ Status KernelBackend::revive(DeviceRecord& record) {
 }
 
 void KernelBackend::clean_up(const DeviceRecord& record) {
-  clean_orphans([&](const std::string& volume) { return volume != record.volume; });
+  remove_marked(record.instance,
+                [&](const std::string& volume) { return volume != record.volume; });
 }
 
-// Devices of the kernel that carry our mark and belong to nobody.
 void KernelBackend::clean_orphans(const std::function<bool(const std::string&)>& is_known) {
+  remove_marked(options_.instance, is_known);
+}
+
+bool KernelBackend::find_living(DeviceRecord& record) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/block", error)) {
+    if (read_line(entry.path() / "backend") != identifier_of(record)) continue;
+    record.method = method();
+    record.device = "/dev/" + entry.path().filename().string();
+    record.boot_id = boot_id();
+    record.connections = options_.kernel_connections;
+    record.size_bytes = std::strtoull(read_line(entry.path() / "size").c_str(), nullptr, 10) * 512;
+    if (is_alive(record)) return true;
+  }
+  return false;
+}
+
+// Devices of the kernel that carry the mark of this instance and belong to nobody. Those of others
+// are their own to clean up.
+void KernelBackend::remove_marked(const std::string& instance,
+                                  const std::function<bool(const std::string&)>& is_known) {
+  DeviceRecord marked;
+  marked.instance = instance;
+  const std::string mark = identifier_of(marked);
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator("/sys/block", error)) {
     int64_t index = index_of(entry.path().filename());
     if (index < 0) continue;
     std::string backend = read_line(entry.path() / "backend");
-    if (backend.rfind(kIdentifierPrefix, 0) != 0) continue;
-    std::string volume = backend.substr(sizeof kIdentifierPrefix - 1);
-    if (is_known(volume)) continue;
+    if (backend.rfind(mark, 0) != 0) continue;
+    std::string volume = backend.substr(mark.size());
+    if (!validate_name(volume, "volume") || is_known(volume)) continue;
     std::string device = "/dev/" + entry.path().filename().string();
     log::warning("attach", "cleaning up a kernel device", {{"volume", volume}, {"device", device}});
     if (Status gone = program_.do_step(volume, {"unmount-all", device}); !gone) {
@@ -274,9 +302,9 @@ void KernelBackend::clean_orphans(const std::function<bool(const std::string&)>&
   }
 }
 
-void KernelBackend::watch(uint32_t index, const std::string& volume) {
+void KernelBackend::watch(uint32_t index, const DeviceRecord& record) {
   std::lock_guard lock(mutex_);
-  watched_[index] = volume;
+  watched_[index] = record;
   if (!watcher_.joinable()) watcher_ = std::thread(&KernelBackend::run_watcher, this);
 }
 
@@ -300,7 +328,7 @@ void KernelBackend::run_watcher() {
       log::warning("attach", "an event was lost", {{"reason", dead.message()}});
       std::lock_guard lock(mutex_);
       dead = std::vector<uint32_t>();
-      for (const auto& [index, volume] : watched_) dead->push_back(index);
+      for (const auto& [index, record] : watched_) dead->push_back(index);
       if (dead->empty()) continue;
     }
     for (uint32_t index : *dead) repair(index);
@@ -308,17 +336,17 @@ void KernelBackend::run_watcher() {
 }
 
 void KernelBackend::repair(uint32_t index) {
-  std::string volume;
+  DeviceRecord record;
   {
     std::lock_guard lock(mutex_);
     auto found = watched_.find(index);
     if (found == watched_.end()) return;
-    volume = found->second;
+    record = found->second;
   }
-  Result<bool> taken = replace_socket(index, volume);
+  Result<bool> taken = replace_socket(index, record);
   log::warning("attach", "a connection of a kernel device ended",
                {{"device", "nbd" + std::to_string(index)},
-                {"volume", volume},
+                {"volume", record.volume},
                 {"replaced", taken && *taken},
                 {"reason", taken.message()}});
 }

@@ -127,6 +127,11 @@ Status loop_detach(const std::string& device) {
   return Status(Code::kBusy, device + " is still open in a process; it goes with the last close");
 }
 
+uint64_t loop_size(const std::string& device) {
+  return std::strtoull(read_line("/sys/block/" + name_of(device) + "/size").c_str(), nullptr, 10) *
+         512;
+}
+
 Status loop_update_size(const std::string& device) {
   Descriptor loop(open(device.c_str(), O_RDWR | O_CLOEXEC));
   if (!loop.is_open()) return status_from_errno(errno, "open " + device);

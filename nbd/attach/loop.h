@@ -23,4 +23,7 @@ Status loop_detach(const std::string& device);
 // Takes the file's new size.
 Status loop_update_size(const std::string& device);
 
+// Bytes; 0 if it cannot be told.
+uint64_t loop_size(const std::string& device);
+
 }  // namespace cvol::attach

@@ -91,6 +91,19 @@ void Pipeline::submit(Request request, Payload payload, void* context) {
   send_pending(*pending);
 }
 
+void Pipeline::submit_from_answer(Request request, void* context) {
+  CVOL_ASSERT(request.command != Command::kRead && request.command != Command::kWrite);
+  auto pending = std::make_shared<Pending>();
+  pending->context = context;
+  std::lock_guard lock(table_mutex_);
+  request.cookie = next_cookie_++;
+  pending->request = request;
+  pending_.emplace(request.cookie, std::move(pending));
+  // The resender sends what the connection has not carried yet.
+  if (state_ == State::kUp) state_ = State::kResending;
+  changed_.notify_all();
+}
+
 // A failed send is not an event of its own: the receiver sees the same broken connection.
 void Pipeline::send_pending(Pending& pending) {
   auto header = encode_request(pending.request);

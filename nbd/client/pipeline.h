@@ -7,9 +7,10 @@
 // ("NAME@SESSION/GENERATION"), so that the server ends what an older one left behind before it
 // takes the requests again.
 //
-// Threading: submit() on one thread; replies come on the pipeline's own receive thread. submit()
-// blocks while the server is alive but does not read; it never waits for one that is away.
-// Ownership: a Payload's memory stays with the pipeline until the request is answered.
+// Threading: submit() on one thread, submit_from_answer() within answered(); replies come on the
+// pipeline's own receive thread. submit() blocks while the server is alive but does not read; it
+// never waits for one that is away. Ownership: a Payload's memory stays with the pipeline until the
+// request is answered.
 #pragma once
 
 #include <atomic>
@@ -68,6 +69,9 @@ class Pipeline {
   void start();
   // The request's cookie is set here. `context` comes back with the answer.
   void submit(Request request, Payload payload, void* context);
+  // The same, for a request without payload, from within answered(). That thread never sends: a
+  // server whose answers nobody takes stops reading, and both would wait for ever.
+  void submit_from_answer(Request request, void* context);
   // Ends the connection and the threads. What is unanswered stays unanswered.
   void stop();
 

@@ -170,6 +170,7 @@ struct Agreement {
   bool structured = false;
   bool extended = false;
   bool allocation_context = false;  // base:allocation, id 1
+  bool read_only = false;           // this connection, whatever the export allows
 
   std::size_t request_bytes() const { return extended ? kExtendedRequestBytes : kRequestBytes; }
 };

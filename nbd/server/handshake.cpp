@@ -147,6 +147,10 @@ Task<Result<std::shared_ptr<Export>>> Handshake::open(const ExportName& name) {
   co_return std::move(*answer->value);
 }
 
+bool Handshake::reads_only(const ExportName& name, const Export& target) const {
+  return target.read_only || (name.session.empty() && directory_.is_in_use(name.volume));
+}
+
 // The old way to choose: it cannot report an error but by closing.
 Task<Result<Handshake::Next>> Handshake::export_name(std::vector<std::byte> data) {
   Result<ExportName> name =
@@ -156,11 +160,12 @@ Task<Result<Handshake::Next>> Handshake::export_name(std::vector<std::byte> data
   if (!opened) co_return opened.status();
   outcome_.name = *name;
   outcome_.target = std::move(*opened);
+  outcome_.agreement.read_only = reads_only(*name, *outcome_.target);
   outcome_.agreement.allocation_context =
       outcome_.agreement.allocation_context && context_export_ == name->volume;
   std::string out;
   append_export_name_reply(out, outcome_.target->device->size(),
-                           transmission_flags(outcome_.target->read_only), no_zeroes_);
+                           transmission_flags(outcome_.agreement.read_only), no_zeroes_);
   CVOL_CO_TRY(co_await send(std::move(out)));
   co_return Next::kTransmission;
 }
@@ -183,8 +188,8 @@ Task<Result<Handshake::Next>> Handshake::go(OptionHeader header, std::vector<std
     CVOL_CO_TRY(co_await send(std::move(out)));
     co_return Next::kMoreOptions;
   }
-  append_info_export(out, header.code, target->device->size(),
-                     transmission_flags(target->read_only));
+  const bool read_only = reads_only(*name, *target);
+  append_info_export(out, header.code, target->device->size(), transmission_flags(read_only));
   append_info_block_size(out, header.code, 1, kBlockBytes, kMaxRequestBytes);
   for (uint16_t info : request->infos) {
     if (info == kInfoName) append_info_text(out, header.code, kInfoName, request->name);
@@ -197,6 +202,7 @@ Task<Result<Handshake::Next>> Handshake::go(OptionHeader header, std::vector<std
   outcome_.agreement.allocation_context =
       outcome_.agreement.allocation_context && context_export_ == name->volume;
   outcome_.name = *name;
+  outcome_.agreement.read_only = read_only;
   outcome_.target = std::move(target);
   co_return Next::kTransmission;
 }

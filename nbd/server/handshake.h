@@ -48,6 +48,8 @@ class Handshake {
   bool no_zeroes_ = false;
   bool waits_for_client_ = true;
   io::Nanoseconds last_progress_ = reactor_.now();
+  bool reads_only(const ExportName& name, const Export& target) const;
+
   std::string context_export_;  // the export that base:allocation was set for
   HandshakeOutcome outcome_;
 };

@@ -49,12 +49,17 @@ class ExportDirectory {
     open(std::move(name), std::move(done));
   }
   virtual void list(std::function<void(std::vector<std::string>)> done) = 0;
+  // Does a file system of this host lie on the volume? A connection under its plain name then reads
+  // only: a client that writes beside the file system destroys it. Must not block.
+  virtual bool is_in_use(const std::string&) { return false; }
 };
 
 // Export names may carry a session, "NAME@SESSION/GENERATION" (SESSION: letters and digits, up to
 // 64; GENERATION: a decimal number). It is how a front end that sends unanswered requests again
 // fences its own past (rule R12): a connection with generation g ends those of the same session
 // with a lower one and waits until what they had admitted is done, before it is admitted itself.
+// A name with a session writes to a volume that is mounted, too: cvol-holder serves the mount that
+// way.
 
 struct ServerOptions {
   // Bound of request payloads in memory, per shard. Beyond it each volume may always have one

@@ -201,8 +201,8 @@ bool Transmission::is_given_up() const {
 }
 
 Task<void> Transmission::serve(Request request, Buffer payload) {
-  const WireError wrong =
-      check_request(request, agreement_, export_->device->size(), export_->read_only);
+  const WireError wrong = check_request(request, agreement_, export_->device->size(),
+                                        export_->read_only || agreement_.read_only);
   if (wrong != WireError::kNone) {
     log::debug("nbd", "refused a request",
                {{"volume", export_->name},

@@ -98,6 +98,22 @@ class Volumes(unittest.TestCase):
                 answer = engine.docker("volume", "create", "-d", "cvol", "--", name, check=False)
                 self.assertNotEqual(answer.returncode, 0, answer.stdout)
 
+    def test_copying_into_a_running_container_leaves_nothing_behind(self):
+        create("copied", "size=1GiB")
+        start("busy", "copied", "sleep", "1000")
+        for _ in range(2):
+            engine.docker("cp", "/etc/hostname", "busy:/vol/name")
+        self.assertEqual(inside("busy", "cat /vol/name"), open("/etc/hostname").read())
+        self.assertEqual(len(docker_ids("copied")), 1)
+        remove("busy")
+        wait_for("the volume is given back", lambda: node.inspect("copied")["state"] == "available")
+        remove_volume("copied")
+
+    def test_a_name_of_one_letter_is_refused(self):
+        answer = engine.docker("volume", "create", "-d", "cvol", "m", check=False)
+        self.assertNotEqual(answer.returncode, 0)
+        self.assertIn("two or more", answer.stdout)
+
     def test_bytes_outlive_their_container(self):
         create("keep", "size=1GiB")
         start("writer", "keep", "sleep", "1000")

@@ -185,12 +185,12 @@ class DisksThatMove(unittest.TestCase):
     """Copies of disks and data directories, and file systems that are full at the start."""
 
     def write(self, d, byte):
-        handle = connect(d, "v")
+        handle = connect(d, "vol")
         handle.pwrite(byte * 4096, 0)
         handle.shutdown()
 
     def read(self, d):
-        handle = connect(d, "v")
+        handle = connect(d, "vol")
         got = bytes(handle.pread(4096, 0))
         handle.shutdown()
         return got
@@ -199,7 +199,7 @@ class DisksThatMove(unittest.TestCase):
         with Daemon() as d:
             disk, copy = d.root / "disk", d.root / "copy"
             d.cvol("disk", "add", disk, "--capacity", "9GiB", "--journal-size", "64MiB", "--force")
-            d.cvol("volume", "create", "v", "--size", "16MiB")
+            d.cvol("volume", "create", "vol", "--size", "16MiB")
             self.write(d, b"o")
             d.stop()
             shutil.copytree(disk, copy)
@@ -219,7 +219,7 @@ class DisksThatMove(unittest.TestCase):
 
     def test_a_copied_data_directory_has_disks_of_its_own(self):
         with Daemon() as d:
-            d.cvol("volume", "create", "v", "--size", "16MiB")
+            d.cvol("volume", "create", "vol", "--size", "16MiB")
             self.write(d, b"p")
             d.stop()
             original = d.data
@@ -239,10 +239,10 @@ class DisksThatMove(unittest.TestCase):
 
     def test_the_records_outlive_a_damaged_store(self):
         with Daemon() as d:
-            d.cvol("volume", "create", "v", "--size", "16MiB")
+            d.cvol("volume", "create", "vol", "--size", "16MiB")
             self.write(d, b"r")
             d.stop()
-            self.assertIn(b'"v"', (d.data / "metadata.copy").read_bytes())
+            self.assertIn(b'"vol"', (d.data / "metadata.copy").read_bytes())
             (d.data / "meta/CURRENT").write_bytes(b"nonsense")
             d.start(wait=False)
             self.assertNotEqual(d.process.wait(timeout=30), 0)
@@ -387,7 +387,7 @@ class Watching(unittest.TestCase):
                     self.assertLess(time.monotonic(), deadline, "nobody is refused")
                     time.sleep(0.1)
                 d.cvol("status", timeout=10)
-                d.cvol("volume", "create", "v", "--size", "64MiB", timeout=20)
+                d.cvol("volume", "create", "vol", "--size", "64MiB", timeout=20)
                 refused = next(f for f in followers if f.poll() is not None)
                 text = refused.stdout.read()
                 self.assertIn("follow", text)
@@ -415,7 +415,7 @@ class Watching(unittest.TestCase):
     def test_idle_connections_keep_neither_probes_nor_local_clients_out(self):
         http, tcp = free_port(), free_port()
         with Daemon("--http", f"127.0.0.1:{http}", "--nbd-listen", f"127.0.0.1:{tcp}") as d:
-            d.cvol("volume", "create", "v", "--size", "64MiB")
+            d.cvol("volume", "create", "vol", "--size", "64MiB")
             idle = []
             try:
                 for port in (http, tcp):
@@ -425,7 +425,7 @@ class Watching(unittest.TestCase):
                     with urllib.request.urlopen(f"http://127.0.0.1:{http}{path}",
                                                 timeout=5) as answer:
                         self.assertEqual(answer.status, 200)
-                h = connect(d, "v")
+                h = connect(d, "vol")
                 h.pwrite(b"x" * 4096, 0)
                 h.shutdown()
             finally:
@@ -434,8 +434,8 @@ class Watching(unittest.TestCase):
 
     def test_a_disk_that_gets_full_stands_in_status(self):
         with Daemon(capacity="128MiB") as d:
-            d.cvol("volume", "create", "a", "--size", "112MiB")
-            run("qemu-io", "-f", "raw", "-c", "write -P 1 0 112M", d.uri("a"))
+            d.cvol("volume", "create", "va", "--size", "112MiB")
+            run("qemu-io", "-f", "raw", "-c", "write -P 1 0 112M", d.uri("va"))
             conditions = d.json("status")["conditions"]
             found = [c for c in conditions if c["kind"] in ("disk_nearly_full", "disk_full")]
             self.assertEqual(len(found), 1, conditions)
@@ -573,7 +573,7 @@ class Disks(unittest.TestCase):
             self.assertIn("has failed", volume["problem"])
             with self.assertRaises(nbd.Error):
                 connect(d, "vol")
-            out = d.cvol("volume", "create", "w", "--size", "16MiB", check=False)
+            out = d.cvol("volume", "create", "other", "--size", "16MiB", check=False)
             self.assertIn("no disk of this node works", out.stdout)
             self.assertEqual(d.cvol("disk", "scrub", disk["path"], check=False).returncode, 5)
             self.flip(d, self.place_of(d, 2))

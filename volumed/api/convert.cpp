@@ -117,6 +117,8 @@ v1::Volume to_proto(const volume::VolumeView& view, volume::VolumeManager& manag
   volume.set_attach_method(view.attach_method);
   volume.set_mountpoint(view.mountpoint);
   for (const std::string& id : record.mount().caller_ids()) volume.add_mount_ids(id);
+  volume.set_mounted_here(view.mounted_here);
+  volume.set_unmount_waits(view.waits);
   volume.set_connections(view.connections);
   volume.set_epoch(record.epoch());
   volume.set_generation(record.session().generation());

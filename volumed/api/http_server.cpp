@@ -252,20 +252,28 @@ class Server final : public HttpServer {
   using Live = Connection<Protocol>;
 
   void accept() {
-    // When handlers have all connections, one of them that ends makes room.
-    if (accepting_ || ended_ || (is_full() && longest_waiting() == nullptr)) return;
+    if (ended_ || !take_next()) return;
+    if (accepting_ || (is_full() && longest_waiting() == nullptr)) return;
     accepting_ = true;
     acceptor_.async_accept([this](error_code error, Socket socket) {
       accepting_ = false;
       if (ended_) return;
       if (error) return pause_accepting();  // no descriptors or no memory
-      if (is_full()) {
-        // Closed here, so that the newcomer's request is heard.
-        if (Live* waiting = longest_waiting()) waiting->close();
-      }
-      if (!is_full()) take(std::move(socket));
+      next_.emplace(std::move(socket));
       accept();
     });
+  }
+
+  // False: handlers have all connections, and the newcomer waits for one of them to end.
+  bool take_next() {
+    if (!next_) return true;
+    Live* waiting = is_full() ? longest_waiting() : nullptr;
+    if (is_full() && waiting == nullptr) return false;
+    Socket socket = std::move(*next_);
+    next_.reset();
+    if (waiting != nullptr) waiting->close();  // its end may call accept(), which finds no newcomer
+    take(std::move(socket));
+    return true;
   }
 
   bool is_full() const { return open_.size() >= shared_.options.connections; }
@@ -303,6 +311,7 @@ class Server final : public HttpServer {
     work_.reset();
     error_code ignored;
     acceptor_.close(ignored);
+    next_.reset();
     for (Live* connection : std::list<Live*>(open_.begin(), open_.end())) connection->close();
   }
 
@@ -313,6 +322,7 @@ class Server final : public HttpServer {
   std::unordered_set<Live*> open_;
   std::string socket_path_;
   bool accepting_ = false;
+  std::optional<Socket> next_;  // accepted, and not taken yet
   bool ended_ = false;
 };
 

@@ -196,6 +196,7 @@ class Service final : public v1::Cvol::Service {
       if (const Status valid = validate_new_volume_name(create.name); !valid) return to_grpc(valid);
     }
     if (request->on_full() != "default") create.on_full = request->on_full();
+    create.id = request->id();
     create.size_bytes = request->size_bytes() == 0 ? kDefaultVolumeBytes : request->size_bytes();
     create.replicas = request->replicas() == 0 ? 1 : request->replicas();
     create.min_in_sync = request->min_in_sync() == 0 ? 1 : request->min_in_sync();
@@ -242,7 +243,7 @@ class Service final : public v1::Cvol::Service {
   grpc::Status MountVolume(grpc::ServerContext*, const v1::MountVolumeRequest* request,
                            v1::MountVolumeResponse* response) override {
     auto view = manager_.mount(named(*request), caller_of(request->caller_id(), request->target()),
-                               request->target());
+                               request->target(), request->use());
     if (view)
       response->set_mountpoint(request->target().empty() ? view->mountpoint : request->target());
     return answer(std::move(view), response);
@@ -251,7 +252,8 @@ class Service final : public v1::Cvol::Service {
   grpc::Status UnmountVolume(grpc::ServerContext*, const v1::UnmountVolumeRequest* request,
                              v1::UnmountVolumeResponse* response) override {
     return answer(
-        manager_.unmount(named(*request), caller_of(request->caller_id(), request->target())),
+        manager_.unmount(named(*request), caller_of(request->caller_id(), request->target()),
+                         {request->use(), request->undo(), request->stale()}),
         response);
   }
 
@@ -291,6 +293,7 @@ class Service final : public v1::Cvol::Service {
     auto usage = manager_.usage(named(*request), request->path());
     if (!usage) return to_grpc(usage.status());
     fill_usage(usage->usage, *response);
+    response->set_trouble(usage->trouble);
     *response->mutable_volume() = to_proto(usage->volume, manager_);
     return grpc::Status::OK;
   }

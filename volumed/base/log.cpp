@@ -6,6 +6,8 @@
 #include <array>
 #include <memory>
 
+#include "volumed/base/printable.h"
+
 namespace cvol::log {
 namespace {
 
@@ -42,7 +44,8 @@ spdlog::logger& logger() {
 }
 
 bool needs_quotes(std::string_view value) {
-  return value.empty() || value.find_first_of(" \"=\n\t") != std::string_view::npos;
+  return value.empty() || value.find_first_of(" \"=") != std::string_view::npos ||
+         !is_printable(value);
 }
 
 void append_value(std::string& line, std::string_view value) {
@@ -50,15 +53,13 @@ void append_value(std::string& line, std::string_view value) {
     line += value;
     return;
   }
-  line += '"';
+  std::string escaped;
   for (char c : value) {
-    if (c == '\n') {
-      line += "\\n";
-      continue;
-    }
-    if (c == '"' || c == '\\') line += '\\';
-    line += c;
+    if (c == '"' || c == '\\') escaped += '\\';
+    escaped += c;
   }
+  line += '"';
+  line += printable(escaped);
   line += '"';
 }
 
@@ -82,7 +83,7 @@ void write(Level level, std::string_view part, std::string_view message, Fields 
   if (!enabled(level)) return;
   std::string line(part);
   line += ": ";
-  line += message;
+  line += printable(message);
   for (const Field& field : fields) {
     line += ' ';
     line += field.key;

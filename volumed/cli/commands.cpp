@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ctime>
 #include <filesystem>
+#include <iostream>
 
 #include "volumed/base/units.h"
 #include "volumed/cli/output.h"
@@ -299,8 +300,9 @@ Status inspect_volume(api::ApiClient& api, const Settings& settings, std::ostrea
                                  (copy.state() == "away" ? ", node away" : "")});
   for (const v1::Resync& resync : volume.resyncs())
     rows.push_back({"Resync:", describe_resync(resync)});
-  if (!volume.problem().empty()) rows.push_back({"Problem:", volume.problem()});
   if (!volume.waits().empty()) rows.push_back({"Waits:", volume.waits()});
+  if (!volume.problem().empty()) rows.push_back({"Problem:", volume.problem()});
+  if (!volume.unmount_waits().empty()) rows.push_back({"Unmount:", volume.unmount_waits()});
   out << format_table(rows);
   return Status::ok();
 }
@@ -389,6 +391,8 @@ Status unmount_volume(api::ApiClient& api, const Settings& settings, std::ostrea
   if (volume.mount_ids_size() > 0)
     sentence = "Volume " + settings.name + " stays mounted for " + volume.mount_ids(0) +
                (volume.mount_ids_size() > 1 ? " and others" : "") + ".";
+  if (!volume.unmount_waits().empty())
+    sentence = "Volume " + settings.name + ": " + volume.unmount_waits() + ".";
   return show_change(settings, out, volume, sentence);
 }
 

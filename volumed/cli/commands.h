@@ -79,6 +79,8 @@ Status attach_volume(api::ApiClient& api, const Settings& settings, std::ostream
 Status detach_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status mount_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status unmount_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
+// All mounts of `cvol volume mount` on this node; waits a few seconds for users that end.
+Status unmount_all(api::ApiClient& api, const Settings& settings, std::ostream& out);
 // Of a cluster (cluster_commands.cpp).
 Status force_attach_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status explain_volume(api::ApiClient& api, const Settings& settings, std::ostream& out);

@@ -96,6 +96,7 @@ void add_volume_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
     command->add_option("--caller", settings.caller,
                         "Who uses it; the volume stays mounted until all have unmounted");
   }
+  add("unmount-all", "Undo all mounts of 'cvol volume mount' here, before a shutdown", unmount_all);
   CLI::App* remove = add("rm", "Remove volumes and their data", remove_volumes);
   remove->add_option("NAMES", settings.names, "Names of the volumes")->required();
   remove->add_flag("-f,--force", settings.force, "Also unmount, detach and disconnect first");

@@ -217,7 +217,10 @@ const std::vector<ConfigKey>& config_keys() {
        }},
       {"buffer-size", "SIZE", "Bound of data in memory, per shard (256MiB)", false,
        [](Config& c, const std::string& t) {
-         return set_size(c.buffer_size, t, 16 * kMiB, 64 * kGiB);
+         CVOL_TRY(set_size(c.buffer_size, t, 16 * kMiB, 64 * kGiB));
+         if (c.buffer_size != 0) return Status::ok();
+         c.buffer_size = 256 * kMiB;
+         return Status(Code::kInvalidArgument, t + " is not between 16MiB and 64GiB");
        }},
       {"scrub-rate", "RATE", "How fast scrubs read, each disk (32MiB/s)", false,
        [](Config& c, const std::string& t) { return set_rate(c.scrub_rate, t); }},
@@ -304,6 +307,10 @@ const std::vector<ConfigKey>& config_keys() {
          c.rebuild_after = *seconds;
          return Status::ok();
        }},
+      {"privileged-mounts", "", "Set-user-id files and devices in volumes have their rights", false,
+       [](Config& c, const std::string& t) { return set_switch(c.privileged_mounts, t); }},
+      {"docker-activate", "SWITCH", "Make dockerd look for the plugin, on its socket (true)", false,
+       [](Config& c, const std::string& t) { return set_switch(c.docker_activate, t); }},
       {"insecure", "", "Allow to listen beyond this host without certificates", false,
        [](Config& c, const std::string& t) { return set_switch(c.insecure, t); }},
   };

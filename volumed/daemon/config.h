@@ -47,6 +47,8 @@ struct Config {
   uint64_t rebuild_after = 300;      // seconds until a lost replica is replaced
   std::string csi_endpoint = "off";  // "unix:///path", or "off"
   std::string csi_mode = "all";      // controller, node, all
+  bool privileged_mounts = false;    // without nosuid and nodev
+  bool docker_activate = true;       // make dockerd look for the plugin
   bool insecure = false;             // listen beyond loopback without certificates
 };
 

@@ -5,13 +5,16 @@
 #include <chrono>
 #include <ctime>
 #include <filesystem>
+#include <fstream>
 
+#include "nbd/attach/holders.h"
 #include "volumed/api/http_server.h"
 #include "volumed/api/metrics_text.h"
 #include "volumed/api/service.h"
 #include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
 #include "volumed/daemon/docker.h"
+#include "volumed/daemon/dockerd.h"
 #include "volumed/daemon/host.h"
 #include "volumed/daemon/watcher.h"
 #include "volumed/meta/freezable_store.h"
@@ -57,6 +60,14 @@ std::string why_no_attach(const Config& config) {
   return "";
 }
 
+// "" of a data directory that never was a node's.
+std::string node_id_of(const std::string& data_dir) {
+  std::ifstream file(data_dir + "/node-id");
+  std::string id;
+  std::getline(file, id);
+  return id;
+}
+
 // Beside this program, where the build and the packages put it.
 std::string find_helper(const std::string& name) {
   std::error_code ignored;
@@ -86,13 +97,11 @@ class RealDaemon final : public Daemon {
   std::unique_ptr<volume::VolumeManager> manager_;
   std::unique_ptr<api::ApiServer> api_;
   std::unique_ptr<api::HttpServer> http_;
-  std::unique_ptr<DockerFront> docker_;
   std::unique_ptr<CsiFront> csi_;
 };
 
 RealDaemon::~RealDaemon() {
   csi_.reset();
-  docker_.reset();
   http_.reset();
   if (manager_) manager_->events().close();  // ends followers
   api_.reset();
@@ -117,6 +126,7 @@ Status RealDaemon::open_folders() {
     if (!run) return run.status();
     run_lock_ = std::make_unique<FolderLock>(std::move(*run));
   }
+  CVOL_TRY(attach::check_run_dir(config_.run_dir, node_id_of(config_.data_dir)));
   CVOL_TRY(make_folder(config_.data_dir + "/mounts", 0711));
   return make_folder(config_.data_dir + "/disks", 0700);
 }
@@ -206,6 +216,12 @@ Status RealDaemon::start_manager() {
   options.attach_method = config_.attach_method;
   options.no_attach_because = why_no_attach(config_);
   options.boot_id = read_boot_id();
+  options.privileged_mounts = config_.privileged_mounts;
+  if (config_.docker_plugin_dir != "off")
+    options.docker_knows =
+        [dockerd = std::make_shared<Dockerd>(Dockerd::find_socket())](const std::string& volume) {
+          return dockerd->has_container_with(volume);
+        };
   auto manager = volume::VolumeManager::start(std::move(options), std::move(freezable));
   if (!manager) return manager.status();
   manager_ = std::move(*manager);
@@ -231,15 +247,6 @@ Status RealDaemon::start_fronts() {
           "serve metrics (choose another address with --http, or "
           "--http off)");
     http_ = std::move(*http);
-  }
-  if (::geteuid() == 0 && config_.docker_plugin_dir != "off") {
-    auto docker = DockerFront::start(config_.docker_plugin_dir, addresses.front());
-    if (docker) {
-      docker_ = std::move(*docker);
-    } else {
-      // Everything else works without it.
-      log::error("daemon", "the Docker plugin is not served", {{"error", docker.message()}});
-    }
   }
   if (config_.csi_endpoint != "off") {
     auto csi = CsiFront::start(config_.csi_endpoint, config_.csi_mode, addresses.front());

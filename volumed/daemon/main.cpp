@@ -1,8 +1,13 @@
 // volumed: one per node; serves the node's volumes.
+#include <unistd.h>
+
 #include <iostream>
+#include <memory>
 
 #include "volumed/base/log.h"
 #include "volumed/daemon/daemon.h"
+#include "volumed/daemon/docker.h"
+#include "volumed/daemon/dockerd.h"
 #include "volumed/daemon/host.h"
 
 namespace {
@@ -13,6 +18,22 @@ constexpr int kStoreMilliseconds = 1000;  // between two tries to reach the meta
 int fail(const cvol::Status& status) {
   std::cerr << "volumed: " << status.message() << "\n";
   return status.code() == cvol::Code::kInvalidArgument ? 2 : 1;
+}
+
+// Before anything is opened: dockerd looks for the plugin of a container that it starts for 30 s
+// only, and disks and the metadata store may take longer. Calls wait for the API. Nothing: it is
+// not served, or the volumed before this one still ends.
+std::unique_ptr<cvol::daemon::DockerFront> start_docker(const cvol::daemon::Config& config,
+                                                        bool is_last_try) {
+  using namespace cvol;
+  if (::geteuid() != 0 || config.docker_plugin_dir == "off") return nullptr;
+  auto docker =
+      daemon::DockerFront::start(config.docker_plugin_dir, "unix:" + config.run_dir + "/api.sock");
+  if (docker) return std::move(*docker);
+  // Everything else works without it.
+  if (is_last_try)
+    log::error("daemon", "the Docker plugin is not served", {{"error", docker.message()}});
+  return nullptr;
 }
 
 // After an outage of everything the metadata store may come back after this node: it is waited for.
@@ -43,8 +64,17 @@ int main(int argc, char** argv) {
   log::set_level(config.log_level);
   daemon::harden_process();
   if (Status status = daemon::catch_stop_signals(); !status) return fail(status);
+  auto docker = start_docker(config, /*is_last_try=*/false);
+  const auto start_watch = [&] {
+    return docker && config.docker_activate
+               ? daemon::DockerWatch::start(daemon::Dockerd::find_socket())
+               : nullptr;
+  };
+  auto watch = start_watch();
   auto running = start(config);
   if (!running) return fail(running.status());
+  if (!docker) docker = start_docker(config, /*is_last_try=*/true);
+  if (!watch) watch = start_watch();
   daemon::lock_memory();
   daemon::notify_systemd("READY=1\nSTATUS=serving");
   log::info("daemon", "serving",
@@ -56,6 +86,8 @@ int main(int argc, char** argv) {
   log::info("daemon", "stopping", {{"signal", signal}});
   daemon::notify_systemd("STOPPING=1");
   daemon::end_process_after(kStopMilliseconds);
+  watch.reset();
+  docker.reset();
   running->reset();
   log::info("daemon", "stopped");
   return 0;

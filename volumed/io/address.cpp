@@ -40,9 +40,13 @@ Result<SocketAddress> parse_tcp(const std::string& text, const std::string& rest
   const char* end = rest.data() + rest.size();
   const auto [stop, error] = std::from_chars(rest.data() + colon + 1, end, port);
   if (error != std::errc{} || stop != end) return bad_address(text);
-  const std::string host = rest.substr(0, colon);
+  std::string host = rest.substr(0, colon);
   SocketAddress address;
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') {
+  const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
+  // Who writes brackets around an address of either family need not know which it is.
+  if (bracketed && host.find(':') == std::string::npos) {
+    host = host.substr(1, host.size() - 2);
+  } else if (bracketed) {
     sockaddr_in6 in6{};
     in6.sin6_family = AF_INET6;
     in6.sin6_port = htons(port);

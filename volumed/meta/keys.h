@@ -31,6 +31,10 @@ class Keys {
   std::string removed_volume(std::string_view id) const {
     return removed_volumes() + std::string(id);
   }
+  // A node that was taken out for good: it does not come back as if nothing had been.
+  std::string removed_node(std::string_view id) const {
+    return root_ + "removed_nodes/" + std::string(id);
+  }
   std::string volumes() const { return root_ + "volumes/"; }
   std::string volume(std::string_view id) const { return volumes() + std::string(id); }
   std::string claims() const { return root_ + "claims/"; }

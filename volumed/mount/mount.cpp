@@ -1,7 +1,10 @@
 #include "volumed/mount/mount.h"
 
+#include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -84,24 +87,6 @@ bool process_uses(const fs::path& process, const std::string& target) {
   return false;
 }
 
-// "postgres (1234), bash (99)"; empty when nobody is found (another mount namespace).
-std::string users_of(const std::string& target) {
-  std::string text;
-  std::size_t named = 0;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator("/proc", error)) {
-    std::string pid = entry.path().filename();
-    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
-    if (!process_uses(entry.path(), target)) continue;
-    std::ifstream file(entry.path() / "comm");
-    std::string name;
-    std::getline(file, name);
-    text += (named == 0 ? "" : ", ") + name + " (" + pid + ")";
-    if (++named == kMostUsersNamed) break;
-  }
-  return text;
-}
-
 bool is_same_folder(const std::string& one, const std::string& other) {
   struct stat a;
   struct stat b;
@@ -123,8 +108,25 @@ Status mount_failed(int error, const std::string& device, const std::string& tar
 
 }  // namespace
 
+std::string processes_in(const std::string& path) {
+  std::string text;
+  std::size_t named = 0;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator("/proc", error)) {
+    std::string pid = entry.path().filename();
+    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (!process_uses(entry.path(), path)) continue;
+    std::ifstream file(entry.path() / "comm");
+    std::string name;
+    std::getline(file, name);
+    text += (named == 0 ? "" : ", ") + name + " (" + pid + ")";
+    if (++named == kMostUsersNamed) break;
+  }
+  return text;
+}
+
 Status mount_device(const std::string& device, const std::string& target, const std::string& type,
-                    bool read_only) {
+                    bool read_only, bool privileged) {
   CVOL_TRY(validate_file_system(type));
   if (MountEntry entry; find_mount(target, entry)) {
     if (entry.device_number == device_number(device)) return Status::ok();
@@ -134,6 +136,7 @@ Status mount_device(const std::string& device, const std::string& target, const 
   CVOL_TRY(prepare_target(target));
   unsigned long flags = MS_NOATIME;
   if (read_only) flags |= MS_RDONLY;
+  if (!privileged) flags |= MS_NOSUID | MS_NODEV;
   const char* data = type == "ext4" ? "errors=remount-ro" : nullptr;
   if (::mount(device.c_str(), target.c_str(), type.c_str(), flags, data) != 0) {
     return mount_failed(errno, device, target, type);
@@ -146,7 +149,7 @@ Status unmount(const std::string& target) {
   std::string path = real_path(target);
   if (umount2(path.c_str(), 0) == 0 || errno == EINVAL || errno == ENOENT) return Status::ok();
   if (errno != EBUSY) return status_from_errno(errno, "unmount " + target);
-  std::string users = users_of(path);
+  std::string users = processes_in(path);
   return Status(Code::kBusy, target + " is in use" + (users.empty() ? "" : " by " + users));
 }
 
@@ -156,26 +159,72 @@ Status unmount_lazily(const std::string& target) {
   return status_from_errno(errno, "unmount " + target);
 }
 
-Status bind(const std::string& source, const std::string& target) {
+namespace {
+
+// openat2(2) has no wrapper in glibc.
+int open_without_links(int folder, const char* name) {
+  open_how how{};
+  how.flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+  return static_cast<int>(syscall(SYS_openat2, folder, name, &how, sizeof how));
+}
+
+// The last part of `path` is a name in a user's file system, who may have made anything of it; what
+// lies before is the host's. Opens it if it is a folder and no link.
+Result<int> open_users_folder(const std::string& path) {
+  const fs::path whole(path);
+  const int parent = open(whole.parent_path().c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (parent < 0) return status_from_errno(errno, "open " + whole.parent_path().string());
+  const int folder = open_without_links(parent, whole.filename().c_str());
+  const int error = errno;
+  close(parent);
+  if (folder >= 0) return folder;
+  if (error != ELOOP && error != ENOTDIR && error != EXDEV)
+    return status_from_errno(error, "open " + path);
+  return Status(Code::kFailedPrecondition,
+                path +
+                    " is no folder of the volume but a link or a file; the volume is not shown. "
+                    "Attach it ('cvol volume attach'), mount the device elsewhere, and move '" +
+                    whole.filename().string() + "' away");
+}
+
+Status bind_folder(const std::string& opened, const std::string& source,
+                   const std::string& target) {
   std::error_code error;
   fs::create_directories(target, error);
   if (error) return status_from_errno(error.value(), "create " + target);
   if (is_mounted(target, nullptr)) {
-    if (is_same_folder(source, target)) return Status::ok();
+    if (is_same_folder(opened, target)) return Status::ok();
     return Status(Code::kFailedPrecondition,
                   "something is mounted at " + target + " already; choose another target");
   }
-  if (::mount(source.c_str(), target.c_str(), nullptr, MS_BIND, nullptr) != 0)
+  if (::mount(opened.c_str(), target.c_str(), nullptr, MS_BIND, nullptr) != 0)
     return status_from_errno(errno, "bind " + source + " to " + target);
   return Status::ok();
 }
 
+}  // namespace
+
+Status bind(const std::string& source, const std::string& target) {
+  auto folder = open_users_folder(source);
+  if (!folder) return folder.status();
+  const std::string opened = "/proc/self/fd/" + std::to_string(*folder);
+  const Status bound = bind_folder(opened, source, target);
+  close(*folder);
+  return bound;
+}
+
 Status make_data_folder(const std::string& path) {
-  if (mkdir(path.c_str(), 0755) != 0) {
-    return errno == EEXIST ? Status::ok() : status_from_errno(errno, "create " + path);
-  }
-  if (chmod(path.c_str(), 0755) != 0) return status_from_errno(errno, "chmod " + path);
-  return Status::ok();
+  const bool made = mkdir(path.c_str(), 0755) == 0;
+  if (!made && errno != EEXIST) return status_from_errno(errno, "create " + path);
+  auto folder = open_users_folder(path);
+  if (!folder) return folder.status();
+  // A descriptor of O_PATH cannot be changed by itself.
+  const std::string opened = "/proc/self/fd/" + std::to_string(*folder);
+  const bool open_to_all = !made || chmod(opened.c_str(), 0755) == 0;
+  const int error = errno;
+  close(*folder);
+  return open_to_all ? Status::ok() : status_from_errno(error, "chmod " + path);
 }
 
 bool is_mounted(const std::string& target, std::string* device) {

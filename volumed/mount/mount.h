@@ -38,21 +38,27 @@ uint64_t smallest_volume(const std::string& type);
 Status validate_size_for(const std::string& type, uint64_t bytes);
 
 // Mounts at `target` (created if absent; must be an empty directory or already this mount:
-// idempotent). read-write, noatime unless options say otherwise.
+// idempotent). read-write, noatime unless options say otherwise. Files in it give no rights on the
+// host, which can reach them: nosuid and nodev, unless `privileged`.
 Status mount_device(const std::string& device, const std::string& target, const std::string& type,
-                    bool read_only);
+                    bool read_only, bool privileged = false);
 
 // Idempotent. kBusy if processes use it (names up to three of them).
 Status unmount(const std::string& target);
 
+// Processes of the host that have something open at or below the path, up to three of them:
+// "postgres (1234), bash (99)"; "" if there is none.
+std::string processes_in(const std::string& path);
+
 // Takes a mount whose device is gone out of the tree, though processes may hang in it. Idempotent.
 Status unmount_lazily(const std::string& target);
 
-// Makes `target` (created if absent) show `source`. Idempotent. kFailedPrecondition if something
-// else is mounted there.
+// Makes `target` (created if absent) show `source`, whose last part is a folder of a user's file
+// system and may be no link. Idempotent. kFailedPrecondition if something else is mounted there.
 Status bind(const std::string& source, const std::string& target);
 
-// The folder within a mounted file system that users get, made if absent.
+// The folder within a mounted file system that users get, made if absent. kFailedPrecondition if
+// there is something else, a link for one: users write the file system, and the host follows none.
 Status make_data_folder(const std::string& path);
 
 // True if something is mounted at `target` (/proc/self/mountinfo); `device` gets its source.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <set>
+#include <sstream>
 
 #include "volumed/mount/mount.h"
 #include "volumed/mount/staging.h"
@@ -67,6 +68,9 @@ Status apply(const std::string& flag, MountOptions& options) {
   const std::string name = flag.substr(0, flag.find('='));
   if (changes_the_call.contains(name) || name.starts_with("x-"))
     return invalid("mount flag '" + flag + "' is not possible for a volume");
+  if (name == "errors" && flag != "errors=remount-ro")
+    return invalid("mount flag '" + flag + "': a damaged file system takes no more writes, and " +
+                   "neither goes on nor stops its host");
   if (of_mount_program.contains(name)) return Status::ok();
   for (const Flag& known : kFlags) {
     if (flag != known.name) continue;
@@ -74,6 +78,22 @@ Status apply(const std::string& flag, MountOptions& options) {
     return Status::ok();
   }
   options.data += (options.data.empty() ? "" : ",") + flag;
+  return Status::ok();
+}
+
+// Of mkfs.ext4 -E: what shapes the file system, not where it begins or what the kernel does with
+// it.
+Status check_extended(const std::string& value) {
+  static const std::set<std::string> known = {
+      "stride",    "stripe_width",  "stripe-width",      "resize",     "lazy_itable_init",
+      "discard",   "nodiscard",     "lazy_journal_init", "root_owner", "packed_meta_blocks",
+      "quotatype", "num_backup_sb", "root_perms"};
+  std::istringstream stream(value);
+  for (std::string part; std::getline(stream, part, ',');) {
+    if (!known.contains(part.substr(0, part.find('='))))
+      return invalid("'" + part +
+                     "' is not one of the extended options (-E) that ext4 may be given");
+  }
   return Status::ok();
 }
 
@@ -89,7 +109,7 @@ Result<MountOptions> parse_mount_flags(const std::vector<std::string>& flags) {
 Status validate_mkfs_options(const std::string& type, const std::vector<std::string>& words) {
   CVOL_TRY(validate_file_system(type));
   // To overwrite what is there (-F, -f) is never an option.
-  const std::string with_value = type == "xfs" ? "bdimnLs" : "bCgGiIJLmNOTUeE";
+  const std::string with_value = type == "xfs" ? "bdimnLs" : "bCgGiIJLmNOTUE";
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
     const bool known =
@@ -103,6 +123,7 @@ Status validate_mkfs_options(const std::string& type, const std::vector<std::str
     std::replace(value.begin(), value.end(), '^', '.');
     if (!is_plain_word(value) || value.find('/') != std::string::npos || value[0] == '-')
       return invalid("'" + words[i] + "' is no value for mkfs option '" + word + "'");
+    if (word == "-E") CVOL_TRY(check_extended(words[i]));
   }
   return Status::ok();
 }

@@ -44,8 +44,12 @@ bool parse_line(std::string_view line, MountEntry& into) {
   std::size_t dash = 6;
   while (dash < words.size() && words[dash] != "-") ++dash;
   if (dash + 2 >= words.size()) return false;
-  into = {std::string(words[2]), unescape(words[4]), std::string(words[dash + 1]),
-          unescape(words[dash + 2])};
+  into = {std::string(words[2]),     unescape(words[4]),    std::string(words[dash + 1]),
+          unescape(words[dash + 2]), std::string(words[0]), std::string(words[1])};
+  for (std::size_t i = 6; i < dash; ++i) {
+    if (words[i].starts_with("shared:")) into.shared = words[i].substr(7);
+    if (words[i].starts_with("master:")) into.master = words[i].substr(7);
+  }
   return true;
 }
 
@@ -63,8 +67,8 @@ std::vector<MountEntry> parse_mountinfo(std::string_view text) {
   return entries;
 }
 
-std::vector<MountEntry> read_mountinfo() {
-  std::ifstream file("/proc/self/mountinfo");
+std::vector<MountEntry> read_mountinfo(const std::string& path) {
+  std::ifstream file(path);
   std::stringstream text;
   text << file.rdbuf();
   return parse_mountinfo(text.str());

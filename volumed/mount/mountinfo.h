@@ -14,11 +14,15 @@ struct MountEntry {
   std::string target;         // mount point, escapes undone
   std::string type;           // "ext4", "fuse.cvol"
   std::string source;         // "/dev/loop0"
+  std::string id = {};        // of the mount, and of the one that it lies on
+  std::string parent = {};
+  std::string shared = {};  // peer group; empty: private
+  std::string master = {};  // peer group that it follows
 };
 
 std::vector<MountEntry> parse_mountinfo(std::string_view text);
 
 // In the order of the table: a later entry with the same target covers an earlier one.
-std::vector<MountEntry> read_mountinfo();
+std::vector<MountEntry> read_mountinfo(const std::string& file = "/proc/self/mountinfo");
 
 }  // namespace cvol::mount

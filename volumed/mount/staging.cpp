@@ -12,28 +12,14 @@
 #include <filesystem>
 #include <sstream>
 
+#include "volumed/mount/identity.h"
 #include "volumed/mount/mount.h"
-#include "volumed/mount/mountinfo.h"
 #include "volumed/mount/program.h"
 
 namespace cvol::mount {
 namespace {
 
 namespace fs = std::filesystem;
-
-// The last mount at the path, which covers the others.
-bool find_mount(const std::string& target, MountEntry& into) {
-  std::error_code error;
-  const fs::path real = fs::canonical(target, error);
-  const std::string path = error ? fs::path(target).lexically_normal() : real;
-  bool found = false;
-  for (MountEntry& entry : read_mountinfo()) {
-    if (entry.target != path) continue;
-    into = std::move(entry);
-    found = true;
-  }
-  return found;
-}
 
 bool is_same_file(const std::string& one, const std::string& other) {
   struct stat a;
@@ -67,10 +53,11 @@ unsigned long flags_of(const std::string& target) {
   return flags;
 }
 
-bool is_volume_device(const MountEntry& entry, const std::string& target) {
-  if (entry.source.starts_with("/dev/loop") || entry.source.starts_with("/dev/nbd")) return true;
-  struct stat shown;
-  return stat(target.c_str(), &shown) == 0 && S_ISBLK(shown.st_mode);
+// A file system that was shut down answers EIO to a look into its top.
+bool can_be_read(const std::string& path) {
+  std::error_code error;
+  (void)fs::directory_iterator(path, error);
+  return error.value() != EIO;
 }
 
 // Group members may do what the owner may; new files get the group.
@@ -120,13 +107,16 @@ Status mount_with(const std::string& device, const std::string& target, const st
   std::error_code error;
   fs::create_directories(target, error);
   if (error) return status_from_errno(error.value(), "create " + target);
-  if (::mount(device.c_str(), target.c_str(), type.c_str(), options.flags, options.data.c_str()) !=
-      0) {
+  // A file system that is damaged takes no more writes; parse_mount_flags() lets nothing else in.
+  std::string data = options.data;
+  if (type == "ext4" && data.find("errors=") == std::string::npos)
+    data += (data.empty() ? "" : ",") + std::string("errors=remount-ro");
+  if (::mount(device.c_str(), target.c_str(), type.c_str(), options.flags, data.c_str()) != 0) {
     const int reason = errno;
     Status failed = status_from_errno(reason, "mount " + device + " at " + target);
     if (reason != EINVAL) return failed;
     return Status(Code::kFailedPrecondition, failed.message() + "; does " + type +
-                                                 " know all the flags '" + options.data +
+                                                 " know all the flags '" + data +
                                                  "'? The kernel log says more");
   }
   // An empty volume is an empty folder: initdb and its like insist.
@@ -166,10 +156,9 @@ Status show_device(const std::string& device, const std::string& target) {
 }
 
 Status hide(const std::string& target, const std::string& device) {
-  for (MountEntry entry; find_mount(target, entry);) {
-    const bool ours = device.empty() ? is_volume_device(entry, target)
-                                     : entry.source == device || is_same_file(target, device);
-    if (!ours)
+  for (Seen seen = what_is_at(target, device); seen != Seen::kNothing;
+       seen = what_is_at(target, device)) {
+    if (seen == Seen::kForeign)
       return Status(Code::kFailedPrecondition,
                     "what is mounted at " + target + " is not this volume; it stays");
     CVOL_TRY(unmount(target));
@@ -195,12 +184,28 @@ Status set_read_only(const std::string& device, bool read_only) {
   return set ? Status::ok() : status_from_errno(error, "make " + device + " read-only");
 }
 
+std::string trouble_of(const Usage& usage, bool read_only) {
+  if (usage.shut_down)
+    return "was shut down after an I/O error: end its users, unpublish, unstage and stage it again";
+  if (usage.read_only && !read_only)
+    return "became read-only after an error: end its users, unpublish and unstage it; the next "
+           "staging checks it";
+  return "";
+}
+
 Result<Usage> usage_of(const std::string& path) {
   if (MountEntry entry; !find_mount(path, entry))
     return Status(Code::kNotFound, "nothing is mounted at " + path);
   struct statvfs found;
-  if (statvfs(path.c_str(), &found) != 0) return status_from_errno(errno, "usage of " + path);
+  if (statvfs(path.c_str(), &found) != 0) {
+    if (errno != EIO) return status_from_errno(errno, "usage of " + path);
+    Usage none;
+    none.shut_down = true;
+    return none;
+  }
   Usage usage;
+  usage.read_only = (found.f_flag & ST_RDONLY) != 0;
+  usage.shut_down = !can_be_read(path);
   usage.total_bytes = found.f_blocks * found.f_frsize;
   usage.available_bytes = found.f_bavail * found.f_frsize;
   usage.used_bytes = (found.f_blocks - found.f_bfree) * found.f_frsize;
@@ -213,7 +218,8 @@ Result<Usage> usage_of(const std::string& path) {
 std::string encode_usage(const Usage& usage) {
   std::ostringstream text;
   text << usage.total_bytes << ' ' << usage.available_bytes << ' ' << usage.used_bytes << ' '
-       << usage.total_inodes << ' ' << usage.free_inodes << ' ' << usage.used_inodes;
+       << usage.total_inodes << ' ' << usage.free_inodes << ' ' << usage.used_inodes << ' '
+       << usage.read_only << ' ' << usage.shut_down;
   return text.str();
 }
 
@@ -221,7 +227,7 @@ Result<Usage> decode_usage(const std::string& text) {
   std::istringstream words(text);
   Usage usage;
   words >> usage.total_bytes >> usage.available_bytes >> usage.used_bytes >> usage.total_inodes >>
-      usage.free_inodes >> usage.used_inodes;
+      usage.free_inodes >> usage.used_inodes >> usage.read_only >> usage.shut_down;
   if (!words) return Status(Code::kInternal, "no usage: " + text);
   return usage;
 }

@@ -51,9 +51,14 @@ Status set_read_only(const std::string& device, bool read_only);
 struct Usage {
   uint64_t total_bytes = 0, available_bytes = 0, used_bytes = 0;
   uint64_t total_inodes = 0, free_inodes = 0, used_inodes = 0;
+  bool read_only = false;  // here: by its mount, or because it broke
+  bool shut_down = false;  // answers EIO
 };
 // Of the file system at the path. kNotFound if nothing is mounted there.
 Result<Usage> usage_of(const std::string& path);
+// What is wrong, as what the file system "was" or "became"; empty: nothing. `read_only`: it should
+// be.
+std::string trouble_of(const Usage& usage, bool read_only);
 std::string encode_usage(const Usage& usage);
 Result<Usage> decode_usage(const std::string& text);
 

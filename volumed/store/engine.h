@@ -216,6 +216,7 @@ class Engine final : public DiskEngine {
   // --- read ---
   void plan_read(const Replica& replica, ReplicaNumber number, uint64_t offset,
                  std::span<std::byte> into, ReadPlan& plan) const;
+  Task<void> read_one_by_one(ReadPlan& plan, std::size_t index);
   Task<void> read_segment(ReadPlan& plan, std::size_t segment);
   Task<Status> execute(ReadPlan& plan);
   void report_unread(ReadPlan& plan);

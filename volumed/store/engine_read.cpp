@@ -35,6 +35,7 @@ struct Segment {
   uint32_t first;
   uint32_t blocks;
   int64_t result = 0;
+  uint32_t bad = 0;  // if there is an error: the first block that cannot be read
 };
 
 }  // namespace
@@ -114,7 +115,7 @@ void Engine::plan_read(const Replica& replica, ReplicaNumber number, uint64_t of
            (places[i].source == Source::kZero || places[i + count].at == places[i].at + count)) {
       ++count;
     }
-    const Segment made{places[i].source, places[i].at, i, count, 0};
+    const Segment made{places[i].source, places[i].at, i, count, 0, 0};
     if (i == 0 && count == plan.blocks) {
       plan.only = made;
     } else {
@@ -147,6 +148,25 @@ Task<void> Engine::read_segment(ReadPlan& plan, std::size_t index) {
   }
   if (got == -EAGAIN) got = co_await chunks_.readv(&iov, 1, segment.at * kBlockBytes);
   segment.result = got == static_cast<int64_t>(bytes) ? 0 : (got < 0 ? got : -EIO);
+  if (segment.result != 0 && segment.blocks > 1) co_await read_one_by_one(plan, index);
+}
+
+// The disk did not read several blocks at once: finds the first that it cannot read.
+Task<void> Engine::read_one_by_one(ReadPlan& plan, std::size_t index) {
+  Segment& segment = plan.segment(index);
+  std::byte* memory = plan.memory + uint64_t{segment.first} * kBlockBytes;
+  for (uint32_t i = 0; i < segment.blocks; ++i) {
+    const iovec iov{memory + uint64_t{i} * kBlockBytes, kBlockBytes};
+    int64_t got = 0;
+    if (segment.source == Source::kJournal) {
+      got = co_await journal_->readv(&iov, 1, static_cast<uint32_t>(segment.at + i));
+    } else {
+      got = co_await chunks_.readv(&iov, 1, (segment.at + i) * kBlockBytes);
+    }
+    segment.bad = i;
+    segment.result = got == static_cast<int64_t>(kBlockBytes) ? 0 : (got < 0 ? got : -EIO);
+    if (segment.result != 0) co_return;
+  }
 }
 
 Task<Status> Engine::execute(ReadPlan& plan) {
@@ -241,10 +261,10 @@ void Engine::report_unread(ReadPlan& plan) {
   for (std::size_t i = 0; i < plan.segment_count; ++i) {
     const Segment& segment = plan.segment(i);
     if (segment.result == 0) continue;
-    const uint64_t block = plan.first_block + segment.first;
+    const uint64_t block = plan.first_block + segment.first + segment.bad;
     report_block(ChunkKey(plan.number, block / kBlocksPerChunk),
                  static_cast<uint32_t>(block % kBlocksPerChunk), file_of(segment.source),
-                 segment.at, /*unreadable=*/true, "read");
+                 segment.at + segment.bad, /*unreadable=*/true, "read");
     return;
   }
 }

@@ -30,11 +30,21 @@ Result<v1::NodeRecord> Catalog::find_node(const std::string& id, const std::stri
   if (!entries) return entries.status();
   for (const meta::Entry& entry : *entries) {
     auto node = meta::parse_record<v1::NodeRecord>(entry.key, entry.value);
-    if (!node) return node.status();
+    if (!node && (node.code() == Code::kUnsupported || entry.key == keys_.node(id)))
+      return node.status();
+    if (!node) {  // another node's: no reason for this one to stay down
+      log::error("volume", "the record of a node cannot be read and is left out",
+                 {{"key", entry.key}, {"error", node.message()}});
+      continue;
+    }
     if (id.empty() ? node->name() == name : node->id() == id) return node;
     if (node->name() == name)
-      return Status(Code::kAlreadyExists, "node name '" + name + "' belongs to another node, " +
-                                              node->id() + "; choose another --node-name");
+      return Status(
+          Code::kAlreadyExists,
+          "node name '" + name + "' belongs to another node, " + node->id() +
+              ", whose data directory this is not; choose another --node-name, start "
+              "with that node's data directory, or remove that node first ('cvol node rm " +
+              name + "')");
   }
   return v1::NodeRecord();
 }
@@ -75,6 +85,7 @@ Result<std::vector<VolumeEntry>> Catalog::load_volumes(std::vector<std::string>&
   std::vector<VolumeEntry> volumes;
   for (const meta::Entry& entry : *entries) {
     auto record = meta::read_volume(entry.key, entry.value);
+    if (record.code() == Code::kUnsupported) return record.status();
     if (!record) {
       problems.push_back(record.message());
       continue;
@@ -194,6 +205,7 @@ Result<std::vector<v1::NodeRecord>> Catalog::load_nodes() {
   std::vector<v1::NodeRecord> nodes;
   for (const meta::Entry& entry : *entries) {
     auto record = meta::read_node(entry.key, entry.value);
+    if (record.code() == Code::kUnsupported) return record.status();
     if (!record) {
       log::error("volume", "the record of a node cannot be read and is left out",
                  {{"key", entry.key}, {"error", record.message()}});
@@ -212,7 +224,10 @@ Status Catalog::put_node(v1::NodeRecord record) {
 }
 
 Status Catalog::erase_node(const v1::NodeRecord& node) {
-  auto done = store_.commit({{{keys_.alive(node.id()), 0}}, {{keys_.node(node.id()), {}, 0}}});
+  v1::NodeRecord removed = node;
+  auto done = store_.commit({{{keys_.alive(node.id()), 0}},
+                             {{keys_.node(node.id()), {}, 0},
+                              {keys_.removed_node(node.id()), meta::encode_record(removed), 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kFailedPrecondition, "node " + node.name() +
@@ -240,6 +255,7 @@ Result<std::vector<v1::DiskRecord>> Catalog::load_disks(
   std::vector<v1::DiskRecord> disks;
   for (const meta::Entry& entry : *entries) {
     auto record = meta::read_disk(entry.key, entry.value);
+    if (record.code() == Code::kUnsupported) return record.status();
     if (!record) {
       log::error("volume", "the record of a disk cannot be read and is left out",
                  {{"key", entry.key}, {"error", record.message()}});
@@ -265,6 +281,7 @@ Result<std::vector<v1::DiskFailureRecord>> Catalog::load_disk_failures() {
   std::vector<v1::DiskFailureRecord> failures;
   for (const meta::Entry& entry : *entries) {
     auto record = meta::parse_record<v1::DiskFailureRecord>(entry.key, entry.value);
+    if (record.code() == Code::kUnsupported) return record.status();
     if (record) {
       failures.push_back(std::move(*record));
       continue;

@@ -37,13 +37,17 @@ class Catalog {
   Result<std::vector<v1::ClaimRecord>> load_claims(const std::string& volume_id);
   Status erase_claims(const std::vector<v1::ClaimRecord>& claims);
   Result<v1::ClusterRecord> load_cluster();
+  // kAlreadyExists: a node with another id has this name. Changes nothing.
+  Status check_name_is_free(const std::string& id, const std::string& name) {
+    return find_node(id, name).status();
+  }
   Result<std::vector<v1::NodeRecord>> load_nodes();
   Status put_node(v1::NodeRecord record);
   // kFailedPrecondition if the node lives.
   Status erase_node(const v1::NodeRecord& node);
 
   // Records that cannot be read, or break a rule (record_rules.h), are left out and described in
-  // `problems`.
+  // `problems`; a newer format is an error.
   Result<std::vector<VolumeEntry>> load_volumes(std::vector<std::string>& problems);
   // kAlreadyExists if the name is taken.
   Status insert_volume(VolumeEntry& entry);

@@ -209,10 +209,12 @@ class Cluster {
   // cluster_nodes.cpp
   Status announce();
   void keep_alive_loop();
+  bool is_announced();
   void apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record,
                    meta::Revision revision);
   v1::AliveRecord describe_self();
   void publish_node(const v1::AliveRecord& record);
+  void publish_nodes();
   void process_died(const std::string& node_id, const std::string& process);
   void tell_peers();
 
@@ -256,7 +258,8 @@ class Cluster {
   bool add_successor(const v1::VolumeRecord& record, const Survey& found);
   void mark_removed(const v1::VolumeRecord& record, const std::string& replica);
   void put_out_removed(const v1::VolumeRecord& record);
-  void give_up_unfinished(const VolumeEntry& entry);
+  // `creating`: finished if all members are made, given up after a while if not.
+  void settle_unfinished(const VolumeEntry& entry);
 
   ClusterOptions options_;
   Catalog& catalog_;

@@ -129,6 +129,8 @@ void Cluster::keep_alive_loop() {
       std::lock_guard relock(mutex_);
       lease_ = 0;
       tell = true;
+    } else if (kept.is_ok() && !tell) {
+      tell = !is_announced();
     }
     if (tell && announce()) {
       last = std::move(now);
@@ -136,6 +138,12 @@ void Cluster::keep_alive_loop() {
     }
     lock.lock();
   }
+}
+
+// The key may go though the lease stays: by a late word of this process's death, or by hand.
+bool Cluster::is_announced() {
+  auto known = catalog_.store().get(catalog_.keys().alive(options_.node_id));
+  return !known || known->has_value();
 }
 
 // Told by the watcher of the process: nobody has to wait for its lease to run out. All who hear it
@@ -215,6 +223,15 @@ void Cluster::publish_node(const v1::AliveRecord& record) {
       exchange->set_node(node, entry);
     });
   }
+}
+
+void Cluster::publish_nodes() {
+  std::vector<v1::AliveRecord> all;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [id, record] : alive_) all.push_back(record);
+  }
+  for (const v1::AliveRecord& record : all) publish_node(record);
 }
 
 std::vector<ClusterNode> Cluster::nodes() {

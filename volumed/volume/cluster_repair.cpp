@@ -102,7 +102,7 @@ bool Cluster::repair_all() {
   }
   for (const VolumeEntry& entry : all) {
     const v1::VolumeRecord& record = entry.record;
-    if (record.state() == "creating" && first_alive == options_.node_id) give_up_unfinished(entry);
+    if (record.state() == "creating" && first_alive == options_.node_id) settle_unfinished(entry);
     if (record.state() != "ready") continue;
     // The node of the primary looks after the volume.
     for (const v1::MemberRecord& member : record.members()) {
@@ -143,10 +143,19 @@ bool Cluster::is_whole(const v1::VolumeRecord& record,
 }
 
 // A creation whose node died in the middle.
-void Cluster::give_up_unfinished(const VolumeEntry& entry) {
+void Cluster::settle_unfinished(const VolumeEntry& entry) {
+  VolumeEntry changed = entry;
+  // Made everywhere: the caller may be gone, but nothing is missing.
+  const auto& members = entry.record.members();
+  if (std::all_of(members.begin(), members.end(),
+                  [](const v1::MemberRecord& member) { return member.made(); })) {
+    v1::VolumeRecord next = entry.record;
+    next.set_state("ready");
+    if (catalog_.update_volume(changed, std::move(next))) learned(changed);
+    return;
+  }
   const int64_t age = std::time(nullptr) - entry.record.created().seconds();
   if (age < kUnfinishedSeconds) return;
-  VolumeEntry changed = entry;
   if (catalog_.begin_removal(changed)) learned(changed);
 }
 

@@ -364,6 +364,7 @@ void Cluster::mend(const std::string& volume_id, uint64_t block) {
 
 void Cluster::disk_added() {
   (void)open_parts().is_ok();
+  publish_nodes();  // a shard that came with the disk has heard of none
   (void)announce().is_ok();
   reconcile_all();
 }

@@ -51,8 +51,9 @@ const std::vector<ConditionRow>& condition_table() {
       {K::kClocksDiffer, "clocks_differ", kWarning, "let NTP set the clocks of both hosts"},
       {K::kSettingsDiffer, "settings_differ", kWarning,
        "give all nodes the same values, and restart volumed on those that change"},
-      {K::kDiskDamaged, "disk_damaged", kWarning, "'cvol disk inspect' lists the blocks"},
+      {K::kDiskDamaged, "disk_damaged", kWarning, "'cvol disk ls -o json' lists the blocks"},
       {K::kRecordProblem, "record_problem", kWarning, ""},
+      {K::kUnmountWaits, "unmount_waits", kWarning, ""},
   };
   return table;
 }

@@ -42,6 +42,7 @@ enum class ConditionKind : uint8_t {
   kSettingsDiffer,
   kDiskDamaged,
   kRecordProblem,
+  kUnmountWaits,
 };
 
 // A row of the table.

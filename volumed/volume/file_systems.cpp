@@ -35,8 +35,10 @@ class RealFileSystems final : public FileSystems {
     return program_.do_step(volume, {"make-anew", device, type, join(options, ' ')});
   }
   Status mount_device(const std::string& volume, const std::string& device,
-                      const std::string& target, const std::string& type) override {
-    return program_.do_step(volume, {"mount", device, target, type});
+                      const std::string& target, const std::string& type,
+                      bool privileged) override {
+    return program_.do_step(volume,
+                            {privileged ? "mount-privileged" : "mount", device, target, type});
   }
   Status unmount(const std::string& volume, const std::string& target) override {
     return program_.do_step(volume, {"unmount", target});
@@ -62,6 +64,15 @@ class RealFileSystems final : public FileSystems {
     return program_.do_step(volume, {"make-data-folder", path});
   }
   bool is_mounted(const std::string& target) override;
+  Result<std::string> users(const std::string& device,
+                            const std::vector<std::string>& ours) override {
+    return program_.run("", {"users", device, join(ours, '\n')});
+  }
+  Result<mount::Seen> what_is_at(const std::string& target, const std::string& device) override {
+    auto answer = program_.run("", {"what-is-at", target, device});
+    if (!answer) return answer.status();
+    return mount::decode_seen(*answer);
+  }
   Status check(const std::string& volume, const std::string& device, const std::string& type,
                bool read_only) override {
     return program_.do_step(volume, {"check", device, type, read_only ? "ro" : "rw"});

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "volumed/base/result.h"
+#include "volumed/mount/identity.h"
 #include "volumed/mount/staging.h"
 
 namespace cvol::volume {
@@ -24,10 +25,16 @@ class FileSystems {
   virtual Status make_anew(const std::string& volume, const std::string& device,
                            const std::string& type, const std::vector<std::string>& options) = 0;
   virtual Status mount_device(const std::string& volume, const std::string& device,
-                              const std::string& target, const std::string& type) = 0;
+                              const std::string& target, const std::string& type,
+                              bool privileged) = 0;
   virtual Status unmount(const std::string& volume, const std::string& target) = 0;
   virtual Status unmount_lazily(const std::string& volume, const std::string& target) = 0;
   virtual bool is_mounted(const std::string& target) = 0;
+  // As users_of_device() of mount/device_users.h.
+  virtual Result<std::string> users(const std::string& device,
+                                    const std::vector<std::string>& ours) = 0;
+  // As in mount/identity.h.
+  virtual Result<mount::Seen> what_is_at(const std::string& target, const std::string& device) = 0;
   virtual Status grow(const std::string& volume, const std::string& device,
                       const std::string& target, const std::string& type) = 0;
   // As in mount/trim.h; no step of the volume, which may begin before it is over.

@@ -33,6 +33,10 @@ struct VolumeManager::Hosted {
   // As the record has it; the exports share it.
   const std::shared_ptr<std::atomic<nbd::OnFull>> on_full =
       std::make_shared<std::atomic<nbd::OnFull>>(nbd::OnFull::kDevicesWait);
+  // Guarded by operation: unmounts that the store has not taken yet, and when the last mount came.
+  std::vector<std::pair<std::string, Leave>> pending_leaves;
+  std::chrono::steady_clock::time_point last_use = std::chrono::steady_clock::now();
+  std::string waits;  // mutex_; for what an unmount waits
 };
 
 template <typename Change>

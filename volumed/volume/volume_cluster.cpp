@@ -14,7 +14,6 @@ namespace cvol::volume {
 namespace {
 
 using namespace std::chrono_literals;
-constexpr auto kMakeTime = 20s;    // for replicas to be made on all nodes
 constexpr auto kRemoveTime = 10s;  // for the nodes that are there to remove theirs
 
 std::string new_id() {
@@ -161,7 +160,7 @@ Status VolumeManager::create_clustered(Hosted& hosted, const CreateRequest& requ
   auto chosen = cluster_->choose(request.replicas, nullptr, request.zone_spread, preferred);
   if (!chosen) return chosen.status();
   v1::VolumeRecord record;
-  record.set_id(new_id());
+  record.set_id(request.id.empty() ? new_id() : request.id);
   record.set_name(request.name);
   record.mutable_created()->set_seconds(std::time(nullptr));
   record.set_size_bytes(request.size_bytes);
@@ -194,23 +193,15 @@ Status VolumeManager::create_clustered(Hosted& hosted, const CreateRequest& requ
     hosted.entry = entry;
   }
   cluster_->learned(entry);
-  std::string missing;
-  const bool made = cluster_->wait_for(id, kMakeTime, [&](const std::optional<VolumeEntry>& now) {
-    missing.clear();
-    if (!now) return true;
-    for (const v1::MemberRecord& member : now->record.members()) {
-      if (!member.made()) missing = cluster_->node_name(member.node_id());
-    }
-    return missing.empty();
-  });
-  if (!made) {
-    auto last = catalog_.load_volume(id);
-    if (last && catalog_.begin_removal(*last)) cluster_->learned(*last);
-    return Status(Code::kUnavailable, "node " + missing +
-                                          " did not make its replica in time; 'cvol node ls' shows "
-                                          "whether it lives");
-  }
-  return update(hosted, [](v1::VolumeRecord& next) { next.set_state("ready"); });
+  Status made = finish_creation(hosted);
+  if (made.code() != Code::kUnavailable) return made;
+  // Somebody who asked for it too may have finished it meanwhile: then it is there.
+  CVOL_TRY(give_up_creation(hosted));
+  auto last = catalog_.load_volume(id);
+  if (!last || last->record.state() != "ready") return made;
+  std::lock_guard lock(mutex_);
+  if (last->revision > hosted.entry.revision) hosted.entry = *last;
+  return Status::ok();
 }
 
 Status VolumeManager::remove_clustered(Hosted& hosted) {
@@ -251,7 +242,7 @@ Result<VolumeView> VolumeManager::modify(const std::string& name, const ModifyRe
   if (!cluster_ && (request.replicas || request.min_in_sync))
     return Status(Code::kFailedPrecondition, "a node that is alone keeps one replica of a volume");
   if (request.on_full) CVOL_TRY(validate_on_full(*request.on_full));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   std::lock_guard operation((*hosted)->operation);
   if (request.on_full) CVOL_TRY(change_on_full(**hosted, *request.on_full));
@@ -375,7 +366,7 @@ Result<std::shared_ptr<nbd::Export>> VolumeManager::make_gateway_export(Hosted& 
 
 Result<VolumeView> VolumeManager::move_primary(const std::string& name, const std::string& node) {
   if (!cluster_) return Status(Code::kFailedPrecondition, "this node is alone");
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   const v1::VolumeRecord record = record_of(**hosted);
   for (const v1::MemberRecord& member : record.members()) {
@@ -403,7 +394,7 @@ Status VolumeManager::rebuild_record(const std::string& name, bool accept_data_l
                 "the record was made anew from what the replicas know");
     return Status::ok();
   }
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   CVOL_TRY(cluster_->rebuild_record((*hosted)->id, accept_data_loss));
   events_.add("record_rebuilt", name, "the record was made anew from what the replicas know");
@@ -417,7 +408,7 @@ Result<uint64_t> VolumeManager::verify(
         Code::kFailedPrecondition,
         "a node that is alone has one replica of each volume; 'cvol disk scrub' reads and "
         "checks it");
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   auto gateway = gateway_of(**hosted);
   if (!gateway) return gateway.status();

@@ -101,6 +101,9 @@ void VolumeManager::add_record_conditions(std::vector<Condition>& found) {
                        name,
                        "volume '" + name + "' is damaged: " + hosted->problem,
                        {}});
+    if (!hosted->waits.empty())
+      found.push_back(
+          {ConditionKind::kUnmountWaits, name, "volume '" + name + "': " + hosted->waits, {}});
   }
 }
 

@@ -253,19 +253,25 @@ Status VolumeManager::detach_device(Hosted& hosted) {
 }
 
 Result<VolumeView> VolumeManager::attach(const std::string& name) {
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   std::lock_guard operation((*hosted)->operation);
   if (find(name) != *hosted)
     return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
+  const bool was_attached = !view_of(**hosted, devices()).device.empty();
   if (auto device = attach_device(**hosted, /*force=*/false, /*for_user=*/true); !device)
     return device.status();
+  // It is the user's now: a mount that comes and goes leaves it to him.
+  if (!was_attached)
+    CVOL_TRY(update(**hosted, [](v1::VolumeRecord& next) {
+      next.mutable_session()->set_attached_by_user(next.session().id());
+    }));
   return view_after(**hosted);
 }
 
 Result<VolumeView> VolumeManager::force_attach(const std::string& name) {
   if (!cluster_) return attach(name);
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   std::lock_guard operation((*hosted)->operation);
   if (find(name) != *hosted)
@@ -281,7 +287,7 @@ Result<VolumeView> VolumeManager::force_attach(const std::string& name) {
 }
 
 Result<VolumeView> VolumeManager::detach(const std::string& name) {
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);
@@ -291,11 +297,16 @@ Result<VolumeView> VolumeManager::detach(const std::string& name) {
     return Status(
         Code::kFailedPrecondition,
         "volume '" + name + "' is mounted; unmount it first ('cvol volume unmount " + name + "')");
-  if (record_of(volume).has_stage())
-    return Status(Code::kFailedPrecondition, "volume '" + name +
-                                                 "' is used by an orchestrator (staged at " +
-                                                 record_of(volume).stage().path() + ")");
+  if (record_of(volume).has_stage()) {
+    CVOL_TRY(end_cut_stage(volume));
+    return view_after(volume);
+  }
   CVOL_TRY(detach_device(volume));
+  if (record_of(volume).mount().detaching()) {
+    CVOL_TRY(update(volume, [](v1::VolumeRecord& next) { next.clear_mount(); }));
+    drop_session_if_unused(volume);
+    set_waits(volume, "");
+  }
   return view_after(volume);
 }
 

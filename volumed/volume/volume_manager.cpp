@@ -31,6 +31,7 @@ Status not_found(const std::string& name) {
 Status validate(const CreateRequest& request, bool clustered) {
   CVOL_TRY(validate_name(request.name, "volume"));
   CVOL_TRY(validate_volume_size(request.size_bytes));
+  if (!request.id.empty()) CVOL_TRY(Uuid::parse(request.id).status().with_context("id"));
   if (request.replicas < 1 || request.replicas > kMostReplicas)
     return Status(Code::kInvalidArgument,
                   "a volume has 1 to " + std::to_string(kMostReplicas) + " replicas");
@@ -62,7 +63,7 @@ std::string new_id() {
 v1::VolumeRecord new_record(const CreateRequest& request, const std::string& node_id,
                             const std::string& disk_id) {
   v1::VolumeRecord record;
-  record.set_id(new_id());
+  record.set_id(request.id.empty() ? new_id() : request.id);
   record.set_name(request.name);
   *record.mutable_created() = TimeUtil::GetCurrentTime();
   record.set_size_bytes(request.size_bytes);
@@ -118,6 +119,9 @@ VolumeManager::VolumeManager(ManagerOptions options, std::unique_ptr<meta::Metad
       opener_(std::make_shared<KeyedWorkers>(kMostWorkers)),
       evictor_(std::make_shared<KeyedWorkers>(kMostWorkers)),
       settler_(std::make_shared<KeyedWorkers>(kMostWorkers / 4)),
+      keeper_of_mounts_(std::make_unique<MountKeeper>(
+          options_.mount_times, [this](const std::string& name) { return finish_mount(name); },
+          [this] { doubt_users(); })),
       reporter_(std::make_shared<Worker>()) {
   node_.started = std::chrono::system_clock::now();
 }
@@ -225,6 +229,8 @@ Result<VolumeView> VolumeManager::create(CreateRequest request) {
     if (other) {  // wait until it is there, or gone again
       std::lock_guard waited(other->operation);
       if (find(request.name) != other) continue;
+      CVOL_TRY(finish_unfinished(*other).with_context("create volume '" + request.name + "'"));
+      if (find(request.name) != other) continue;
       return existing(*other, request);
     }
     hosted->name = request.name;
@@ -232,6 +238,7 @@ Result<VolumeView> VolumeManager::create(CreateRequest request) {
     if (cluster_) {
       made = create_clustered(*hosted, request);
       if (made.code() == Code::kAlreadyExists && find(request.name) != hosted) continue;
+      if (made.is_ok() && find(request.name) != hosted) continue;  // given up, or told otherwise
     } else if (auto disk = choose_disk(); !disk) {
       made = disk.status();
     } else {
@@ -345,6 +352,8 @@ VolumeView VolumeManager::view_of(Hosted& hosted, const std::vector<attach::Devi
   std::lock_guard lock(mutex_);
   view.record = hosted.entry.record;
   view.problem = hosted.problem.empty() ? hosted.record_problem : hosted.problem;
+  view.mounted_here = is_mount_of(view.record, node_.id);
+  view.waits = hosted.waits;
   view.metrics = hosted.metrics;
   if (hosted.mounted) view.mountpoint = data_path(hosted.name);
   if (!view.problem.empty()) {
@@ -359,7 +368,7 @@ VolumeView VolumeManager::view_of(Hosted& hosted, const std::vector<attach::Devi
 
 Result<VolumeView> VolumeManager::resize(const std::string& name, uint64_t size_bytes) {
   if (size_bytes != 0) CVOL_TRY(validate_volume_size(size_bytes));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);
@@ -439,6 +448,7 @@ Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
     return Status(Code::kFailedPrecondition, "volume '" + name + "' is reserved (published) for " +
                                                  "node " + node_name(record.session().node_id()) +
                                                  "; let its orchestrator release it first");
+  CVOL_TRY(check_removable(hosted, force));
   if (record.has_stage() && record.session().node_id() == node_.id) {
     for (const auto& [target, how] : record.stage().targets())
       CVOL_TRY(file_systems_->hide(name, target, view_of(hosted, devices()).device));
@@ -451,14 +461,16 @@ Status VolumeManager::release_for_removal(Hosted& hosted, bool force) {
                   "volume '" + name + "' is damaged: " + problem +
                       ". With --force its record is removed, and what is left of it on the disk "
                       "stays there");
-  if (!force && record.mount().caller_ids_size() > 0)
+  const v1::MountRecord mount = record_of(hosted).mount();
+  if (!force && mount.caller_ids_size() > 0)
     return Status(Code::kFailedPrecondition,
-                  "volume '" + name + "' is mounted for " + record.mount().caller_ids(0) +
-                      (record.mount().caller_ids_size() > 1 ? " and others" : "") +
+                  "volume '" + name + "' is mounted for " + mount.caller_ids(0) +
+                      (mount.caller_ids_size() > 1 ? " and others" : "") +
                       "; unmount it first ('cvol volume unmount'), or remove it with --force");
-  for (const std::string& caller : std::vector<std::string>(record.mount().caller_ids().begin(),
-                                                            record.mount().caller_ids().end()))
-    CVOL_TRY(remove_caller(hosted, caller));
+  // Those of another node go with the record.
+  if (is_mount_of(record, node_.id)) {
+    for (const std::string& caller : mount.caller_ids()) CVOL_TRY(remove_caller(hosted, caller));
+  }
   const bool was_mounted = hosted.mounted;
   CVOL_TRY(unmount_file_system(hosted));
   const VolumeView view = view_of(hosted, devices());

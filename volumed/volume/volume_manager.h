@@ -34,6 +34,8 @@
 #include "volumed/volume/host_space.h"
 #include "volumed/volume/keyed_workers.h"
 #include "volumed/volume/local_primary.h"
+#include "volumed/volume/mount_keeper.h"
+#include "volumed/volume/mount_users.h"
 #include "volumed/volume/pool_space.h"
 #include "volumed/volume/worker.h"
 
@@ -55,6 +57,10 @@ struct ManagerOptions {
   std::string no_attach_because;       // not empty: why there is no attaching and mounting
   std::string holder_binary;
   std::string boot_id;  // of the host
+  // Does dockerd have a container with this volume? Nothing: it cannot be asked. May be empty.
+  std::function<std::optional<bool>(const std::string& volume)> docker_knows;
+  MountKeeper::Times mount_times;
+  bool privileged_mounts = false;  // set-user-id files and devices in volumes have their rights
   // From the end of a scrub to the next one of the disk; 0: no scrub unless told.
   std::chrono::seconds scrub_interval = std::chrono::hours(24 * 14);
   // From one trim of a mounted file system to the next; 0: only when told.
@@ -94,6 +100,7 @@ struct CreateRequest {
   uint32_t min_in_sync = 1;
   bool zone_spread = false;
   std::vector<std::string> preferred_nodes;  // replicas go there first; empty: this node
+  std::string id;                            // the volume's UUID; empty: a new one
   std::string fs = "ext4";
   std::map<std::string, std::string> labels;
   std::string on_full;  // VolumeRecord.on_full
@@ -136,6 +143,8 @@ struct VolumeView {
   std::string attach_method;  // "kernel", "fuse"
   std::string mountpoint;     // empty: not mounted
   std::string attached_node;  // name; empty: not attached
+  bool mounted_here = false;  // the users in the record are this node's
+  std::string waits;          // an unmount that is not finished, and what it waits for
   uint64_t connections = 0;
   std::optional<LocalReplica> local;             // the replica of this node, in a cluster
   std::shared_ptr<const VolumeMetrics> metrics;  // null: never opened since the start
@@ -144,7 +153,8 @@ struct VolumeView {
 
 struct UsageView {
   VolumeView volume;
-  mount::Usage usage;  // of a block volume: its size only
+  mount::Usage usage;   // of a block volume: its size only
+  std::string trouble;  // of its file system, as mount::trouble_of(); empty: none
 };
 
 // Where a disk is damaged, as people call it.
@@ -210,8 +220,11 @@ class VolumeManager final : public nbd::ExportDirectory {
   Result<VolumeView> detach(const std::string& name);
   // `target` empty: none. Returns the volume; the path for the caller is `target` or mountpoint.
   Result<VolumeView> mount(const std::string& name, const std::string& caller_id,
-                           const std::string& target);
-  Result<VolumeView> unmount(const std::string& name, const std::string& caller_id);
+                           const std::string& target, const std::string& use = "");
+  // kBusy, with nothing changed, while something else on this host has the device;
+  // kFailedPrecondition if the mount is another node's. See Leave.
+  Result<VolumeView> unmount(const std::string& name, const std::string& caller_id,
+                             const Leave& how = {});
 
   // For orchestrators; the rules are those of the API. kBusy at once if another operation on the
   // volume is under way. `node`: name or id.
@@ -269,6 +282,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   void open_for(std::string name, std::string session,
                 std::function<void(Result<std::shared_ptr<nbd::Export>>)> done) override;
   void list(std::function<void(std::vector<std::string>)> done) override;
+  bool is_in_use(const std::string& name) override;
 
  private:
   struct Hosted;
@@ -277,7 +291,10 @@ class VolumeManager final : public nbd::ExportDirectory {
   explicit VolumeManager(ManagerOptions options, std::unique_ptr<meta::MetadataStore> store);
 
   // Start (volume_reconcile.cpp).
+  // Who this node is (volume_identity.cpp).
   Status open_node();
+  Status check_cluster(const std::string& known);
+  Status check_not_removed(const std::string& id);
   Status load_volumes();
   void settle_volume(VolumeEntry entry, const ReplicaIndex& index);
   bool drop_unfinished(const VolumeEntry& entry, const ReplicaIndex& index);
@@ -308,6 +325,18 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status start_cluster();
   void on_volume(const std::string& id, std::optional<VolumeEntry> entry);
   Status create_clustered(Hosted& hosted, const CreateRequest& request);
+
+  // volume_unfinished.cpp. The caller of those that take a volume holds hosted.operation.
+  // As require(); one that is being made or removed is waited for, and is no answer.
+  Result<HostedPtr> require_ready(const std::string& name);
+  // Goes on with a creation or removal that was cut off. OK: it is ready, or is gone from volumes_.
+  Status finish_unfinished(Hosted& hosted);
+  Status finish_creation(Hosted& hosted);
+  Status finish_removal(Hosted& hosted);
+  // Removes what is still "creating", and nothing else.
+  Status give_up_creation(Hosted& hosted);
+  void forget_if(const Hosted& hosted);
+
   Status remove_clustered(Hosted& hosted);
   Status resize_clustered(Hosted& hosted, uint64_t size_bytes);
   Status take_session(Hosted& hosted, bool force);
@@ -353,9 +382,17 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status note_stage(Hosted& hosted, const StageRequest& request);
   Status make_stage(Hosted& hosted, const StageRequest& request);
   Status undo_stage(Hosted& hosted);
+  Status end_cut_stage(Hosted& hosted);
   Status note_target(Hosted& hosted, const ShowRequest& request);
+  void unmount_lost_stage(const std::string& name, const v1::StageRecord& stage);
+  Status check_sound(const v1::StageRecord& stage);
   Status make_target(Hosted& hosted, const ShowRequest& request);
   Status undo_target(Hosted& hosted, const std::string& target);
+  // What this node itself knows of targets (volume_shown.cpp).
+  std::string shown_file(const Hosted& hosted) const;
+  Status note_shown(const Hosted& hosted, const std::string& target);
+  bool was_shown(const Hosted& hosted, const std::string& target) const;
+  void forget_shown(const Hosted& hosted, const std::string& target);
   Status refresh(Hosted& hosted);
   bool settle_stage(Hosted& hosted, bool device_lives);
 
@@ -448,10 +485,29 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::string mount_path(const std::string& name) const;
   std::string data_path(const std::string& name) const { return mount_path(name) + "/data"; }
   Status mount_file_system(Hosted& hosted);
-  Status add_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
-  Status note_caller(Hosted& hosted, const std::string& caller_id, const std::string& target);
-  Status remove_caller(Hosted& hosted, const std::string& caller_id);
+  static Status validate_caller(const std::string& id);
+  Status add_caller(Hosted& hosted, const std::string& caller_id, const std::string& target,
+                    const std::string& use);
+  Status note_caller(Hosted& hosted, const std::string& caller_id, const std::string& target,
+                     const std::string& use);
+
+  // Unmounts, and what is finished later (volume_unmounts.cpp).
+  Result<std::string> other_users(Hosted& hosted);
+  Status remove_caller(Hosted& hosted, const std::string& caller_id, const Leave& how = {});
+  Status note_leave(Hosted& hosted, const std::string& caller_id, const Leave& how,
+                    const std::function<void(v1::MountRecord&)>& change);
+  Status leave_later(Hosted& hosted, const std::string& caller_id, const Leave& how,
+                     const std::string& users);
+  void set_waits(Hosted& hosted, const std::string& text);
+  void tell_lost_device(const std::string& name, const std::string& device);
+  Status give_device_back(Hosted& hosted);
   Status unmount_file_system(Hosted& hosted);
+  bool apply_pending(Hosted& hosted);
+  Status check_removable(Hosted& hosted, bool force);
+  bool finish_mount(const std::string& name);
+  bool finish(Hosted& hosted);
+  void doubt_users();
+  void doubt_users_of(Hosted& hosted);
 
   ManagerOptions options_;
   std::shared_ptr<meta::StoreHealth> store_health_ = std::make_shared<meta::StoreHealth>();
@@ -472,6 +528,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   // Gives attachments back that the process before left, by volume. Not the evictor, for which an
   // operation may wait.
   std::shared_ptr<KeyedWorkers> settler_;
+  std::unique_ptr<MountKeeper> keeper_of_mounts_;
   std::atomic<bool> attacher_is_there_{false};  // and does not change any more
   std::atomic<bool> stopped_{false};
 

@@ -6,19 +6,12 @@
 
 #include "volumed/base/log.h"
 #include "volumed/volume/hosted.h"
+#include "volumed/volume/mount_users.h"
 
 namespace cvol::volume {
 namespace {
 
 constexpr std::size_t kMostCallers = 4096;
-
-Status validate_caller(const std::string& id) {
-  const bool printable =
-      std::all_of(id.begin(), id.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
-  if (id.empty() || id.size() > 256 || !printable)
-    return Status(Code::kInvalidArgument, "a caller id has 1 to 256 printable characters");
-  return Status::ok();
-}
 
 Status validate_target(const std::string& target) {
   if (target.empty()) return Status::ok();
@@ -32,28 +25,26 @@ Status validate_target(const std::string& target) {
   return Status::ok();
 }
 
-bool has_caller(const v1::MountRecord& mount, const std::string& id) {
-  const auto& ids = mount.caller_ids();
-  return std::find(ids.begin(), ids.end(), id) != ids.end();
-}
-
-void erase_caller(v1::MountRecord& mount, const std::string& id) {
-  auto& ids = *mount.mutable_caller_ids();
-  ids.erase(std::remove(ids.begin(), ids.end(), id), ids.end());
-  mount.mutable_targets()->erase(id);
-}
-
 }  // namespace
+
+Status VolumeManager::validate_caller(const std::string& id) {
+  const bool printable =
+      std::all_of(id.begin(), id.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
+  if (id.empty() || id.size() > 256 || !printable)
+    return Status(Code::kInvalidArgument, "a caller id has 1 to 256 printable characters");
+  return Status::ok();
+}
 
 std::string VolumeManager::mount_path(const std::string& name) const {
   return options_.data_dir + "/mounts/" + name;
 }
 
 Result<VolumeView> VolumeManager::mount(const std::string& name, const std::string& caller_id,
-                                        const std::string& target) {
+                                        const std::string& target, const std::string& use) {
   CVOL_TRY(validate_caller(caller_id));
+  if (!use.empty()) CVOL_TRY(validate_caller(use));
   CVOL_TRY(validate_target(target));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);
@@ -63,17 +54,23 @@ Result<VolumeView> VolumeManager::mount(const std::string& name, const std::stri
     return Status(Code::kFailedPrecondition, "volume '" + name +
                                                  "' is used by an orchestrator (staged at " +
                                                  record_of(volume).stage().path() + ")");
+  if (!apply_pending(volume))
+    return Status(Code::kUnavailable,
+                  "an earlier unmount of volume '" + name + "' is not noted yet; try again");
   const bool was_mounted = volume.mounted;
   Status mounted = mount_file_system(volume);
-  if (mounted.is_ok()) mounted = add_caller(volume, caller_id, target);
+  if (mounted.is_ok()) mounted = add_caller(volume, caller_id, target, use);
   if (!mounted.is_ok()) {
     // Nobody uses it: do not leave a device behind.
     if (!was_mounted && record_of(volume).mount().caller_ids_size() == 0) {
       if (Status undone = unmount_file_system(volume); undone.is_ok())
-        (void)detach_device(volume).is_ok();
+        (void)give_device_back(volume).is_ok();
     }
     return mounted.with_context("mount volume '" + name + "'");
   }
+  volume.last_use = std::chrono::steady_clock::now();
+  set_waits(volume, "");
+  if (caller_id.starts_with(kDockerCaller)) keeper_of_mounts_->watch();
   return view_after(volume);
 }
 
@@ -82,9 +79,13 @@ Status VolumeManager::mount_file_system(Hosted& hosted) {
   auto device = attach_device(hosted);
   if (!device) return device.status();
   const std::string path = mount_path(hosted.name);
-  if (hosted.mounted && file_systems_->is_mounted(path)) return Status::ok();
+  if (hosted.mounted && file_systems_->is_mounted(path))
+    return file_systems_->make_data_folder(hosted.name, data_path(hosted.name));
   CVOL_TRY(prepare_file_system(hosted, device->path));
-  CVOL_TRY(file_systems_->mount_device(hosted.name, device->path, path, record_of(hosted).fs()));
+  const std::string type = record_of(hosted).fs();
+  CVOL_TRY(file_systems_->check(hosted.name, device->path, type, /*read_only=*/false));
+  CVOL_TRY(file_systems_->mount_device(hosted.name, device->path, path, type,
+                                       options_.privileged_mounts));
   Status made = file_systems_->make_data_folder(hosted.name, data_path(hosted.name));
   if (!made.is_ok()) {
     (void)file_systems_->unmount(hosted.name, path).is_ok();
@@ -101,7 +102,7 @@ Status VolumeManager::mount_file_system(Hosted& hosted) {
 
 // The caller holds hosted.operation; the file system is mounted.
 Status VolumeManager::add_caller(Hosted& hosted, const std::string& caller_id,
-                                 const std::string& target) {
+                                 const std::string& target, const std::string& use) {
   const v1::VolumeRecord record = record_of(hosted);
   const bool known = has_caller(record.mount(), caller_id);
   const auto bound = record.mount().targets().find(caller_id);
@@ -111,7 +112,8 @@ Status VolumeManager::add_caller(Hosted& hosted, const std::string& caller_id,
                                             (old.empty() ? "without a target" : "at " + old) +
                                             "; unmount that first");
   // Noted first: a bind that nobody knows of would stay behind after a crash.
-  if (!known) CVOL_TRY(note_caller(hosted, caller_id, target));
+  if (!known || !use.empty() || is_unfinished(record.mount()))
+    CVOL_TRY(note_caller(hosted, caller_id, target, use));
   if (target.empty() || (known && file_systems_->is_mounted(target))) return Status::ok();
   Status shown = file_systems_->bind(hosted.name, data_path(hosted.name), target);
   if (!shown.is_ok() && !known) {
@@ -123,60 +125,24 @@ Status VolumeManager::add_caller(Hosted& hosted, const std::string& caller_id,
 }
 
 Status VolumeManager::note_caller(Hosted& hosted, const std::string& caller_id,
-                                  const std::string& target) {
-  if (record_of(hosted).mount().caller_ids_size() >= static_cast<int>(kMostCallers))
+                                  const std::string& target, const std::string& use) {
+  const v1::MountRecord mount = record_of(hosted).mount();
+  const bool known = has_caller(mount, caller_id);
+  if (!known && mount.caller_ids_size() >= static_cast<int>(kMostCallers))
     return Status(Code::kFailedPrecondition, "it has 4096 callers already");
+  // A container that runs has the device in its own namespace. If nothing has it, dockerd has lost
+  // the unmount before (it was killed, or volumed was away): the same id comes again, once.
+  bool earlier_lives = false;
+  if (!use.empty() && known) {
+    auto users = other_users(hosted);
+    earlier_lives = !users || !users->empty();
+  }
   return update(hosted, [&](v1::VolumeRecord& next) {
-    next.mutable_mount()->add_caller_ids(caller_id);
+    add_use(*next.mutable_mount(), caller_id, use, earlier_lives);
+    next.mutable_mount()->set_node_id(node_.id);
     next.mutable_mount()->set_boot_id(options_.boot_id);
     if (!target.empty()) (*next.mutable_mount()->mutable_targets())[caller_id] = target;
   });
-}
-
-Result<VolumeView> VolumeManager::unmount(const std::string& name, const std::string& caller_id) {
-  CVOL_TRY(validate_caller(caller_id));
-  auto hosted = require(name);
-  if (!hosted) return hosted.status();
-  Hosted& volume = **hosted;
-  std::lock_guard operation(volume.operation);
-  if (find(name) != *hosted)
-    return Status(Code::kNotFound, "volume '" + name + "' was removed meanwhile");
-  CVOL_TRY(remove_caller(volume, caller_id));
-  return view_after(volume);
-}
-
-// The caller holds hosted.operation. The record is the last to change: whatever interrupts this,
-// the next process finds a mount that did not survive, and finishes.
-Status VolumeManager::remove_caller(Hosted& hosted, const std::string& caller_id) {
-  const v1::MountRecord record = record_of(hosted).mount();
-  const bool known = has_caller(record, caller_id);
-  const auto bound = record.targets().find(caller_id);
-  if (bound != record.targets().end() && file_systems_->is_mounted(bound->second))
-    CVOL_TRY(file_systems_->unmount(hosted.name, bound->second));
-  if (record.caller_ids_size() == (known ? 1 : 0) &&
-      (hosted.mounted || file_systems_->is_mounted(mount_path(hosted.name)))) {
-    CVOL_TRY(unmount_file_system(hosted));
-    CVOL_TRY(detach_device(hosted));
-  }
-  if (!known) return Status::ok();
-  CVOL_TRY(update(hosted,
-                  [&](v1::VolumeRecord& next) { erase_caller(*next.mutable_mount(), caller_id); }));
-  drop_session_if_unused(hosted);
-  return Status::ok();
-}
-
-// The caller holds hosted.operation. Idempotent.
-Status VolumeManager::unmount_file_system(Hosted& hosted) {
-  const std::string path = mount_path(hosted.name);
-  if (!hosted.mounted && !file_systems_->is_mounted(path)) return Status::ok();
-  CVOL_TRY(file_systems_->unmount(hosted.name, path)
-               .with_context("unmount volume '" + hosted.name + "'"));
-  {
-    std::lock_guard lock(mutex_);
-    hosted.mounted = false;
-  }
-  events_.add("volume_unmounted", hosted.name, "unmounted volume");
-  return Status::ok();
 }
 
 }  // namespace cvol::volume

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 
+#include "nbd/attach/holders.h"
 #include "volumed/base/log.h"
 #include "volumed/volume/hosted.h"
 #include "volumed/volume/replica_index.h"
@@ -20,44 +21,7 @@ Task<bool> stop_server(nbd::Server* server) {
   co_return true;
 }
 
-std::string read_small_file(const std::string& path) {
-  std::ifstream file(path);
-  std::string text;
-  std::getline(file, text);
-  return text;
-}
-
-Status write_node_id(const std::string& path, const std::string& id) {
-  const std::string fresh = path + ".new";
-  const int file = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (file < 0) return status_from_errno(errno, "create " + fresh);
-  const std::string text = id + "\n";
-  const bool written =
-      ::write(file, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-      ::fsync(file) == 0;
-  const int error = errno;
-  ::close(file);
-  if (!written) return status_from_errno(error, "write " + fresh);
-  if (::rename(fresh.c_str(), path.c_str()) != 0)
-    return status_from_errno(errno, "rename " + fresh);
-  return Status::ok();
-}
-
 }  // namespace
-
-Status VolumeManager::open_node() {
-  const std::string path = options_.data_dir + "/node-id";
-  const std::string id = read_small_file(path);
-  if (!id.empty()) CVOL_TRY(Uuid::parse(id).status().with_context(path + " is damaged"));
-  auto node = catalog_.register_node(id, options_.node_name, options_.boot_id);
-  if (!node) return node.status();
-  if (id.empty()) CVOL_TRY(write_node_id(path, node->id()));
-  node_.id = node->id();
-  node_.name = node->name();
-  if (Status kept = events_.keep_in(options_.data_dir, node_.name); !kept)
-    log::warning("volume", "events are kept in memory only", {{"error", kept.message()}});
-  return Status::ok();
-}
 
 Status VolumeManager::load_volumes() {
   auto entries = catalog_.load_volumes(problems_);
@@ -161,6 +125,10 @@ Status VolumeManager::open_attacher() {
   options.state_dir = options_.data_dir + "/attach";
   options.nbd_socket = options_.run_dir + "/nbd.sock";
   options.holder_binary = options_.holder_binary;
+  options.instance = node_.id;
+  options.on_lost = [this](const std::string& volume, const std::string& device) {
+    tell_lost_device(volume, device);
+  };
   options.serve = [this](const std::string& volume, int descriptor) {
     auto shown = open_now(volume);
     if (!shown) {
@@ -241,6 +209,8 @@ void VolumeManager::settle_mounts(Hosted& hosted, bool device_lives) {
     return;
   }
   if (settle_stage(hosted, device_lives)) return;
+  if (is_unfinished(record.mount())) keeper_of_mounts_->look(hosted.name);
+  if (expected) keeper_of_mounts_->watch();
   if (!expected && !device_lives && record.session().id().empty()) return;
   const std::string path = mount_path(hosted.name);
   const bool mounted = file_systems_->is_mounted(path);
@@ -283,6 +253,7 @@ void VolumeManager::stop() {
   stop_keeper();
   evictor_->stop();
   settler_->stop();
+  keeper_of_mounts_->stop();
   if (server_) {
     io::Shard& shard = disk_set_.first_shard();
     shard.run<bool>([&] { return stop_server(server_.get()); });

@@ -142,7 +142,7 @@ Status VolumeManager::reserve_for(Hosted& hosted, const std::string& node_id, bo
 
 Result<VolumeView> VolumeManager::reserve(const std::string& name, const std::string& node,
                                           bool read_only) {
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   auto node_id = find_node_id(node);
   if (!node_id) return node_id.status();
@@ -158,7 +158,7 @@ Result<VolumeView> VolumeManager::reserve(const std::string& name, const std::st
 }
 
 Result<VolumeView> VolumeManager::release(const std::string& name, const std::string& node) {
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   const std::string node_id = node.empty()                 ? ""
@@ -210,7 +210,8 @@ Status VolumeManager::note_device_session(Hosted& hosted) {
   if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
     return status_from_errno(errno, "create " + folder);
   const std::string path = session_file(hosted.name);
-  const std::string fresh = path + ".new";
+  // No volume's name begins with a dot.
+  const std::string fresh = folder + "/." + hosted.name + ".new";
   const std::string text = record_of(hosted).session().id() + "\n" + hosted.id + "\n";
   const int file = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (file < 0) return status_from_errno(errno, "create " + fresh);
@@ -254,7 +255,9 @@ Status VolumeManager::clear_away(Hosted& hosted) {
   for (const auto& [target, how] : lost.targets()) paths.push_back(target);
   if (!lost.path().empty()) paths.push_back(lost.path());
   for (const std::string& path : paths) {
-    if (file_systems_->is_mounted(path)) (void)file_systems_->unmount_lazily(name, path).is_ok();
+    auto seen = file_systems_->what_is_at(path, "");
+    if (seen && *seen == mount::Seen::kOurs)
+      (void)file_systems_->unmount_lazily(name, path).is_ok();
   }
   forget_device_session(name);
   std::lock_guard lock(mutex_);

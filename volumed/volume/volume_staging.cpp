@@ -57,6 +57,15 @@ bool is_same_stage(const v1::StageRecord& a, const v1::StageRecord& b) {
          std::equal(a.flags().begin(), a.flags().end(), b.flags().begin(), b.flags().end());
 }
 
+// Of its own will: by its publishing, its access mode or a mount flag. The last word counts.
+bool is_meant_read_only(const v1::StageRecord& stage) {
+  bool read_only = false;
+  for (const std::string& flag : stage.flags()) {
+    if (flag == "ro" || flag == "rw") read_only = flag == "ro";
+  }
+  return stage.read_only() || read_only;
+}
+
 }  // namespace
 
 // Checks that the volume is this node's, and notes what is wanted.
@@ -95,7 +104,7 @@ Status VolumeManager::note_stage(Hosted& hosted, const StageRequest& request) {
 
 Result<VolumeView> VolumeManager::stage(const std::string& name, const StageRequest& request) {
   CVOL_TRY(validate(request));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::unique_lock operation(volume.operation, std::try_to_lock);
@@ -128,11 +137,16 @@ Status VolumeManager::make_stage(Hosted& hosted, const StageRequest& request) {
   auto device = attach_device(hosted);
   if (!device) return device.status();
   crash_point("stage-attached");
-  if (stage.block()) {
-    return stage.read_only() ? file_systems_->set_read_only(hosted.name, device->path, true)
-                             : Status::ok();
-  }
-  if (file_systems_->is_mounted(stage.path())) return Status::ok();
+  // Of the staging alone: those who share the device share what it is.
+  if (stage.block())
+    return file_systems_->set_read_only(hosted.name, device->path, stage.read_only());
+  auto seen = file_systems_->what_is_at(stage.path(), device->path);
+  if (!seen) return seen.status();
+  if (*seen == mount::Seen::kForeign)
+    return Status(Code::kFailedPrecondition,
+                  "what is mounted at " + stage.path() +
+                      " is not this volume; it stays: unmount it, then stage again");
+  if (*seen == mount::Seen::kOurs) return check_sound(stage);
   CVOL_TRY(prepare_file_system(hosted, device->path, request.mkfs_options));
   crash_point("stage-formatted");
   auto found = file_systems_->probe(hosted.name, device->path);
@@ -156,17 +170,43 @@ Status VolumeManager::make_stage(Hosted& hosted, const StageRequest& request) {
 // The caller holds hosted.operation. Idempotent.
 Status VolumeManager::undo_stage(Hosted& hosted) {
   const v1::StageRecord stage = record_of(hosted).stage();
-  if (!stage.block() && file_systems_->is_mounted(stage.path()))
-    CVOL_TRY(file_systems_->unmount(hosted.name, stage.path()));
+  if (!stage.block()) {
+    auto seen = file_systems_->what_is_at(stage.path(), view_of(hosted, devices()).device);
+    if (!seen) return seen.status();
+    // What others mounted there is theirs; the record and the device of the volume go.
+    if (*seen == mount::Seen::kOurs) CVOL_TRY(file_systems_->unmount(hosted.name, stage.path()));
+  }
   crash_point("unstage-unmounted");
   CVOL_TRY(detach_device(hosted));
   crash_point("unstage-detached");
   return update(hosted, [](v1::VolumeRecord& next) { next.clear_stage(); });
 }
 
+// The caller holds hosted.operation. What a crash left of a staging that was never whole: its
+// device is there and nothing of it is mounted. A staging that is in use is its orchestrator's to
+// end.
+Status VolumeManager::end_cut_stage(Hosted& hosted) {
+  const v1::VolumeRecord record = record_of(hosted);
+  const Status used(Code::kFailedPrecondition,
+                    "volume '" + hosted.name + "' is used by an orchestrator (staged at " +
+                        record.stage().path() + "), which has to unpublish and unstage it");
+  if (record.session().node_id() != node_.id || record.stage().block()) return used;
+  const std::string device = view_of(hosted, devices()).device;
+  std::vector<std::string> paths = {record.stage().path()};
+  for (const auto& [target, how] : record.stage().targets()) paths.push_back(target);
+  for (const std::string& path : paths) {
+    auto seen = file_systems_->what_is_at(path, device);
+    if (!seen) return seen.status();
+    if (*seen == mount::Seen::kOurs) return used;
+  }
+  CVOL_TRY(undo_stage(hosted).with_context("end a staging that was cut off"));
+  events_.add("volume_unstaged", hosted.name, "ended a staging that was cut off");
+  return Status::ok();
+}
+
 Result<VolumeView> VolumeManager::unstage(const std::string& name, const std::string& path) {
   CVOL_TRY(validate_path(path, "path"));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::unique_lock operation(volume.operation, std::try_to_lock);
@@ -177,8 +217,11 @@ Result<VolumeView> VolumeManager::unstage(const std::string& name, const std::st
   if (!record.has_stage() || record.stage().path() != path ||
       record.session().node_id() != node_.id)
     return view_after(volume);
+  const std::string device = view_of(volume, devices()).device;
   for (const auto& [target, how] : record.stage().targets()) {
-    if (file_systems_->is_mounted(target))
+    auto seen = file_systems_->what_is_at(target, device);
+    if (!seen) return seen.status();
+    if (*seen == mount::Seen::kOurs)
       return Status(Code::kFailedPrecondition,
                     "volume '" + name + "' is still shown at " + target + "; hide it there first");
   }
@@ -197,12 +240,18 @@ Status VolumeManager::note_target(Hosted& hosted, const ShowRequest& request) {
                                                    next.stage().path() + ", not at " +
                                                    request.path);
     auto& targets = *next.mutable_stage()->mutable_targets();
-    if (const auto known = targets.find(request.target); known != targets.end()) {
-      if (known->second.read_only() != request.read_only || known->second.use() != request.use)
-        return Status(Code::kAlreadyExists, "volume '" + hosted.name + "' is shown at " +
-                                                request.target + " in another way");
-      return Status::ok();
-    }
+    const auto known = targets.find(request.target);
+    const bool is_known = known != targets.end();
+    if (is_known &&
+        (known->second.read_only() != request.read_only || known->second.use() != request.use))
+      return Status(Code::kAlreadyExists, "volume '" + hosted.name + "' is shown at " +
+                                              request.target + " in another way");
+    if (next.stage().block() && request.read_only && !next.stage().read_only())
+      return Status(Code::kFailedPrecondition,
+                    "block volume '" + hosted.name +
+                        "' is staged for writing, and a device that is shared cannot be "
+                        "read-only for one alone: publish it to the node read-only");
+    if (is_known) return Status::ok();
     if (request.alone && !targets.empty())
       return Status(Code::kFailedPrecondition, "volume '" + hosted.name + "' is shown at " +
                                                    targets.begin()->first +
@@ -219,13 +268,22 @@ Result<VolumeView> VolumeManager::show(const std::string& name, const ShowReques
   CVOL_TRY(validate_path(request.path, "path"));
   CVOL_TRY(validate_path(request.target, "target"));
   if (request.use.size() > kMostPathBytes) return invalid("the use is longer than 4000 bytes");
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::unique_lock operation(volume.operation, std::try_to_lock);
   if (!operation) return busy(name);
   CVOL_TRY(refresh(volume));
   const bool was_shown = record_of(volume).stage().targets().contains(request.target);
+  if (!was_shown) {
+    auto seen = file_systems_->what_is_at(request.target, view_of(volume, devices()).device);
+    if (!seen) return seen.status();
+    if (*seen == mount::Seen::kForeign)
+      return Status(Code::kFailedPrecondition,
+                    "what is mounted at " + request.target + " is not volume '" + name +
+                        "'; it stays: unmount it, or choose another target");
+  }
+  CVOL_TRY(note_shown(volume, request.target));
   CVOL_TRY(note_target(volume, request));
   crash_point("show-noted");
   Status shown = make_target(volume, request);
@@ -239,19 +297,44 @@ Status VolumeManager::make_target(Hosted& hosted, const ShowRequest& request) {
   const v1::StageRecord stage = record_of(hosted).stage();
   const bool read_only = request.read_only || stage.read_only();
   const std::string device = view_of(hosted, devices()).device;
-  if (device.empty() || (!stage.block() && !file_systems_->is_mounted(stage.path())))
-    return Status(Code::kFailedPrecondition,
-                  "its staging was interrupted; stage it again before it is shown");
-  if (!stage.block())
-    return file_systems_->show_files(hosted.name, stage.path(), request.target, read_only);
-  if (read_only) CVOL_TRY(file_systems_->set_read_only(hosted.name, device, true));
-  return file_systems_->show_device(hosted.name, device, request.target);
+  const Status interrupted(Code::kFailedPrecondition,
+                           "its staging was interrupted; stage it again before it is shown");
+  if (device.empty()) return interrupted;
+  if (stage.block()) return file_systems_->show_device(hosted.name, device, request.target);
+  auto seen = file_systems_->what_is_at(stage.path(), device);
+  if (!seen) return seen.status();
+  if (*seen != mount::Seen::kOurs) return interrupted;
+  CVOL_TRY(check_sound(stage));
+  return file_systems_->show_files(hosted.name, stage.path(), request.target, read_only);
+}
+
+// Nothing new is begun on a file system that broke.
+Status VolumeManager::check_sound(const v1::StageRecord& stage) {
+  auto usage = file_systems_->usage(stage.path());
+  if (!usage) return usage.status();
+  const std::string trouble = mount::trouble_of(*usage, is_meant_read_only(stage));
+  if (trouble.empty()) return Status::ok();
+  return Status(Code::kFailedPrecondition, "the file system at " + stage.path() + " " + trouble);
 }
 
 Status VolumeManager::undo_target(Hosted& hosted, const std::string& target) {
-  CVOL_TRY(file_systems_->hide(hosted.name, target, view_of(hosted, devices()).device));
+  const std::string device = view_of(hosted, devices()).device;
+  if (!record_of(hosted).stage().targets().contains(target)) {
+    if (was_shown(hosted, target)) {  // by an attachment that has ended since
+      CVOL_TRY(file_systems_->hide(hosted.name, target, device));
+      forget_shown(hosted, target);
+      return Status::ok();
+    }
+    // Never shown there, so nothing there is the volume's, unless its device says so.
+    if (device.empty()) return Status::ok();
+    auto seen = file_systems_->what_is_at(target, device);
+    if (!seen) return seen.status();
+    return *seen == mount::Seen::kOurs ? file_systems_->hide(hosted.name, target, device)
+                                       : Status::ok();
+  }
+  CVOL_TRY(file_systems_->hide(hosted.name, target, device));
+  forget_shown(hosted, target);
   crash_point("hide-done");
-  if (!record_of(hosted).stage().targets().contains(target)) return Status::ok();
   return update(hosted, [&](v1::VolumeRecord& next) {
     if (next.has_stage()) next.mutable_stage()->mutable_targets()->erase(target);
   });
@@ -259,7 +342,7 @@ Status VolumeManager::undo_target(Hosted& hosted, const std::string& target) {
 
 Result<VolumeView> VolumeManager::hide(const std::string& name, const std::string& target) {
   CVOL_TRY(validate_path(target, "target"));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   Hosted& volume = **hosted;
   std::unique_lock operation(volume.operation, std::try_to_lock);
@@ -267,18 +350,12 @@ Result<VolumeView> VolumeManager::hide(const std::string& name, const std::strin
   CVOL_TRY(refresh(volume));
   if (is_device_over(volume)) CVOL_TRY(clear_away(volume));
   CVOL_TRY(undo_target(volume, target).with_context("hide volume '" + name + "'"));
-  const v1::StageRecord stage = record_of(volume).stage();
-  // A device that one reader made read-only is writable again when nobody has it.
-  if (stage.block() && !stage.read_only() && stage.targets().empty()) {
-    const std::string device = view_of(volume, devices()).device;
-    if (!device.empty()) CVOL_TRY(file_systems_->set_read_only(name, device, false));
-  }
   return view_after(volume);
 }
 
 Result<UsageView> VolumeManager::usage(const std::string& name, const std::string& path) {
   CVOL_TRY(validate_path(path, "path"));
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   auto view = view_after(**hosted);
   if (!view) return view.status();
@@ -289,9 +366,16 @@ Result<UsageView> VolumeManager::usage(const std::string& name, const std::strin
   UsageView answer;
   answer.usage.total_bytes = view->record.size_bytes();
   if (!stage.block()) {
+    auto seen = file_systems_->what_is_at(path, view->device);
+    if (!seen) return seen.status();
+    if (*seen != mount::Seen::kOurs)
+      return Status(Code::kNotFound, "volume '" + name + "' is not mounted at " + path);
     auto usage = file_systems_->usage(path);
     if (!usage) return usage.status();
     answer.usage = *usage;
+    const auto target = stage.targets().find(path);
+    const bool reader = target != stage.targets().end() && target->second.read_only();
+    answer.trouble = mount::trouble_of(*usage, is_meant_read_only(stage) || reader);
   }
   answer.volume = std::move(*view);
   return answer;
@@ -308,6 +392,18 @@ Status VolumeManager::refresh(Hosted& hosted) {
   return Status::ok();
 }
 
+// What is left of a staging whose device has gone, of a device of a volume's kind only.
+void VolumeManager::unmount_lost_stage(const std::string& name, const v1::StageRecord& stage) {
+  std::vector<std::string> paths;
+  for (const auto& [target, how] : stage.targets()) paths.push_back(target);
+  if (!stage.block()) paths.push_back(stage.path());
+  for (const std::string& path : paths) {
+    auto seen = file_systems_->what_is_at(path, "");
+    if (seen && *seen == mount::Seen::kOurs)
+      (void)file_systems_->unmount_lazily(name, path).is_ok();
+  }
+}
+
 // At start. True if the volume is staged here, rightly, and the rest of the settling is over.
 bool VolumeManager::settle_stage(Hosted& hosted, bool device_lives) {
   const v1::VolumeRecord record = record_of(hosted);
@@ -315,10 +411,8 @@ bool VolumeManager::settle_stage(Hosted& hosted, bool device_lives) {
   const bool same_boot = record.stage().boot_id() == options_.boot_id;
   // What is missing of it is made when it is staged again, and undone when it is unstaged.
   if (same_boot && device_lives) return true;
-  for (const auto& [target, how] : record.stage().targets())
-    (void)file_systems_->unmount_lazily(hosted.name, target).is_ok();
-  if (!record.stage().block())
-    (void)file_systems_->unmount_lazily(hosted.name, record.stage().path()).is_ok();
+  // After a boot nothing that is mounted there can be of this staging.
+  if (same_boot) unmount_lost_stage(hosted.name, record.stage());
   if (!record.stage().targets().empty())
     log::warning("volume", "a staged volume did not survive; it has to be staged again",
                  {{"volume", hosted.name}, {"reboot", !same_boot}});

@@ -82,7 +82,7 @@ Result<uint64_t> VolumeManager::trim_all(Hosted& hosted, bool paced) {
 }
 
 Result<uint64_t> VolumeManager::trim(const std::string& name) {
-  auto hosted = require(name);
+  auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   auto trimmed = trim_all(**hosted, /*paced=*/false);
   if (trimmed) events_.add("volume_trimmed", name, "gave back " + format_size(*trimmed));

@@ -22,6 +22,8 @@
 #include "nbd/attach/backend.h"
 #include "nbd/attach/host.h"
 #include "volumed/mount/device_program.h"
+#include "volumed/mount/device_users.h"
+#include "volumed/mount/identity.h"
 #include "volumed/mount/mount.h"
 #include "volumed/mount/staging.h"
 #include "volumed/mount/trim.h"
@@ -44,6 +46,7 @@ Answer fuse_step(const std::string& step, const Words& words) {
   options.holder_binary = words[2];
   Result<DeviceRecord> record = decode_record(words[3]);
   if (!record) return record.status();
+  options.instance = record->instance;
   auto backend = make_local_fuse_backend(options);
   if (step == "fuse-detach") return answer_of(backend->detach(*record));
   if (step == "fuse-resize") return answer_of(backend->resize(*record, record->size_bytes));
@@ -127,9 +130,14 @@ constexpr Step kSteps[] = {
     {"hide", 2, [](const Words& w) { return answer_of(mount::hide(w[0], w[1])); }},
     {"set-read-only", 2,
      [](const Words& w) { return answer_of(mount::set_read_only(w[0], w[1] == "ro")); }},
+    {"users", 2, [](const Words& w) { return mount::users_of_device(w[0], split(w[1], '\n')); }},
     {"usage", 1, usage_step},
+    {"what-is-at", 2,
+     [](const Words& w) { return Answer(mount::encode_seen(mount::what_is_at(w[0], w[1]))); }},
     {"mount", 3,
      [](const Words& w) { return answer_of(mount::mount_device(w[0], w[1], w[2], false)); }},
+    {"mount-privileged", 3,
+     [](const Words& w) { return answer_of(mount::mount_device(w[0], w[1], w[2], false, true)); }},
     {"unmount", 1, [](const Words& w) { return answer_of(mount::unmount(w[0])); }},
     {"unmount-lazily", 1, [](const Words& w) { return answer_of(mount::unmount_lazily(w[0])); }},
     {"grow", 3,

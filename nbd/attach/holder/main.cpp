@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -18,6 +19,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -27,7 +29,34 @@
 
 namespace cvol::attach {
 
+namespace {
+
+constexpr off_t kMostLogBytes = 1 << 20;
+constexpr std::size_t kKeptLogBytes = 256 * 1024;
+
+// stderr is a file on a tmpfs, which a server that refuses all would fill. Beyond 1 MiB only the
+// last quarter stays.
+void bound_log() {
+  struct stat found {};
+  if (fstat(STDERR_FILENO, &found) != 0 || !S_ISREG(found.st_mode)) return;
+  if (found.st_size < kMostLogBytes) return;
+  static char kept[kKeptLogBytes];
+  const ssize_t got =
+      pread(STDERR_FILENO, kept, sizeof kept, found.st_size - static_cast<off_t>(sizeof kept));
+  if (ftruncate(STDERR_FILENO, 0) != 0 || got <= 0) return;
+  const char* from =
+      static_cast<const char*>(std::memchr(kept, '\n', static_cast<std::size_t>(got)));
+  if (from == nullptr) return;
+  std::fprintf(stderr, "(earlier lines were dropped)%.*s", static_cast<int>(kept + got - from),
+               from);
+}
+
+}  // namespace
+
 void holder_log(const char* level, const std::string& text) {
+  static std::mutex mutex;
+  std::lock_guard lock(mutex);
+  bound_log();
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
   tm utc{};
@@ -50,11 +79,10 @@ struct Arguments {
 };
 
 bool parse_arguments(int argc, char** argv, Arguments& into) {
-  static const option kOptions[] = {{"volume", required_argument, nullptr, 'v'},
-                                    {"mount", required_argument, nullptr, 'm'},
-                                    {"socket", required_argument, nullptr, 's'},
-                                    {"no-session", no_argument, nullptr, 'n'},
-                                    {nullptr, 0, nullptr, 0}};
+  static const option kOptions[] = {
+      {"volume", required_argument, nullptr, 'v'}, {"mount", required_argument, nullptr, 'm'},
+      {"socket", required_argument, nullptr, 's'}, {"instance", required_argument, nullptr, 'i'},
+      {"no-session", no_argument, nullptr, 'n'},   {nullptr, 0, nullptr, 0}};
   for (int c; (c = getopt_long(argc, argv, "", kOptions, nullptr)) != -1;) {
     switch (c) {
       case 'v':
@@ -65,6 +93,8 @@ bool parse_arguments(int argc, char** argv, Arguments& into) {
         break;
       case 's':
         into.pipeline.socket_path = optarg;
+        break;
+      case 'i':  // for those who look at the process list (nbd/attach/holders.h)
         break;
       case 'n':
         into.pipeline.with_session = false;

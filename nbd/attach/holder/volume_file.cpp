@@ -203,15 +203,17 @@ void VolumeFile::fallocate(fuse_req_t request, int mode, off_t offset, off_t len
     return;
   }
   uint64_t bytes = std::min<uint64_t>(static_cast<uint64_t>(length), size_bytes_ - start);
-  submit_zeroes(new Operation{request, start, bytes});
+  auto* operation = new Operation{request, start, bytes};
+  pipeline_->submit(next_zeroes(*operation), {}, operation);
 }
 
-void VolumeFile::submit_zeroes(Operation* operation) {
-  uint64_t bytes = std::min(operation->left, kMaxZeroBytes);
-  Request request{Command::kWriteZeroes, 0, 0, operation->offset, static_cast<uint32_t>(bytes)};
-  operation->offset += bytes;
-  operation->left -= bytes;
-  pipeline_->submit(request, {}, operation);
+Request VolumeFile::next_zeroes(Operation& operation) {
+  const uint64_t bytes = std::min(operation.left, kMaxZeroBytes);
+  const Request request{Command::kWriteZeroes, 0, 0, operation.offset,
+                        static_cast<uint32_t>(bytes)};
+  operation.offset += bytes;
+  operation.left -= bytes;
+  return request;
 }
 
 void VolumeFile::statfs(fuse_req_t request) {
@@ -248,7 +250,7 @@ void VolumeFile::answered(const Request& request, void* context, int error,
   } else if (request.command == Command::kWrite) {
     fuse_reply_write(operation->request, request.length);
   } else if (operation->left > 0) {
-    submit_zeroes(operation);
+    pipeline_->submit_from_answer(next_zeroes(*operation), operation);
     return;
   } else {
     fuse_reply_err(operation->request, 0);

@@ -71,7 +71,7 @@ class VolumeFile : public nbd::client::PipelineEvents {
  private:
   struct Operation;
   bool attributes(fuse_ino_t inode, struct stat& into) const;
-  void submit_zeroes(Operation* operation);
+  static nbd::client::Request next_zeroes(Operation& operation);
   nbd::client::Payload make_payload(const char* data, std::size_t size);
   bool finished() const;
 

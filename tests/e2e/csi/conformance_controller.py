@@ -1,11 +1,25 @@
 """Identity and Controller, call by call (conformance.py)."""
 import concurrent.futures
+import pathlib
+import unittest
 import uuid
 
 from conformance_case import Case, cluster
 from csi_harness import GIB, MIB, Code, Mode, block, mount, pb, wait_for
 
 Rpc = pb.ControllerServiceCapability.RPC
+MANIFESTS = pathlib.Path(__file__).resolve().parents[3] / "deploy/kubernetes/base"
+
+
+def shipped_classes():
+    """Name and parameters of each StorageClass that is shipped, as a provisioner reads them."""
+    try:
+        import yaml
+    except ImportError as missing:
+        raise unittest.SkipTest("python3-yaml is not installed") from missing
+    documents = yaml.safe_load_all((MANIFESTS / "storageclass.yaml").read_text())
+    return {one["metadata"]["name"]: one["parameters"] for one in documents
+            if one and one["kind"] == "StorageClass"}
 
 
 class Identity(Case):
@@ -112,6 +126,12 @@ class CreateVolume(Case):
         self.refused(Code.INVALID_ARGUMENT, "CreateVolume", name="fs",
                      volume_capabilities=[mount(fs_type="xfs")], parameters={"fsType": "ext4"})
 
+    def test_too_small_for_its_file_system(self):
+        """CreateVolume: what no file system fits into is refused before it is bound."""
+        self.refused(Code.INVALID_ARGUMENT, "CreateVolume", name=f"x-{uuid.uuid4().hex[:8]}",
+                     volume_capabilities=[mount(fs_type="xfs")],
+                     capacity_range={"required_bytes": 64 * MIB})
+
     def test_content_source(self):
         """CreateVolume, volume_content_source: neither snapshots nor clones are served."""
         for source in ({"snapshot": {"snapshot_id": "s"}}, {"volume": {"volume_id": "v"}}):
@@ -157,6 +177,24 @@ class CreateVolume(Case):
         self.undo.append(volume.volume_id)
         names = [v["name"] for v in cluster.json(1, "volume", "ls")]
         self.assertEqual(names.count("parallel"), 1)
+
+
+class ShippedClasses(Case):
+    def test_all_calls(self):
+        """StorageClass parameters: every call that is given them takes them, and means the same."""
+        for name, parameters in shipped_classes().items():
+            with self.subTest(name):
+                made = self.create(capability=mount(), parameters=parameters)
+                again = self.create(name=f"again-{made.volume_id}", capability=mount(),
+                                    parameters=dict(parameters, **{
+                                        "csi.storage.k8s.io/pvc/name": "claim",
+                                        "csi.storage.k8s.io/pvc/namespace": "default"}))
+                for volume in (made, again):
+                    answer = self.call("ValidateVolumeCapabilities", volume_id=volume.volume_id,
+                                       volume_capabilities=[mount()], parameters=parameters)
+                    self.assertTrue(answer.HasField("confirmed"), answer.message)
+                self.call("ControllerModifyVolume", volume_id=made.volume_id, mutable_parameters={
+                    "csi.storage.k8s.io/pv/name": "pv", "replicas": parameters["replicas"]})
 
 
 class DeleteVolume(Case):
@@ -381,6 +419,13 @@ class GetCapacity(Case):
         self.assertAlmostEqual(one / three, 3, delta=0.5)
         self.assertEqual(self.capacity(parameters={"replicas": "4"}), 0)
         self.refused(Code.INVALID_ARGUMENT, "GetCapacity", parameters={"x": "y"})
+
+    def test_shipped_classes(self):
+        """GetCapacity: the parameters of a StorageClass come unfiltered, reserved keys too."""
+        self.assertTrue(shipped_classes())
+        for name, parameters in shipped_classes().items():
+            with self.subTest(name):
+                self.assertGreater(self.capacity(parameters=parameters), 0)
 
     def test_topology(self):
         """GetCapacity, accessible_topology: none outside of the cluster."""

@@ -2,6 +2,7 @@
 import concurrent.futures
 import os
 import pathlib
+import subprocess
 import uuid
 
 from conformance_case import Case, cluster
@@ -83,12 +84,24 @@ class NodeStageVolume(Case):
             file.seek(10 * MIB)
             self.assertEqual(file.read(4096), b"mine" * 1024)
 
-    def test_group(self):
-        """VOLUME_MOUNT_GROUP: files belong to the group."""
-        volume = self.ready(mount(volume_mount_group="4321"))
-        found = os.stat(cluster.staging(2, volume.volume_id))
-        self.assertEqual(found.st_gid, 4321)
-        self.assertEqual(found.st_mode & 0o2070, 0o2070)
+    def test_foreign_mount(self):
+        """NodeStageVolume: what others mounted at the path is not the volume, and stays."""
+        volume = self.create(capability=mount())
+        context = self.publish(volume, 2, mount())
+        path = pathlib.Path(cluster.staging(2, volume.volume_id))
+        path.mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "tmpfs", "foreign", str(path))
+        self.addCleanup(subprocess.run, ["umount", str(path)], check=False,
+                        stderr=subprocess.DEVNULL)
+        (path / "theirs").write_text("x", encoding="utf-8")
+        self.refused(Code.FAILED_PRECONDITION, "NodeStageVolume", 2,
+                     **self.stage_fields(volume, 2, mount(), context))
+        self.call("NodeUnstageVolume", 2, volume_id=volume.volume_id,
+                  staging_target_path=str(path))
+        self.assertEqual((path / "theirs").read_text(encoding="utf-8"), "x")
+        self.assertEqual(cluster.devices(2), [])
+        run("umount", str(path))
+        self.stage(volume, 2, mount(), context)
 
     def test_another_path(self):
         """RPC Interactions: once per volume and node."""
@@ -200,8 +213,17 @@ class NodePublishVolume(Case):
             pathlib.Path(fields["target_path"], "file").write_text("x", encoding="utf-8")
         self.call("NodeUnpublishVolume", 2, volume_id=volume.volume_id,
                   target_path=fields["target_path"])
-        device = self.ready(block())
-        fields = self.show_fields(device, readonly=True)
+        writers = self.ready(block(Mode.SINGLE_NODE_MULTI_WRITER))
+        fields = self.show_fields(writers, capability=block(Mode.SINGLE_NODE_MULTI_WRITER))
+        self.call("NodePublishVolume", 2, **fields)
+        self.refused(Code.FAILED_PRECONDITION, "NodePublishVolume", 2,
+                     **dict(fields, target_path=self.target(2, "b"), readonly=True))
+        with open(fields["target_path"], "r+b", buffering=0) as file:
+            file.write(b"w" * 4096)
+        device = self.create(capability=block())
+        context = self.publish(device, 2, readonly=True)
+        self.stage(device, 2, context=context)
+        fields = self.show_fields(device, readonly=True, pod="b")
         self.call("NodePublishVolume", 2, **fields)
         with self.assertRaises(OSError):
             with open(fields["target_path"], "r+b", buffering=0) as file:
@@ -275,10 +297,15 @@ class NodeUnpublishVolume(Case):
         target = pathlib.Path(self.target())
         target.mkdir()
         (target / "mine").write_text("x", encoding="utf-8")
-        self.refused(Code.FAILED_PRECONDITION, "NodeUnpublishVolume", 2,
-                     volume_id=volume.volume_id, target_path=str(target))
-        (target / "mine").unlink()
         self.call("NodeUnpublishVolume", 2, volume_id=volume.volume_id, target_path=str(target))
+        self.assertEqual((target / "mine").read_text(encoding="utf-8"), "x")
+        empty = pathlib.Path(self.target(pod="b"))
+        empty.touch()
+        self.call("NodeUnpublishVolume", 2, volume_id=volume.volume_id, target_path=str(empty))
+        self.assertTrue(empty.exists())
+        empty.unlink()
+        (target / "mine").unlink()
+        target.rmdir()
 
 
 class NodeGetVolumeStats(Case):
@@ -375,5 +402,4 @@ class NodeGetCapabilities(Case):
         found = {c.rpc.type for c in self.call("NodeGetCapabilities").capabilities}
         self.assertEqual(found, {
             NodeRpc.STAGE_UNSTAGE_VOLUME, NodeRpc.GET_VOLUME_STATS, NodeRpc.EXPAND_VOLUME,
-            NodeRpc.VOLUME_CONDITION, NodeRpc.SINGLE_NODE_MULTI_WRITER,
-            NodeRpc.VOLUME_MOUNT_GROUP})
+            NodeRpc.VOLUME_CONDITION, NodeRpc.SINGLE_NODE_MULTI_WRITER})

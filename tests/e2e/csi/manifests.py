@@ -35,15 +35,16 @@ KINDS = {
         "attachRequired", "podInfoOnMount", "fsGroupPolicy", "storageCapacity",
         "requiresRepublish", "seLinuxMount", "volumeLifecycleModes"},
     ("apps/v1", "Deployment"): {"replicas", "selector", "template", "strategy"},
-    ("apps/v1", "DaemonSet"): {"selector", "template", "updateStrategy"},
+    ("apps/v1", "DaemonSet"): {"selector", "template", "updateStrategy",
+                                  "minReadySeconds"},
     ("apps/v1", "StatefulSet"): {"serviceName", "replicas", "podManagementPolicy", "selector",
                                  "template", "volumeClaimTemplates"},
 }
-POD = {"serviceAccountName", "priorityClassName", "hostNetwork", "hostPID", "dnsPolicy",
+POD = {"serviceAccountName", "automountServiceAccountToken", "priorityClassName", "hostNetwork", "hostPID", "dnsPolicy",
        "terminationGracePeriodSeconds", "tolerations", "affinity", "securityContext", "containers",
        "volumes"}
 CONTAINER = {"name", "image", "command", "args", "env", "ports", "readinessProbe", "livenessProbe",
-             "resources", "volumeMounts", "securityContext"}
+             "startupProbe",              "resources", "volumeMounts", "securityContext"}
 MOUNT = {"name", "mountPath", "mountPropagation", "readOnly"}
 # Permissions that the sidecars need: (group, resource) -> verbs.
 NEEDED = {
@@ -126,7 +127,7 @@ class Kubernetes(unittest.TestCase):
                 self.assertLessEqual(set(container), CONTAINER, where)
                 self.assertTrue(container["image"], where)
                 ports = {port["name"] for port in container.get("ports", [])}
-                for probe in ("readinessProbe", "livenessProbe"):
+                for probe in ("readinessProbe", "livenessProbe", "startupProbe"):
                     if probe in container:
                         self.assertIn(container[probe]["httpGet"]["port"], ports, where)
                 for entry in container.get("volumeMounts", []):
@@ -190,6 +191,41 @@ class Kubernetes(unittest.TestCase):
         endpoint = next(a for a in volumed["args"] if a.startswith("--csi-endpoint="))
         path = next(a for a in registrar["args"] if a.startswith("--kubelet-registration-path="))
         self.assertEqual(endpoint.split("unix://")[1], path.split("=")[1])
+
+
+    def test_node_pods_wait_and_hold_no_token(self):
+        document, pod = next((d, t["spec"]) for _, d, t in pods() if d["kind"] == "DaemonSet")
+        self.assertIs(pod["automountServiceAccountToken"], False)
+        self.assertGreaterEqual(document["spec"]["minReadySeconds"], 10)
+        volumed = next(c for c in pod["containers"] if c["name"] == "volumed")
+        for argument in volumed["args"]:
+            self.assertNotRegex(argument, r"(?<!\[)\$\(HOST_IP\)", "IPv6 needs brackets")
+        startup = volumed["startupProbe"]
+        self.assertGreaterEqual(startup["periodSeconds"] * startup["failureThreshold"], 600)
+
+    def test_sidecars(self):
+        for path, _, template in pods():
+            for container in template["spec"]["containers"]:
+                if "sig-storage" not in container["image"]:
+                    continue
+                where = f"{path}: {container['name']}"
+                self.assertRegex(container["image"], r":v\d+\.\d+\.\d+$", where)
+                self.assertIn("requests", container["resources"], where)
+                self.assertIn("memory", container["resources"]["limits"], where)
+
+    def test_controller_is_probed_and_modifies(self):
+        pod = next(t["spec"] for _, d, t in pods() if d["metadata"]["name"] == "cvol-controller")
+        by_name = {container["name"]: container for container in pod["containers"]}
+        for name in ("provisioner", "resizer"):
+            gates = [a for a in by_name[name]["args"] if a.startswith("--feature-gates=")]
+            self.assertIn("VolumeAttributesClass=true", gates[0].split("=", 1)[1].split(","))
+        port = by_name["cvol-csi"]["ports"][0]["containerPort"]
+        self.assertIn(f"--http-endpoint=:{port}", by_name["liveness"]["args"])
+        self.assertIn("livenessProbe", by_name["cvol-csi"])
+
+    def test_group_is_kubelets(self):
+        driver = next(d for _, d in documents() if d["kind"] == "CSIDriver")
+        self.assertEqual(driver["spec"]["fsGroupPolicy"], "File")
 
 
 class Others(unittest.TestCase):

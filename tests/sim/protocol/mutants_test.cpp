@@ -346,7 +346,6 @@ constexpr Case kCases[] = {
     {"strict_reads_unconfirmed", Mutant::kStrictReadsUnconfirmed, 60,
      run_cut_off_with_strict_reads},
     {"propose_unasked", Mutant::kProposeUnasked, 60, run_restored_register},
-    {"acknowledged_for_ever", Mutant::kAcknowledgedForEver, 60, run_member_comes_back_older},
     {"judged_by_the_first_answer", Mutant::kJudgedByTheFirstAnswer, 60, run_taken_back},
 };
 

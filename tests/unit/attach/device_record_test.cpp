@@ -1,4 +1,5 @@
 #include "nbd/attach/device_record.h"
+#include "nbd/attach/holders.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +10,7 @@ namespace cvol::attach {
 namespace {
 
 DeviceRecord sample() {
-  return {"v1", "fuse", "/dev/loop3", 1 << 30, "boot", 42, 4711, 0};
+  return {"v1", "fuse", "/dev/loop3", 1 << 30, "boot", 42, 4711, 0, "node-1"};
 }
 
 TEST(DeviceRecord, SurvivesEncodingAndDecoding) {
@@ -52,13 +53,33 @@ TEST(DeviceRecord, FilesAreWrittenReadAndRemoved) {
   ASSERT_TRUE(write_record(directory, sample()).is_ok());
   std::ofstream(directory + "/broken.json") << "{";
   std::ofstream(directory + "/other.json") << encode_record(sample());  // name does not agree
-  auto records = read_records(directory);
+  std::vector<std::string> unreadable;
+  auto records = read_records(directory, &unreadable);
   ASSERT_TRUE(records.is_ok());
   ASSERT_EQ(records->size(), 1u);
+  EXPECT_EQ(unreadable.size(), 2u);
   EXPECT_EQ((*records)[0].volume, "v1");
   EXPECT_TRUE(remove_record(directory, "v1").is_ok());
   EXPECT_TRUE(remove_record(directory, "v1").is_ok());
   std::filesystem::remove_all(directory);
+}
+
+TEST(Holders, AreKnownByTheirArguments) {
+  Holder holder;
+  ASSERT_TRUE(parse_holder({"@cvol-holder", "--volume", "v", "--mount", "/run/cvol/attach/attach/v",
+                            "--socket", "/s", "--instance", "node-1"},
+                           holder));
+  EXPECT_EQ(holder.volume, "v");
+  EXPECT_EQ(holder.mount, "/run/cvol/attach/attach/v");
+  EXPECT_EQ(holder.instance, "node-1");
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{{},
+                                             {"@cvol-holder"},
+                                             {"cvol-holder", "--volume", "v", "--mount", "/m"},
+                                             {"@cvol-holder", "--volume", "v", "--mount"}}) {
+    Holder none;
+    EXPECT_FALSE(parse_holder(words, none));
+  }
 }
 
 }  // namespace

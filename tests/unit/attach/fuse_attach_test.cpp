@@ -9,6 +9,7 @@
 
 #include <linux/fs.h>
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -16,6 +17,7 @@
 
 #include "nbd/attach/attach.h"
 #include "nbd/attach/device_record.h"
+#include "nbd/attach/holders.h"
 #include "nbd/attach/host.h"
 #include "volumed/base/units.h"
 #include "volumed/mount/mount.h"
@@ -62,12 +64,17 @@ class FuseAttachTest : public testing::Test {
     kill(server_, SIGKILL);
     waitpid(server_, nullptr, 0);
   }
-  void open() {
+  void open(const std::string& instance = "node-1") {
     AttachOptions options;
+    options.instance = instance;
     options.method = Method::kFuse;
     options.run_dir = root_ + "/run";
-    options.state_dir = root_ + "/state";
+    options.state_dir = instance == "node-1" ? root_ + "/state" : root_ + "/other-state";
     options.nbd_socket = socket();
+    options.on_lost = [this](const std::string& volume, const std::string&) {
+      EXPECT_EQ(volume, "v1");
+      ++lost_;
+    };
     auto opened = Attacher::open(options);
     ASSERT_TRUE(opened.is_ok()) << opened.message();
     attacher_ = std::move(*opened);
@@ -86,6 +93,7 @@ class FuseAttachTest : public testing::Test {
 
   std::string root_;
   pid_t server_ = -1;
+  std::atomic<int> lost_{0};
   std::unique_ptr<Attacher> attacher_;
 };
 
@@ -201,6 +209,92 @@ TEST_F(FuseAttachTest, ADeviceIsDiscardedUnderAFileSystemWithUnwrittenData) {
   EXPECT_TRUE(attacher_->list().empty());
   EXPECT_EQ(backing_of(device), "");
   start_server();
+}
+
+// Somebody may have the device beyond our reach, in another mount namespace: without its holder he
+// cannot write beside the next device of the volume.
+TEST_F(FuseAttachTest, CleaningUpADeviceWithoutARecordEndsItsHolder) {
+  attach();
+  const int64_t pid = holder_pid();
+  ASSERT_TRUE(remove_record(root_ + "/state", "v1").is_ok());
+  open();
+  auto devices = attacher_->reconcile();
+  ASSERT_TRUE(devices.is_ok());
+  EXPECT_TRUE(devices->empty());
+  EXPECT_EQ(process_start_time(pid), 0u);
+  EXPECT_FALSE(attach().empty());
+  EXPECT_EQ(find_holders(root_ + "/run").size(), 1u);
+}
+
+TEST_F(FuseAttachTest, ARecordThatCannotBeReadKeepsItsDevice) {
+  std::string device = attach();
+  const int64_t pid = holder_pid();
+  std::ofstream(root_ + "/state/v1.json") << "{";
+  open();
+  auto devices = attacher_->reconcile();
+  ASSERT_TRUE(devices.is_ok());
+  ASSERT_EQ(devices->size(), 1u);
+  EXPECT_EQ((*devices)[0].path, device);
+  EXPECT_EQ((*devices)[0].size_bytes, 512 * kMiB);
+  EXPECT_NE(process_start_time(pid), 0u);
+  EXPECT_EQ(attach(), device);
+  EXPECT_TRUE(attacher_->detach("v1").is_ok());
+  EXPECT_EQ(process_start_time(pid), 0u);
+}
+
+// volumed was started with another data directory and the same run directory.
+TEST_F(FuseAttachTest, ADeviceOfAnotherInstanceStays) {
+  std::string device = attach();
+  const int64_t pid = holder_pid();
+  open("node-2");
+  auto devices = attacher_->reconcile();
+  ASSERT_TRUE(devices.is_ok());
+  EXPECT_TRUE(devices->empty());
+  EXPECT_NE(process_start_time(pid), 0u);
+  EXPECT_NE(backing_of(device), "");
+  auto refused = attacher_->attach("v1", 512 * kMiB);
+  EXPECT_EQ(refused.code(), Code::kFailedPrecondition) << refused.message();
+  EXPECT_NE(process_start_time(pid), 0u);
+  open();
+  EXPECT_EQ(attacher_->reconcile()->size(), 1u);
+  EXPECT_EQ(attach(), device);
+}
+
+TEST_F(FuseAttachTest, ARunDirectoryWithDevicesOfAnotherInstanceIsRefused) {
+  AttachOptions options;
+  options.method = Method::kFuse;
+  options.run_dir = root_ + "/node/attach";
+  options.state_dir = root_ + "/state";
+  options.nbd_socket = socket();
+  options.instance = "node-1";
+  auto opened = Attacher::open(options);
+  ASSERT_TRUE(opened.is_ok()) << opened.message();
+  attacher_ = std::move(*opened);
+  ASSERT_TRUE(claim_run_dir(root_ + "/node", "node-1", "/data/one").is_ok());
+  EXPECT_TRUE(check_run_dir(root_ + "/node", "node-2").is_ok());
+  ASSERT_FALSE(attach().empty());
+  EXPECT_TRUE(check_run_dir(root_ + "/node", "node-1").is_ok());
+  for (const char* other : {"node-2", ""}) {
+    Status refused = check_run_dir(root_ + "/node", other);
+    EXPECT_EQ(refused.code(), Code::kFailedPrecondition);
+    EXPECT_NE(refused.message().find("/data/one"), std::string::npos) << refused.message();
+    EXPECT_NE(refused.message().find("'v1'"), std::string::npos) << refused.message();
+  }
+}
+
+TEST_F(FuseAttachTest, AHolderThatEndsByItselfIsNoticed) {
+  attach();
+  ASSERT_TRUE(attacher_->detach("v1").is_ok());
+  attach();
+  attacher_->cut("v1");
+  ASSERT_TRUE(attacher_->discard("v1").is_ok());
+  attach();
+  EXPECT_EQ(lost_, 0);
+  open();
+  ASSERT_EQ(attacher_->reconcile()->size(), 1u);
+  kill(static_cast<pid_t>(holder_pid()), SIGKILL);
+  EXPECT_TRUE(wait_until(std::chrono::seconds(10), [&] { return lost_ == 1; }));
+  EXPECT_FALSE(attach().empty());
 }
 
 TEST_F(FuseAttachTest, AHolderInUseIgnoresSigterm) {

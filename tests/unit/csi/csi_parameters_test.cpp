@@ -45,6 +45,31 @@ TEST(CsiParameters, UnknownOnesAreRefusedByName) {
   EXPECT_EQ(parse_parameters({}, {{"fsType", "xfs"}}).code(), Code::kInvalidArgument);
 }
 
+TEST(CsiParameters, ReservedKeysAreTheOrchestrators) {
+  auto parsed = parse_parameters({{"csi.storage.k8s.io/fstype", "xfs"},
+                                  {"csi.storage.k8s.io/pvc/name", "claim"},
+                                  {"csi.storage.k8s.io/provisioner-secret-name", "s"},
+                                  {"replicas", "2"}},
+                                 {{"csi.storage.k8s.io/pv/name", "pv"}, {"minInSync", "2"}});
+  ASSERT_TRUE(parsed) << parsed.message();
+  EXPECT_EQ(parsed->fs, "xfs");
+  EXPECT_EQ(parsed->replicas, 2u);
+  EXPECT_EQ(parsed->min_in_sync, 2u);
+  auto unsaid = parse_parameters({{"csi.storage.k8s.io/fstype", ""}}, {});
+  ASSERT_TRUE(unsaid) << unsaid.message();
+  EXPECT_EQ(unsaid->fs, "");
+}
+
+TEST(CsiParameters, BothWaysToNameAFileSystemAgree) {
+  EXPECT_TRUE(parse_parameters({{"csi.storage.k8s.io/fstype", "xfs"}, {"fsType", "xfs"}}, {}));
+  auto two = parse_parameters({{"csi.storage.k8s.io/fstype", "xfs"}, {"fsType", "ext4"}}, {});
+  EXPECT_EQ(two.code(), Code::kInvalidArgument);
+  auto unknown = parse_parameters({{"csi.storage.k8s.io/fstype", "btrfs"}}, {});
+  EXPECT_EQ(unknown.code(), Code::kInvalidArgument);
+  EXPECT_EQ(parse_parameters({{"csi.storage.k8s.io.evil", "x"}}, {}).code(),
+            Code::kInvalidArgument);
+}
+
 TEST(CsiParameters, ValuesOutOfRangeAreRefused) {
   for (const char* bad : {"", "0", "9", "-1", "1.5", " 2", "10"})
     EXPECT_EQ(parse_parameters({{"replicas", bad}}, {}).code(), Code::kInvalidArgument) << bad;

@@ -214,6 +214,32 @@ TEST_F(CsiServicesTest, CreateSaysWhatIsWanted) {
   EXPECT_EQ(create(request), StatusCode::ALREADY_EXISTS);
 }
 
+TEST_F(CsiServicesTest, OnlyWhatThisDriverMadeForTheNameIsAdopted) {
+  ASSERT_EQ(create(create_request()), StatusCode::OK) << said_;
+  EXPECT_EQ(api_.volume.labels().at(kNameLabel), "v");
+  EXPECT_EQ(create(create_request()), StatusCode::OK) << said_;
+  (*api_.volume.mutable_labels())[kNameLabel] = "another name of the same checksum";
+  EXPECT_EQ(create(create_request()), StatusCode::ALREADY_EXISTS);
+  api_.volume.mutable_labels()->clear();  // made by hand
+  EXPECT_EQ(create(create_request()), StatusCode::ALREADY_EXISTS);
+}
+
+TEST_F(CsiServicesTest, ARelativePathIsNotFound) {
+  wire::NodeGetVolumeStatsRequest stats;
+  stats.set_volume_id(kId);
+  stats.set_volume_path("some/path");
+  EXPECT_EQ(
+      (call<wire::Node::Stub, wire::NodeGetVolumeStatsRequest, wire::NodeGetVolumeStatsResponse>(
+          *node_, &wire::Node::Stub::NodeGetVolumeStats, stats)),
+      StatusCode::NOT_FOUND);
+  wire::NodeExpandVolumeRequest grow;
+  grow.set_volume_id(kId);
+  grow.set_volume_path("some/path");
+  EXPECT_EQ((call<wire::Node::Stub, wire::NodeExpandVolumeRequest, wire::NodeExpandVolumeResponse>(
+                *node_, &wire::Node::Stub::NodeExpandVolume, grow)),
+            StatusCode::NOT_FOUND);
+}
+
 TEST_F(CsiServicesTest, NoRoomIsResourceExhausted) {
   api_.answer = Status(StatusCode::FAILED_PRECONDITION, "too few nodes");
   EXPECT_EQ(create(create_request()), StatusCode::RESOURCE_EXHAUSTED);

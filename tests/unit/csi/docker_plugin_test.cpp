@@ -32,7 +32,13 @@ class FakeApi : public v1::Cvol::Service {
   Status CreateVolume(ServerContext*, const v1::CreateVolumeRequest* request,
                       v1::CreateVolumeResponse*) override {
     std::lock_guard lock(mutex_);
+    if (slow_create) {
+      // Another node makes one of this name meanwhile.
+      volumes_[request->name()].set_id("another");
+      return Status(StatusCode::UNAVAILABLE, "node n2 did not answer");
+    }
     v1::Volume& volume = volumes_[request->name()];
+    volume.set_id(request->id());
     volume.set_name(request->name());
     volume.set_size_bytes(request->size_bytes());
     volume.set_fs(request->fs());
@@ -50,6 +56,7 @@ class FakeApi : public v1::Cvol::Service {
     if (found == volumes_.end()) return Status(StatusCode::NOT_FOUND, "no such volume");
     *response->mutable_volume() = found->second;
     for (const auto& id : users_[request->name()]) response->mutable_volume()->add_mount_ids(id);
+    response->mutable_volume()->set_mounted_here(!mounted_elsewhere);
     return Status::OK;
   }
   Status ListVolumes(ServerContext*, const v1::ListVolumesRequest*,
@@ -64,7 +71,10 @@ class FakeApi : public v1::Cvol::Service {
     if (!users_[request->name()].empty()) {
       return Status(StatusCode::FAILED_PRECONDITION, "still mounted");
     }
-    volumes_.erase(request->name());
+    // By name or by id.
+    std::erase_if(volumes_, [&](const auto& entry) {
+      return entry.first == request->name() || entry.second.id() == request->name();
+    });
     return Status::OK;
   }
   Status MountVolume(ServerContext*, const v1::MountVolumeRequest* request,
@@ -72,6 +82,7 @@ class FakeApi : public v1::Cvol::Service {
     const char* refusal = mount_refusal;
     if (refusal != nullptr) return Status(StatusCode::DATA_LOSS, refusal);
     std::lock_guard lock(mutex_);
+    last_mount_ = *request;
     users_[request->name()].insert(request->caller_id());
     response->set_mountpoint("/mnt/" + request->name());
     return Status::OK;
@@ -83,7 +94,8 @@ class FakeApi : public v1::Cvol::Service {
       return Status(StatusCode::ABORTED, "busy");
     }
     std::lock_guard lock(mutex_);
-    users_[request->name()].erase(request->caller_id());
+    last_unmount_ = *request;
+    if (request->undo().empty()) users_[request->name()].erase(request->caller_id());
     return Status::OK;
   }
 
@@ -105,6 +117,17 @@ class FakeApi : public v1::Cvol::Service {
     users_[name].insert(user);
   }
 
+  v1::UnmountVolumeRequest last_unmount() {
+    std::lock_guard lock(mutex_);
+    return last_unmount_;
+  }
+  v1::MountVolumeRequest last_mount() {
+    std::lock_guard lock(mutex_);
+    return last_mount_;
+  }
+
+  std::atomic<bool> mounted_elsewhere{false};
+  std::atomic<bool> slow_create{false};
   std::atomic<int> faults{0};
   std::atomic<const char*> mount_refusal{nullptr};
 
@@ -112,6 +135,8 @@ class FakeApi : public v1::Cvol::Service {
   std::mutex mutex_;
   std::map<std::string, v1::Volume> volumes_;
   std::map<std::string, std::set<std::string>> users_;
+  v1::UnmountVolumeRequest last_unmount_;
+  v1::MountVolumeRequest last_mount_;
 };
 
 class DockerPluginTest : public testing::Test {
@@ -219,6 +244,53 @@ TEST_F(DockerPluginTest, IdsThatDockerdLostDoNotKeepAVolume) {
   EXPECT_EQ(error_of("VolumeDriver.Mount", R"({"Name":"v1","ID":"lost"})"), "");
   EXPECT_EQ(error_of("VolumeDriver.Remove", R"({"Name":"v1"})"), "");
   EXPECT_EQ(api_.volume_count(), 0u);
+}
+
+TEST_F(DockerPluginTest, UsersOfAnotherNodeAreNotForgotten) {
+  EXPECT_EQ(error_of("VolumeDriver.Create", R"({"Name":"v1"})"), "");
+  api_.add_user("v1", "docker:of-the-other-node");
+  api_.mounted_elsewhere = true;
+  EXPECT_EQ(error_of("VolumeDriver.Remove", R"({"Name":"v1"})"), "still mounted");
+  EXPECT_EQ(api_.user_count("v1"), 1u);
+  EXPECT_EQ(api_.volume_count(), 1u);
+}
+
+// Whether a user is stale is for the API to say, which sees what the host does with the device.
+TEST_F(DockerPluginTest, ALostUserIsForgottenOnlyAsStale) {
+  EXPECT_EQ(error_of("VolumeDriver.Create", R"({"Name":"v1"})"), "");
+  EXPECT_EQ(error_of("VolumeDriver.Mount", R"({"Name":"v1","ID":"lost"})"), "");
+  EXPECT_EQ(error_of("VolumeDriver.Remove", R"({"Name":"v1"})"), "");
+  EXPECT_TRUE(api_.last_unmount().stale());
+}
+
+TEST_F(DockerPluginTest, EachMountAndUnmountHasAWordOfItsOwn) {
+  EXPECT_EQ(error_of("VolumeDriver.Create", R"({"Name":"v1"})"), "");
+  EXPECT_EQ(error_of("VolumeDriver.Mount", R"({"Name":"v1","ID":"a"})"), "");
+  const std::string first = api_.last_mount().use();
+  EXPECT_EQ(error_of("VolumeDriver.Mount", R"({"Name":"v1","ID":"a"})"), "");
+  EXPECT_FALSE(first.empty());
+  EXPECT_NE(api_.last_mount().use(), first);
+  EXPECT_EQ(error_of("VolumeDriver.Unmount", R"({"Name":"v1","ID":"a"})"), "");
+  EXPECT_FALSE(api_.last_unmount().use().empty());
+  EXPECT_FALSE(api_.last_unmount().stale());
+}
+
+TEST_F(DockerPluginTest, ACreateThatIsGivenUpRemovesNobodyElsesVolume) {
+  api_.slow_create = true;
+  std::thread waiting([this] { call("VolumeDriver.Create", R"({"Name":"v1"})"); });
+  for (int i = 0; i < 400 && api_.volume_count() == 0; ++i) usleep(5000);
+  plugin_.reset();
+  waiting.join();
+  EXPECT_EQ(api_.volume_count(), 1u);
+}
+
+TEST_F(DockerPluginTest, NewNamesHaveTwoLettersAndOldOnesStayUsable) {
+  EXPECT_NE(error_of("VolumeDriver.Create", R"({"Name":"m"})").find("two or more"),
+            std::string::npos);
+  EXPECT_EQ(api_.volume_count(), 0u);
+  api_.volume("m");  // made before
+  EXPECT_EQ(error_of("VolumeDriver.Create", R"({"Name":"m"})"), "");
+  EXPECT_EQ(error_of("VolumeDriver.Mount", R"({"Name":"m","ID":"a"})"), "");
 }
 
 TEST_F(DockerPluginTest, OtherUsersKeepAVolume) {

@@ -47,9 +47,10 @@ TEST(Config, NamesTheKeyOrTheLineOfABadValue) {
   for (const char* text :
        {"data-dir = \"relative\"", "data-dir = 1.5", "data-dir = [\"/a\"]", "log-level = \"loud\"",
         "http = \"nowhere\"", "metadata = \"sqlite:/x\"", "journal-size = \"1KiB\"",
-        "insecure = \"yes\"", "strict-reads = \"yes\"", "scrub-rate = \"1KiB/s\"",
-        "scrub-rate = \"0\"", "scrub-interval = \"5min\"", "scrub-interval = \"14\"",
-        "scrub-interval = \"400d\"", "[table]\nx = 1", "not toml at all"}) {
+        "insecure = \"yes\"", "strict-reads = \"yes\"", "buffer-size = 0", "buffer-size = \"1MiB\"",
+        "scrub-rate = \"1KiB/s\"", "scrub-rate = \"0\"", "scrub-interval = \"5min\"",
+        "scrub-interval = \"14\"", "scrub-interval = \"400d\"", "[table]\nx = 1",
+        "not toml at all"}) {
     Config config;
     EXPECT_FALSE(parse_config(text, config).is_ok()) << text;
   }

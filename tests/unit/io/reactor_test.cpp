@@ -219,6 +219,9 @@ TEST(Address, only_the_three_forms_are_taken) {
   EXPECT_TRUE(parse_address("unix:/run/x.sock"));
   EXPECT_TRUE(parse_address("tcp:127.0.0.1:10809")->loopback);
   EXPECT_TRUE(parse_address("tcp:[::1]:1")->loopback);
+  EXPECT_TRUE(parse_address("tcp:[127.0.0.1]:1")->loopback);
+  EXPECT_FALSE(parse_address("tcp:[]:1"));
+  EXPECT_FALSE(parse_address("tcp:[host]:1"));
   EXPECT_FALSE(parse_address("tcp:0.0.0.0:1")->loopback);
   for (const char* text : {"", "tcp:", "tcp:host:1", "tcp:1.2.3.4", "tcp:1.2.3.4:99999",
                            "unix:", "http://x", "tcp:1.2.3.4:1x"}) {

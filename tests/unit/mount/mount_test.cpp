@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <fstream>
 
 #include "volumed/mount/program.h"
@@ -73,6 +74,32 @@ TEST(Mount, AMissingOrFailingProgramIsExplained) {
   Status failing = run_program({"ls", "/nowhere"}, "coreutils");
   EXPECT_EQ(failing.code(), Code::kIo);
   EXPECT_NE(failing.message().find("/nowhere"), std::string::npos);
+}
+
+// Whoever writes the blocks of a volume chooses what 'data' is; the host must not follow him.
+TEST(Mount, WhatUsersGetIsAFolderOfTheVolumeAndNoLink) {
+  namespace fs = std::filesystem;
+  const std::string root = testing::TempDir() + "data-" + std::to_string(::getpid());
+  const std::string data = root + "/data";
+  fs::create_directories(root + "/elsewhere");
+  fs::permissions(root + "/elsewhere", fs::perms::owner_all);
+  EXPECT_TRUE(make_data_folder(data).is_ok());
+  EXPECT_TRUE(make_data_folder(data).is_ok());
+  EXPECT_EQ(fs::status(data).permissions(), fs::perms(0755));
+  for (const std::string& target : {root + "/elsewhere", std::string("elsewhere"),
+                                    std::string("/etc"), std::string("nothing")}) {
+    fs::remove(data);
+    fs::create_symlink(target, data);
+    const Status refused = make_data_folder(data);
+    EXPECT_EQ(refused.code(), Code::kFailedPrecondition) << refused.message();
+    EXPECT_EQ(mount::bind(data, root + "/target").code(), Code::kFailedPrecondition);
+    EXPECT_FALSE(is_mounted(root + "/target", nullptr));
+  }
+  EXPECT_EQ(fs::status(root + "/elsewhere").permissions(), fs::perms::owner_all);
+  fs::remove(data);
+  { std::ofstream(data) << "a file"; }
+  EXPECT_EQ(make_data_folder(data).code(), Code::kFailedPrecondition);
+  fs::remove_all(root);
 }
 
 }  // namespace

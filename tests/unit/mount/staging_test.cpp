@@ -1,4 +1,5 @@
 #include "volumed/mount/staging.h"
+#include "volumed/mount/identity.h"
 
 #include <gtest/gtest.h>
 #include <sys/mount.h>
@@ -44,6 +45,40 @@ TEST(MkfsOptions, AreOfAListWithTheirValues) {
   EXPECT_EQ(validate_mkfs_options("xfs", {"-f"}).code(), Code::kInvalidArgument);
   EXPECT_EQ(validate_mkfs_options("xfs", {"-d", "name=/etc/passwd"}).code(),
             Code::kInvalidArgument);
+}
+
+TEST(MkfsOptions, SayNothingOfErrors) {
+  for (const std::vector<std::string>& bad : std::vector<std::vector<std::string>>{
+           {"-e", "panic"}, {"-E", "offset=4096"}, {"-E", "stride=4,test_fs"}})
+    EXPECT_EQ(validate_mkfs_options("ext4", bad).code(), Code::kInvalidArgument) << bad.back();
+  EXPECT_EQ(parse_mount_flags({"errors=panic"}).code(), Code::kInvalidArgument);
+  EXPECT_EQ(parse_mount_flags({"errors=continue"}).code(), Code::kInvalidArgument);
+  EXPECT_EQ(parse_mount_flags({"errors=remount-ro"})->data, "errors=remount-ro");
+}
+
+TEST(Identity, SurvivesItsWay) {
+  for (Seen seen : {Seen::kNothing, Seen::kOurs, Seen::kForeign})
+    EXPECT_EQ(*decode_seen(encode_seen(seen)), seen);
+  EXPECT_FALSE(decode_seen(""));
+  EXPECT_FALSE(decode_seen("our"));
+}
+
+TEST(Identity, WhatIsMountedIsComparedByItsDevice) {
+  EXPECT_EQ(what_is_at("/nowhere/at/all", "/dev/null"), Seen::kNothing);
+  EXPECT_EQ(what_is_at("/proc", "/dev/null"), Seen::kForeign);
+  EXPECT_EQ(what_is_at("/proc", "/nowhere"), Seen::kForeign);
+}
+
+TEST(Usage, TroubleIsWhatShouldNotBe) {
+  Usage usage;
+  EXPECT_EQ(trouble_of(usage, false), "");
+  usage.read_only = true;
+  EXPECT_EQ(trouble_of(usage, true), "");
+  EXPECT_NE(trouble_of(usage, false), "");
+  EXPECT_TRUE(decode_usage(encode_usage(usage))->read_only);
+  usage.shut_down = true;
+  EXPECT_NE(trouble_of(usage, true), "");
+  EXPECT_TRUE(decode_usage(encode_usage(usage))->shut_down);
 }
 
 TEST(Usage, SurvivesItsWay) {

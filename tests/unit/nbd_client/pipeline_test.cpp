@@ -52,6 +52,7 @@ class FakeServer {
   }
 
   std::atomic<bool> hold_answers{false};
+  std::atomic<bool> stall{false};
   std::atomic<uint32_t> answer_error{0};  // to the next request only
   std::atomic<int> requests{0};
   std::mutex mutex;
@@ -113,6 +114,15 @@ class FakeServer {
       write_offsets.push_back(offset);
     }
     ++requests;
+    if (stall) {
+      std::string first;
+      put(first, 0x67446698, 4);
+      put(first, 0, 4);
+      put(first, 1, 8);  // the cookie of the first request
+      usleep(200'000);   // the sender has filled the socket by then
+      if (send(connection, first.data(), first.size(), MSG_NOSIGNAL) <= 0) return false;
+      while (stall) usleep(5000);
+    }
     if (hold_answers) return true;
     std::string reply;
     put(reply, 0x67446698, 4);
@@ -136,6 +146,10 @@ struct Answers : PipelineEvents {
     errors.push_back(error);
     offsets.push_back(request.offset);
     last_data.assign(reinterpret_cast<const char*>(data.data()), data.size());
+    if (then > 0) {
+      --then;
+      pipeline->submit_from_answer({Command::kFlush}, nullptr);
+    }
     changed.notify_all();
   }
   void connection_changed(const std::string&) override {}
@@ -148,6 +162,8 @@ struct Answers : PipelineEvents {
   std::vector<int> errors;
   std::vector<uint64_t> offsets;
   std::string last_data;
+  int then = 0;  // answers that lead to another request
+  Pipeline* pipeline = nullptr;
 };
 
 class PipelineTest : public testing::Test {
@@ -156,7 +172,7 @@ class PipelineTest : public testing::Test {
   ~PipelineTest() override { std::filesystem::remove(path_); }
 
   void open() {
-    auto opened = Pipeline::open({path_, "v1", true, 5, 1 << 20}, answers_);
+    auto opened = Pipeline::open({path_, "v1", true, "", 5, 1 << 20}, answers_);
     ASSERT_TRUE(opened.is_ok()) << opened.message();
     pipeline_ = std::move(*opened);
     pipeline_->start();
@@ -188,7 +204,7 @@ TEST_F(PipelineTest, WritesAndReadsBack) {
 
 TEST_F(PipelineTest, NobodyListeningIsAnErrorOfOpenOnly) {
   server_->kill();
-  auto opened = Pipeline::open({path_, "v1", true, 5, 1 << 20}, answers_);
+  auto opened = Pipeline::open({path_, "v1", true, "", 5, 1 << 20}, answers_);
   EXPECT_EQ(opened.code(), Code::kUnavailable);
   server_->start();
 }
@@ -225,6 +241,47 @@ TEST_F(PipelineTest, EachConnectionRaisesTheGenerationOfOneSession) {
   EXPECT_EQ(first.substr(first.find('/')), "/1");
   EXPECT_EQ(first.substr(0, first.find('/')), last.substr(0, last.find('/')));
   EXPECT_GT(std::stoi(last.substr(last.find('/') + 1)), 1);
+}
+
+TEST_F(PipelineTest, AnAnswerMayLeadToAnotherRequestAcrossALostConnection) {
+  open();
+  answers_.pipeline = pipeline_.get();
+  answers_.then = 5;
+  write(0, 'x');
+  ASSERT_TRUE(answers_.wait_for(6));
+  server_->hold_answers = true;
+  write(4096, 'y');
+  wait_for_requests(7);
+  server_->kill();
+  answers_.then = 3;
+  server_->hold_answers = false;
+  server_->start();
+  ASSERT_TRUE(answers_.wait_for(10));
+  EXPECT_EQ(std::set<int>(answers_.errors.begin(), answers_.errors.end()), std::set<int>{0});
+}
+
+// The sender is stuck, as the server takes nothing: the thread that receives must go on.
+TEST_F(PipelineTest, TheThreadThatReceivesNeverWaitsForTheOneThatSends) {
+  open();
+  answers_.pipeline = pipeline_.get();
+  answers_.then = 1;
+  server_->hold_answers = true;
+  pipeline_->submit({Command::kFlush}, {}, nullptr);
+  wait_for_requests(1);
+  server_->stall = true;  // with the next request it stops reading, and answers the first
+  std::thread writer([this] {
+    for (uint64_t i = 0; i < 2000; ++i) write((i % 16) * 4096, 'z');
+  });
+  EXPECT_TRUE(answers_.wait_for(1));
+  // The answer was passed on, and its thread is back: another answer would be, too.
+  {
+    std::lock_guard lock(answers_.mutex);
+    EXPECT_EQ(answers_.then, 0);
+  }
+  server_->hold_answers = false;
+  server_->stall = false;
+  writer.join();
+  EXPECT_TRUE(answers_.wait_for(2));
 }
 
 TEST_F(PipelineTest, ADefiniteErrorIsPassedOn) {

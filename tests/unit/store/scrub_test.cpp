@@ -98,6 +98,19 @@ TEST_F(ScrubTest, a_block_that_cannot_be_read_is_damage_and_no_failure) {
   EXPECT_EQ(scrub_all(), 0u);
 }
 
+// One request to the disk takes in several blocks: the event names the one that is bad.
+TEST_F(ScrubTest, a_read_of_several_blocks_names_the_unreadable_one) {
+  start();
+  fill_chunks(2);
+  world_.faults.bad_byte = 11 * kBlockBytes + 7;
+  EXPECT_EQ(read(4, 10).code(), Code::kIo);
+  ASSERT_EQ(told_.size(), 1u);
+  EXPECT_EQ(told_[0].block, 11u);
+  EXPECT_EQ(told_[0].file_block, 11u);
+  EXPECT_TRUE(told_[0].unreadable);
+  EXPECT_TRUE(read(12, 4).is_ok());
+}
+
 TEST_F(ScrubTest, a_read_that_fails_now_and_then_is_tried_again) {
   start();
   fill_chunks(30);
@@ -490,7 +503,7 @@ TEST_F(ScrubTest, a_scrub_ends_when_its_disk_fails_and_a_verify_is_not_taken_for
   EXPECT_EQ(engine().scrub().record.state, ScrubState::kStopped);
   ASSERT_TRUE(engine().start_verify(false).is_ok());
   EXPECT_TRUE(engine().scrub().verify);
-  pass_time(io::kMillisecond);
+  pass_time(100 * io::kMicrosecond);
   ASSERT_TRUE(wait([this] { return engine().stop_scrub(); }).is_ok());
   EXPECT_TRUE(engine().info().failed) << "a verify that was stopped decides nothing";
   EXPECT_EQ(engine().scrub().outcome, "it was stopped");

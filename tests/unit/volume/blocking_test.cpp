@@ -227,7 +227,8 @@ void BlockingTest::expect_others_are_served() {
   create("b");
   EXPECT_TRUE(open("b").get().is_ok());
   EXPECT_FALSE(manager_->volumes().empty());
-  EXPECT_TRUE(manager_->problems().empty());
+  for (const std::string& problem : manager_->problems())
+    EXPECT_NE(problem.find("n2"), std::string::npos) << problem;  // the node that does not run
   EXPECT_TRUE(manager_->explain("b").is_ok());
   EXPECT_TRUE(within(kSoon, [&] {
     const auto local = manager_->get("b")->local;
@@ -279,6 +280,118 @@ TEST_F(BlockingTest, RemovesWhatIsStillBeingMade) {
   gate_.shut = false;
   EXPECT_TRUE(within(kSoon, [&] { return !stored("hangs"); }));
   EXPECT_EQ(manager_->disks()[1].info.replicas, 0u);
+}
+
+// A creation that was cut off: whoever asks again goes on with it, and is not told that it is done.
+TEST_F(BlockingTest, GoesOnWithACreationThatWasCutOff) {
+  const std::string disk = add_gated_disk();
+  gate_.shut = true;
+  insert("cut", manager_->node().id, disk, /*ready=*/false);
+  ASSERT_TRUE(within(kSoon, [&] { return gate_.waiting > 0; }));
+  auto again = std::async(std::launch::async, [&] { return manager_->create(request("cut")); });
+  EXPECT_EQ(again.wait_for(300ms), std::future_status::timeout) << "it was called ready";
+  gate_.shut = false;
+  const auto made = again.get();
+  ASSERT_TRUE(made.is_ok()) << made.message();
+  EXPECT_EQ(stored("cut")->record.state(), "ready");
+  EXPECT_EQ(manager_->volumes().size(), 1u);
+}
+
+TEST_F(BlockingTest, MakesAnewWhatWasGivenUpWhileItWasWaitedFor) {
+  const std::string disk = add_gated_disk();
+  gate_.shut = true;
+  insert("cut", manager_->node().id, disk, /*ready=*/false);
+  ASSERT_TRUE(within(kSoon, [&] { return gate_.waiting > 0; }));
+  auto again = std::async(std::launch::async, [&] { return manager_->create(request("cut")); });
+  EXPECT_EQ(again.wait_for(300ms), std::future_status::timeout);
+  VolumeEntry entry = *stored("cut");
+  const std::string given_up = entry.record.id();
+  ASSERT_TRUE(Catalog(*store_, "default").begin_removal(entry).is_ok());
+  const auto made = again.get();
+  gate_.shut = false;
+  ASSERT_TRUE(made.is_ok()) << made.message();
+  EXPECT_NE(made->record.id(), given_up);
+  EXPECT_EQ(made->record.state(), "ready");
+}
+
+TEST_F(BlockingTest, AVolumeThatIsNotWhollyMadeIsNotAttached) {
+  create("cut");
+  ASSERT_TRUE(within(kSoon, [&] {  // the node may be changing it too
+    VolumeEntry entry = *stored("cut");
+    v1::VolumeRecord next = entry.record;
+    next.set_state("creating");
+    return Catalog(*store_, "default").update_volume(entry, next).is_ok();
+  }));
+  ASSERT_TRUE(within(kSoon, [&] { return !is_known("cut"); }));
+  EXPECT_EQ(manager_->attach("cut").code(), Code::kUnavailable);
+  EXPECT_TRUE(stored("cut")->record.session().id().empty());
+}
+
+// A node whose key is gone, though its lease is not, makes it again.
+TEST_F(BlockingTest, MakesItsAliveKeyAgain) {
+  const std::string key = Catalog(*store_, "default").keys().alive(manager_->node().id);
+  ASSERT_TRUE(store_->commit({{}, {{key, {}, 0}}}).is_ok());
+  EXPECT_TRUE(within(10s, [&] {
+    auto now = store_->get(key);
+    return now.is_ok() && now->has_value();
+  }));
+}
+
+// Deleted by hand, or lost by the store: nobody has removed the volume.
+TEST_F(BlockingTest, AVolumeWhoseRecordVanishesGoesOnAndIsTold) {
+  create("pg");
+  auto shown = open("pg").get();
+  ASSERT_TRUE(shown.is_ok()) << shown.message();
+  const VolumeEntry before = *stored("pg");
+  const std::string key = Catalog(*store_, "default").keys().volume(before.record.id());
+  ASSERT_TRUE(store_->commit({{}, {{key, {}, 0}}}).is_ok());
+  const auto is_told = [&] {
+    for (const std::string& problem : manager_->problems()) {
+      if (problem.find("record of volume 'pg'") != std::string::npos) return true;
+    }
+    return false;
+  };
+  EXPECT_TRUE(within(kSoon, is_told));
+  EXPECT_TRUE(is_known("pg"));
+  EXPECT_EQ(manager_->disks()[0].info.replicas, 1u);
+  // It is put back: all is well again.
+  v1::VolumeRecord record = before.record;
+  ASSERT_TRUE(store_->commit({{}, {{key, meta::encode_record(record), 0}}}).is_ok());
+  EXPECT_TRUE(within(kSoon, [&] { return !is_told(); }));
+  shown = Status(Code::kCancelled, "");
+  EXPECT_TRUE(manager_->remove("pg", /*force=*/true).is_ok());
+  EXPECT_TRUE(within(kSoon, [&] { return manager_->disks()[0].info.replicas == 0; }));
+  EXPECT_FALSE(is_told());
+}
+
+// One record of another node or disk that cannot be read keeps nobody from starting.
+TEST_F(BlockingTest, StartsBesideRecordsThatCannotBeRead) {
+  const Catalog catalog(*store_, "default");
+  const std::string node = catalog.keys().node(new_id());
+  const std::string disk = catalog.keys().disk(new_id());
+  ASSERT_TRUE(store_->commit({{}, {{node, "rubbish", 0}, {disk, "rubbish", 0}}}).is_ok());
+  create("v");
+  start();
+  ASSERT_NE(manager_, nullptr);
+  EXPECT_TRUE(within(kSoon, [&] { return is_known("v"); }));
+}
+
+// A blank data directory with a known name is another node, and takes nothing over.
+TEST_F(BlockingTest, ABlankNodeDoesNotTakeAKnownNameOver) {
+  auto taken = Catalog(*store_, "default").register_node(new_id(), "n1", "boot-1");
+  EXPECT_EQ(taken.code(), Code::kAlreadyExists);
+  EXPECT_NE(taken.message().find("--node-name"), std::string::npos);
+  manager_.reset();
+  std::filesystem::remove(folder_ + "/node-id");
+  auto store = meta::open_rocksdb_store(folder_ + "/meta");
+  ASSERT_TRUE(store.is_ok());
+  ManagerOptions options;
+  options.data_dir = options.run_dir = folder_;
+  options.node_name = "n1";
+  options.boot_id = boot_id_;
+  adjust(options);
+  EXPECT_EQ(VolumeManager::start(std::move(options), std::move(*store)).code(),
+            Code::kAlreadyExists);
 }
 
 TEST(KeyedWorkersTest, KeepsTheOrderOfAKeyWhileAnotherIsBlocked) {

@@ -14,6 +14,7 @@ namespace cvol::volume {
 struct Gate {
   std::atomic<bool> shut{false};
   std::atomic<int> waiting{0};
+  std::atomic<bool> removal_fails{false};
 };
 
 class GatedEngine final : public store::DiskEngine {
@@ -37,6 +38,7 @@ class GatedEngine final : public store::DiskEngine {
   }
   Task<Status> remove_replica(store::ReplicaNumber number) override {
     co_await pass();
+    if (gate_.removal_fails) co_return Status(Code::kIo, "the disk is broken");
     co_return co_await engine_->remove_replica(number);
   }
   Task<Status> put_replica_state(store::ReplicaNumber number, std::string state) override {

@@ -32,6 +32,28 @@ struct FakeHost {
   std::map<std::string, std::vector<std::string>> flags;  // target -> of its mount
   std::map<std::string, std::string> groups;              // target -> group
   std::map<std::string, bool> read_only;                  // device
+  bool became_read_only = false;                          // file systems, after an error
+
+  // The manager's own threads look at these too.
+  std::string users_of(const std::string& device) {
+    std::lock_guard lock(mutex);
+    return users[device];
+  }
+  void set_users(const std::string& device, const std::string& who) {
+    std::lock_guard lock(mutex);
+    users[device] = who;
+  }
+  bool is_held(const std::string& volume) {
+    std::lock_guard lock(mutex);
+    return held.contains(volume);
+  }
+  void hold(const std::string& volume, bool holds) {
+    std::lock_guard lock(mutex);
+    holds ? (void)held.insert(volume) : (void)held.erase(volume);
+  }
+  std::mutex mutex;
+  std::map<std::string, std::string> users;  // device -> who else has it
+  std::set<std::string> held;                // volumes whose device cannot be detached
 };
 
 class FakeAttacher final : public attach::Attacher {
@@ -43,6 +65,7 @@ class FakeAttacher final : public attach::Attacher {
     return attach::Device{volume, host_.attached[volume], "fuse", size};
   }
   Status detach(const std::string& volume) override {
+    if (host_.is_held(volume)) return Status(Code::kBusy, "the device is in use");
     std::lock_guard lock(host_.attached_mutex);
     host_.attached.erase(volume);
     return Status::ok();
@@ -84,7 +107,7 @@ class FakeFileSystems final : public FileSystems {
     return uint64_t{4096};
   }
   Status mount_device(const std::string&, const std::string& device, const std::string& target,
-                      const std::string&) override {
+                      const std::string&, bool) override {
     host_.mounts[target] = device;
     return Status::ok();
   }
@@ -94,6 +117,18 @@ class FakeFileSystems final : public FileSystems {
     return Status::ok();
   }
   bool is_mounted(const std::string& target) override { return host_.mounts.contains(target); }
+  Result<std::string> users(const std::string& device, const std::vector<std::string>&) override {
+    return host_.users_of(device);
+  }
+  Result<mount::Seen> what_is_at(const std::string& target, const std::string& device) override {
+    auto mounted = host_.mounts.find(target);
+    if (mounted == host_.mounts.end()) return mount::Seen::kNothing;
+    // A bind mount is of the device that its source is of.
+    for (auto next = mounted; next != host_.mounts.end(); next = host_.mounts.find(next->second))
+      mounted = next;
+    if (device.empty()) return mount::Seen::kOurs;
+    return mounted->second == device ? mount::Seen::kOurs : mount::Seen::kForeign;
+  }
   Status grow(const std::string&, const std::string&, const std::string& target,
               const std::string&) override {
     if (!host_.grow_fails.is_ok()) return host_.grow_fails;
@@ -145,6 +180,7 @@ class FakeFileSystems final : public FileSystems {
   Result<mount::Usage> usage(const std::string&) override {
     mount::Usage usage;
     usage.total_bytes = 1000;
+    usage.read_only = host_.became_read_only;
     return usage;
   }
 
@@ -183,11 +219,14 @@ class VolumeManagerTest : public testing::Test {
     };
     adjust(options);
     store_ = store->get();
-    auto manager = VolumeManager::start(std::move(options), std::move(*store));
+    auto manager = VolumeManager::start(std::move(options), wrap(std::move(*store)));
     ASSERT_TRUE(manager.is_ok()) << manager.message();
     manager_ = std::move(*manager);
   }
   virtual void adjust(ManagerOptions&) {}
+  virtual std::unique_ptr<meta::MetadataStore> wrap(std::unique_ptr<meta::MetadataStore> store) {
+    return store;
+  }
   // Changes the stored record while nothing runs, as a crash would have left it.
   void edit_record(const std::string& name, const std::function<void(v1::VolumeRecord&)>& change) {
     manager_.reset();

@@ -173,6 +173,87 @@ TEST_F(StagingTest, UsageIsAskedWhereItIs) {
   EXPECT_EQ(manager_->usage("v", "/elsewhere").code(), Code::kNotFound);
 }
 
+TEST_F(StagingTest, AForeignMountAtTheStagingPathStays) {
+  reserve();
+  host_.mounts["/staging"] = "tmpfs";
+  EXPECT_EQ(stage(at("/staging")), Code::kFailedPrecondition);
+  EXPECT_EQ(host_.mounts["/staging"], "tmpfs");
+  EXPECT_TRUE(host_.attached.empty());
+  EXPECT_FALSE(record().has_stage());
+  EXPECT_TRUE(manager_->unstage("v", "/staging"));
+  EXPECT_EQ(host_.mounts["/staging"], "tmpfs");
+}
+
+TEST_F(StagingTest, AForeignMountOverAStagingIsNeitherShownNorUnmounted) {
+  reserve();
+  ASSERT_EQ(stage(at("/staging")), Code::kOk);
+  host_.mounts["/staging"] = "tmpfs";
+  EXPECT_EQ(stage(at("/staging")), Code::kFailedPrecondition);
+  EXPECT_EQ(show(to("/pod")), Code::kFailedPrecondition);
+  EXPECT_EQ(manager_->usage("v", "/staging").code(), Code::kNotFound);
+  EXPECT_TRUE(manager_->unstage("v", "/staging"));
+  EXPECT_EQ(host_.mounts["/staging"], "tmpfs");
+}
+
+TEST_F(StagingTest, ForeignTargetsStay) {
+  reserve();
+  host_.mounts["/pod"] = "tmpfs";
+  EXPECT_TRUE(manager_->hide("v", "/pod"));
+  ASSERT_EQ(stage(at("/staging")), Code::kOk);
+  EXPECT_EQ(show(to("/pod")), Code::kFailedPrecondition);
+  EXPECT_TRUE(record().stage().targets().empty());
+  EXPECT_TRUE(manager_->hide("v", "/pod"));
+  EXPECT_EQ(host_.mounts["/pod"], "tmpfs");
+}
+
+TEST_F(StagingTest, ABrokenFileSystemIsToldAndNotShown) {
+  reserve();
+  ASSERT_EQ(stage(at("/staging")), Code::kOk);
+  EXPECT_EQ(manager_->usage("v", "/staging")->trouble, "");
+  host_.became_read_only = true;
+  EXPECT_NE(manager_->usage("v", "/staging")->trouble, "");
+  EXPECT_EQ(show(to("/pod")), Code::kFailedPrecondition);
+  EXPECT_EQ(stage(at("/staging")), Code::kFailedPrecondition);
+  EXPECT_TRUE(manager_->unstage("v", "/staging"));
+}
+
+TEST_F(StagingTest, WhatIsMeantToBeReadOnlyIsNotBroken) {
+  reserve();
+  StageRequest flagged = at("/staging");
+  flagged.mount_flags = {"ro"};
+  ASSERT_EQ(stage(flagged), Code::kOk);
+  host_.became_read_only = true;
+  EXPECT_EQ(stage(flagged), Code::kOk);
+  EXPECT_EQ(manager_->usage("v", "/staging")->trouble, "");
+}
+
+TEST_F(StagingTest, AReaderDoesNotMakeTheWritersDeviceReadOnly) {
+  reserve();
+  StageRequest block = at("/staging");
+  block.block = true;
+  ASSERT_EQ(stage(block), Code::kOk);
+  ASSERT_EQ(show(to("/writer")), Code::kOk);
+  ShowRequest reader = to("/reader");
+  reader.read_only = true;
+  EXPECT_EQ(show(reader), Code::kFailedPrecondition);
+  EXPECT_FALSE(record().stage().targets().contains("/reader"));
+  EXPECT_FALSE(host_.read_only["/dev/fake-v"]);
+}
+
+TEST_F(StagingTest, AStagingThatWasCutIsEndedByDetaching) {
+  reserve();
+  ASSERT_EQ(stage(at("/staging")), Code::kOk);
+  EXPECT_EQ(manager_->detach("v").code(), Code::kFailedPrecondition);
+  host_.mounts.erase("/staging");  // as if volumed had died before it mounted
+  host_.check_fails = Status(Code::kDamaged, "needs a repair");
+  EXPECT_EQ(stage(at("/staging")), Code::kDamaged);
+  EXPECT_FALSE(host_.attached.empty());
+  EXPECT_TRUE(manager_->detach("v"));
+  EXPECT_TRUE(host_.attached.empty());
+  EXPECT_FALSE(record().has_stage());
+  EXPECT_TRUE(manager_->release("v", "n1"));
+}
+
 TEST_F(StagingTest, RemovalByForceTakesAllOfItAway) {
   reserve();
   ASSERT_EQ(stage(at("/staging")), Code::kOk);

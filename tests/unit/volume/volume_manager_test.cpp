@@ -225,5 +225,61 @@ TEST_F(VolumeManagerTest, AddsADiskOnce) {
   EXPECT_EQ(manager_->disks().size(), 2u);
 }
 
+// Another store, or another cluster in it: what is here belongs to neither.
+TEST_F(VolumeManagerTest, AStoreOfAnotherClusterIsRefusedBeforeAnythingIsTouched) {
+  create("pg");
+  manager_.reset();
+  const auto start_on = [&](const std::string& folder, const std::string& cluster) {
+    auto store = meta::open_rocksdb_store(folder);
+    EXPECT_TRUE(store.is_ok()) << store.message();
+    ManagerOptions options;
+    options.data_dir = options.run_dir = folder_;
+    options.node_name = "n1";
+    options.cluster = cluster;
+    options.file_systems = std::make_unique<FakeFileSystems>(host_);
+    return VolumeManager::start(std::move(options), std::move(*store)).status();
+  };
+  host_.attached["pg"] = "/dev/fake-pg";
+  const Status empty = start_on(folder_ + "/other", "default");
+  EXPECT_EQ(empty.code(), Code::kFailedPrecondition);
+  EXPECT_NE(empty.message().find("is empty"), std::string::npos) << empty.message();
+  EXPECT_EQ(start_on(folder_ + "/meta", "typo").code(), Code::kFailedPrecondition);
+  {  // a store that another data directory has joined
+    auto store = meta::open_rocksdb_store(folder_ + "/other");
+    ASSERT_TRUE(store.is_ok());
+    ASSERT_TRUE(Catalog(**store, "default").register_node("", "n9", "boot-1").is_ok());
+  }
+  const Status other = start_on(folder_ + "/other", "default");
+  EXPECT_EQ(other.code(), Code::kFailedPrecondition);
+  EXPECT_NE(other.message().find("belongs to the cluster"), std::string::npos) << other.message();
+  {  // nothing was written there
+    auto store = meta::open_rocksdb_store(folder_ + "/other");
+    ASSERT_TRUE(store.is_ok());
+    EXPECT_EQ(Catalog(**store, "default").load_nodes()->size(), 1u);
+  }
+  EXPECT_EQ(host_.attached.count("pg"), 1u);
+  host_.attached.clear();
+  start();
+  EXPECT_TRUE(manager_->get("pg").is_ok());
+}
+
+TEST_F(VolumeManagerTest, ANodeThatWasRemovedDoesNotComeBackAsIfNothingHadBeen) {
+  const std::string id = manager_->node().id;
+  manager_.reset();
+  auto store = meta::open_rocksdb_store(folder_ + "/meta");
+  ASSERT_TRUE(store.is_ok());
+  v1::NodeRecord node;
+  node.set_id(id);
+  node.set_name("n1");
+  ASSERT_TRUE(Catalog(**store, "default").erase_node(node).is_ok());
+  ManagerOptions options;
+  options.data_dir = options.run_dir = folder_;
+  options.node_name = "n1";
+  options.file_systems = std::make_unique<FakeFileSystems>(host_);
+  const Status back = VolumeManager::start(std::move(options), std::move(*store)).status();
+  EXPECT_EQ(back.code(), Code::kFailedPrecondition);
+  EXPECT_NE(back.message().find("node rm"), std::string::npos) << back.message();
+}
+
 }  // namespace
 }  // namespace cvol::volume

@@ -262,7 +262,8 @@ void SimReactor::submit_file(Op& op) {
     return;
   }
   if (op.kind == OpKind::kReadV) {
-    const bool error = fails(faults().read_error);
+    const uint64_t bad = faults().bad_byte;
+    const bool error = fails(faults().read_error) || (bad >= op.offset && bad < op.offset + length);
     complete_at(op, when,
                 [file, raw, error]() -> int64_t { return error ? -EIO : read_now(*file, *raw); });
     return;

@@ -33,6 +33,7 @@ struct SimFaults {
   uint64_t write_full = 0;          // a write finds the file system full; nothing is written
   uint64_t read_starved = 0;        // a read finds no memory
   bool own_fails = false;           // holes of a copied file find no room
+  uint64_t bad_byte = UINT64_MAX;   // reads of any file that take in this offset fail
   uint64_t cached_read = 500000;    // a read through the page cache is done at once
   uint64_t short_receive = 250000;  // a receive gets only part of what is there
   uint64_t connection_reset = 0;
