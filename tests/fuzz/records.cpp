@@ -2,6 +2,7 @@
 #include "volumed/meta/records.h"
 #include "tests/fuzz/fuzz.h"
 #include "volumed/base/assert.h"
+#include "volumed/meta/record_rules.h"
 
 namespace {
 
@@ -13,6 +14,18 @@ void round_trip(std::string_view text) {
   CVOL_ASSERT(cvol::meta::parse_record<Record>("/cvol/v1/x", again));
 }
 
+// What keeps the rules can be written, or is refused for its length, and keeps them when it is
+// read.
+template <typename Record>
+void keep_rules(std::string_view text) {
+  cvol::Result<Record> record = cvol::meta::parse_record<Record>("/cvol/v1/x", text);
+  if (!record || !cvol::meta::check_rules(*record)) return;
+  cvol::Result<std::string> again = cvol::meta::write_record("/cvol/v1/x", *record);
+  if (!again) return;
+  cvol::Result<Record> read = cvol::meta::parse_record<Record>("/cvol/v1/x", *again);
+  CVOL_ASSERT(read && cvol::meta::check_rules(*read));
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
@@ -20,5 +33,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
   round_trip<cvol::v1::VolumeRecord>(text);
   round_trip<cvol::v1::NodeRecord>(text);
   round_trip<cvol::v1::ClusterRecord>(text);
+  keep_rules<cvol::v1::VolumeRecord>(text);
+  keep_rules<cvol::v1::NodeRecord>(text);
+  keep_rules<cvol::v1::DiskRecord>(text);
+  keep_rules<cvol::v1::AliveRecord>(text);
+  keep_rules<cvol::v1::ClaimRecord>(text);
   return 0;
 }

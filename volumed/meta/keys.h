@@ -26,6 +26,11 @@ class Keys {
   std::string disk_failure(std::string_view id) const { return disk_failures() + std::string(id); }
   std::string removed() const { return root_ + "removed/"; }
   std::string removed(std::string_view replica) const { return removed() + std::string(replica); }
+  // Of volumes that were removed: what tells a removal from a record that was lost.
+  std::string removed_volumes() const { return root_ + "removed_volumes/"; }
+  std::string removed_volume(std::string_view id) const {
+    return removed_volumes() + std::string(id);
+  }
   // A node that was taken out for good: it does not come back as if nothing had been.
   std::string removed_node(std::string_view id) const {
     return root_ + "removed_nodes/" + std::string(id);

@@ -4,6 +4,7 @@
 
 #include "volumed/base/log.h"
 #include "volumed/base/uuid.h"
+#include "volumed/meta/record_rules.h"
 
 namespace cvol::volume {
 namespace {
@@ -83,7 +84,7 @@ Result<std::vector<VolumeEntry>> Catalog::load_volumes(std::vector<std::string>&
   if (!entries) return entries.status();
   std::vector<VolumeEntry> volumes;
   for (const meta::Entry& entry : *entries) {
-    auto record = meta::parse_record<v1::VolumeRecord>(entry.key, entry.value);
+    auto record = meta::read_volume(entry.key, entry.value);
     if (record.code() == Code::kUnsupported) return record.status();
     if (!record) {
       problems.push_back(record.message());
@@ -94,22 +95,15 @@ Result<std::vector<VolumeEntry>> Catalog::load_volumes(std::vector<std::string>&
   return volumes;
 }
 
-Result<bool> Catalog::stands_for(const std::string& name, const std::string& id) {
-  auto entry = store_.get(keys_.name(name));
-  if (!entry) return entry.status();
-  if (!*entry) return false;
-  auto record = meta::parse_record<v1::NameRecord>((*entry)->key, (*entry)->value);
-  return !record || record->volume_id() == id;  // what cannot be read frees no name
-}
-
 Status Catalog::insert_volume(VolumeEntry& entry) {
   const std::string key = keys_.volume(entry.record.id());
   const std::string name_key = keys_.name(entry.record.name());
   v1::NameRecord name;
   name.set_volume_id(entry.record.id());
+  auto text = meta::write_volume(key, nullptr, entry.record);
+  if (!text) return text.status();
   auto done = store_.commit(
-      {{{key, 0}, {name_key, 0}},
-       {{key, meta::encode_record(entry.record), 0}, {name_key, meta::encode_record(name), 0}}});
+      {{{key, 0}, {name_key, 0}}, {{key, *text, 0}, {name_key, meta::encode_record(name), 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kAlreadyExists,
@@ -120,7 +114,9 @@ Status Catalog::insert_volume(VolumeEntry& entry) {
 
 Status Catalog::update_volume(VolumeEntry& entry, v1::VolumeRecord next) {
   const std::string key = keys_.volume(entry.record.id());
-  auto done = store_.commit({{{key, entry.revision}}, {{key, meta::encode_record(next), 0}}});
+  auto text = meta::write_volume(key, &entry.record, next);
+  if (!text) return text.status();
+  auto done = store_.commit({{{key, entry.revision}}, {{key, *text, 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kBusy, "the record of volume '" + entry.record.name() +
@@ -134,7 +130,7 @@ Result<VolumeEntry> Catalog::load_volume(const std::string& id) {
   auto entry = store_.get(keys_.volume(id));
   if (!entry) return entry.status();
   if (!*entry) return Status(Code::kNotFound, "there is no volume with id " + id);
-  auto record = meta::parse_record<v1::VolumeRecord>((*entry)->key, (*entry)->value);
+  auto record = meta::read_volume((*entry)->key, (*entry)->value);
   if (!record) return record.status();
   return VolumeEntry{std::move(*record), (*entry)->revision};
 }
@@ -143,9 +139,10 @@ Status Catalog::begin_removal(VolumeEntry& entry) {
   v1::VolumeRecord next = entry.record;
   next.set_state("removing");
   const std::string key = keys_.volume(entry.record.id());
+  auto text = meta::write_volume(key, &entry.record, next);
+  if (!text) return text.status();
   auto done = store_.commit(
-      {{{key, entry.revision}},
-       {{key, meta::encode_record(next), 0}, {keys_.name(entry.record.name()), {}, 0}}});
+      {{{key, entry.revision}}, {{key, *text, 0}, {keys_.name(entry.record.name()), {}, 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kBusy, "the record of volume '" + entry.record.name() +
@@ -158,7 +155,8 @@ Status Catalog::begin_removal(VolumeEntry& entry) {
 Status Catalog::write_or_erase(VolumeEntry& entry, v1::VolumeRecord next) {
   if (next.members_size() > 0) return update_volume(entry, std::move(next));
   const std::string key = keys_.volume(entry.record.id());
-  auto done = store_.commit({{{key, entry.revision}}, {{key, {}, 0}}});
+  // Whoever hears of the end hears first that it is a removal.
+  auto done = store_.commit({{{key, entry.revision}}, {note_of_removal(entry), {key, {}, 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kBusy, "the record of volume '" + entry.record.name() +
@@ -169,7 +167,9 @@ Status Catalog::write_or_erase(VolumeEntry& entry, v1::VolumeRecord next) {
 
 Status Catalog::put_claim(v1::ClaimRecord claim) {
   const std::string key = keys_.claim(claim.volume_id(), claim.replica_id());
-  return store_.commit({{}, {{key, meta::encode_record(claim), 0}}}).status();
+  auto text = meta::write_record(key, claim);
+  if (!text) return text.status();
+  return store_.commit({{}, {{key, *text, 0}}}).status();
 }
 
 Result<std::vector<v1::ClaimRecord>> Catalog::load_claims(const std::string& volume_id) {
@@ -177,7 +177,7 @@ Result<std::vector<v1::ClaimRecord>> Catalog::load_claims(const std::string& vol
   if (!entries) return entries.status();
   std::vector<v1::ClaimRecord> claims;
   for (const meta::Entry& entry : *entries) {
-    auto claim = meta::parse_record<v1::ClaimRecord>(entry.key, entry.value);
+    auto claim = meta::read_claim(entry.key, entry.value);
     if (!claim) return claim.status();
     claims.push_back(std::move(*claim));
   }
@@ -196,7 +196,7 @@ Result<v1::ClusterRecord> Catalog::load_cluster() {
   auto entry = store_.get(keys_.cluster());
   if (!entry) return entry.status();
   if (!*entry) return Status(Code::kNotFound, "there is no record of the cluster");
-  return meta::parse_record<v1::ClusterRecord>((*entry)->key, (*entry)->value);
+  return meta::read_cluster((*entry)->key, (*entry)->value);
 }
 
 Result<std::vector<v1::NodeRecord>> Catalog::load_nodes() {
@@ -204,7 +204,7 @@ Result<std::vector<v1::NodeRecord>> Catalog::load_nodes() {
   if (!entries) return entries.status();
   std::vector<v1::NodeRecord> nodes;
   for (const meta::Entry& entry : *entries) {
-    auto record = meta::parse_record<v1::NodeRecord>(entry.key, entry.value);
+    auto record = meta::read_node(entry.key, entry.value);
     if (record.code() == Code::kUnsupported) return record.status();
     if (!record) {
       log::error("volume", "the record of a node cannot be read and is left out",
@@ -217,7 +217,10 @@ Result<std::vector<v1::NodeRecord>> Catalog::load_nodes() {
 }
 
 Status Catalog::put_node(v1::NodeRecord record) {
-  return store_.commit({{}, {{keys_.node(record.id()), meta::encode_record(record), 0}}}).status();
+  const std::string key = keys_.node(record.id());
+  auto text = meta::write_record(key, record);
+  if (!text) return text.status();
+  return store_.commit({{}, {{key, *text, 0}}}).status();
 }
 
 Status Catalog::erase_node(const v1::NodeRecord& node) {
@@ -236,7 +239,8 @@ Status Catalog::erase_node(const v1::NodeRecord& node) {
 Status Catalog::erase_volume(const VolumeEntry& entry) {
   const std::string key = keys_.volume(entry.record.id());
   auto done = store_.commit(
-      {{{key, entry.revision}}, {{key, {}, 0}, {keys_.name(entry.record.name()), {}, 0}}});
+      {{{key, entry.revision}},
+       {note_of_removal(entry), {key, {}, 0}, {keys_.name(entry.record.name()), {}, 0}}});
   if (!done) return done.status();
   if (!done->applied)
     return Status(Code::kBusy, "the record of volume '" + entry.record.name() +
@@ -244,16 +248,18 @@ Status Catalog::erase_volume(const VolumeEntry& entry) {
   return Status::ok();
 }
 
-Result<std::vector<v1::DiskRecord>> Catalog::load_disks() {
+Result<std::vector<v1::DiskRecord>> Catalog::load_disks(
+    std::map<std::string, std::string>& unreadable) {
   auto entries = store_.list(keys_.disks());
   if (!entries) return entries.status();
   std::vector<v1::DiskRecord> disks;
   for (const meta::Entry& entry : *entries) {
-    auto record = meta::parse_record<v1::DiskRecord>(entry.key, entry.value);
+    auto record = meta::read_disk(entry.key, entry.value);
     if (record.code() == Code::kUnsupported) return record.status();
     if (!record) {
       log::error("volume", "the record of a disk cannot be read and is left out",
                  {{"key", entry.key}, {"error", record.message()}});
+      unreadable[entry.key.substr(keys_.disks().size())] = record.message();
       continue;
     }
     disks.push_back(std::move(*record));
@@ -263,7 +269,10 @@ Result<std::vector<v1::DiskRecord>> Catalog::load_disks() {
 
 Status Catalog::put_disk(v1::DiskRecord record) {
   if (!record.has_created()) *record.mutable_created() = TimeUtil::GetCurrentTime();
-  return store_.commit({{}, {{keys_.disk(record.id()), meta::encode_record(record), 0}}}).status();
+  const std::string key = keys_.disk(record.id());
+  auto text = meta::write_record(key, record);
+  if (!text) return text.status();
+  return store_.commit({{}, {{key, *text, 0}}}).status();
 }
 
 Result<std::vector<v1::DiskFailureRecord>> Catalog::load_disk_failures() {

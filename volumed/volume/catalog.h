@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,24 +46,38 @@ class Catalog {
   // kFailedPrecondition if the node lives.
   Status erase_node(const v1::NodeRecord& node);
 
-  // Damaged records are left out and described in `problems`; a newer format is an error.
+  // Records that cannot be read, or break a rule (record_rules.h), are left out and described in
+  // `problems`; a newer format is an error.
   Result<std::vector<VolumeEntry>> load_volumes(std::vector<std::string>& problems);
-  // Whether the name is that of the volume with this id.
-  Result<bool> stands_for(const std::string& name, const std::string& id);
   // kAlreadyExists if the name is taken.
   Status insert_volume(VolumeEntry& entry);
   // Writes `next` in place of entry's record. kBusy if somebody else changed it since.
   Status update_volume(VolumeEntry& entry, v1::VolumeRecord next);
-  // With its name.
+  // With its name; a note of the removal stays.
   Status erase_volume(const VolumeEntry& entry);
   // As it is now; kNotFound.
   Result<VolumeEntry> load_volume(const std::string& id);
   // The record stays, to be taken apart; its name is free.
   Status begin_removal(VolumeEntry& entry);
-  // A record without a member is erased, else written.
+  // A record without a member is erased, and a note of the removal stays; else it is written.
   Status write_or_erase(VolumeEntry& entry, v1::VolumeRecord next);
 
-  Result<std::vector<v1::DiskRecord>> load_disks();
+  // Of volumes that are gone (catalog_removed.cpp). Was it removed, or is its record lost?
+  Result<bool> was_removed(const std::string& volume_id);
+  // The same of a volume whose id nobody knows.
+  Result<bool> was_name_removed(const std::string& name);
+  // The name that the names say it has; empty: none.
+  Result<std::string> name_of(const std::string& volume_id);
+  // There is a record, whether or not it can be read.
+  Result<bool> has_record(const std::string& volume_id);
+  // Notes of removals that are older than 90 days.
+  Status forget_old_removals();
+  // Writes the record that is known, where there is none or one that cannot be read, with its name.
+  // kFailedPrecondition: there is one that can be read. kAlreadyExists: the name is another's.
+  Status put_back_volume(VolumeEntry& entry);
+
+  // `unreadable`: id -> why, of records that are left out.
+  Result<std::vector<v1::DiskRecord>> load_disks(std::map<std::string, std::string>& unreadable);
   Status put_disk(v1::DiskRecord record);
   // With what is noted of its failure.
   Status erase_disk(const std::string& disk_id);
@@ -82,6 +97,7 @@ class Catalog {
   Status erase_disk_failure(const std::string& disk_id);
 
  private:
+  meta::Change note_of_removal(const VolumeEntry& entry) const;
   Status put_new(const std::string& key, google::protobuf::Message& record);
   Result<v1::NodeRecord> find_node(const std::string& id, const std::string& name);
 

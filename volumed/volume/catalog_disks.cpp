@@ -2,6 +2,7 @@
 #include <google/protobuf/util/time_util.h>
 
 #include "volumed/base/log.h"
+#include "volumed/meta/record_rules.h"
 #include "volumed/volume/catalog.h"
 
 namespace cvol::volume {
@@ -16,7 +17,7 @@ Result<std::optional<v1::DiskRecord>> Catalog::load_disk(const std::string& id) 
   auto entry = store_.get(keys_.disk(id));
   if (!entry) return entry.status();
   if (!*entry) return std::optional<v1::DiskRecord>();
-  auto record = meta::parse_record<v1::DiskRecord>((*entry)->key, (*entry)->value);
+  auto record = meta::read_disk((*entry)->key, (*entry)->value);
   if (!record) return record.status();
   return std::optional<v1::DiskRecord>(std::move(*record));
 }
@@ -28,11 +29,12 @@ Status Catalog::update_disk(const std::string& id,
     auto entry = store_.get(key);
     if (!entry) return entry.status();
     if (!*entry) return Status(Code::kNotFound, "there is no record of disk " + id);
-    auto record = meta::parse_record<v1::DiskRecord>((*entry)->key, (*entry)->value);
+    auto record = meta::read_disk((*entry)->key, (*entry)->value);
     if (!record) return record.status();
     change(*record);
-    auto done =
-        store_.commit({{{key, (*entry)->revision}}, {{key, meta::encode_record(*record), 0}}});
+    auto text = meta::write_record(key, *record);
+    if (!text) return text.status();
+    auto done = store_.commit({{{key, (*entry)->revision}}, {{key, *text, 0}}});
     if (!done) return done.status();
     if (done->applied) return Status::ok();
   }
@@ -50,11 +52,12 @@ Result<std::vector<v1::RemovedRecord>> Catalog::load_removed() {
   std::vector<v1::RemovedRecord> all;
   for (const meta::Entry& entry : *entries) {
     auto record = meta::parse_record<v1::RemovedRecord>(entry.key, entry.value);
-    if (record) {
+    const Status kept = record ? meta::check_rules(*record) : record.status();
+    if (kept) {
       all.push_back(std::move(*record));
     } else {
       log::warning("volume", "a record of a removed replica cannot be read; the replica is kept",
-                   {{"error", record.message()}});
+                   {{"error", kept.message()}});
     }
   }
   return all;

@@ -4,7 +4,6 @@
 
 #include "volumed/base/descriptors.h"
 #include "volumed/base/log.h"
-#include "volumed/meta/records.h"
 #include "volumed/volume/cluster_register.h"
 
 namespace cvol::volume {
@@ -195,7 +194,10 @@ Result<VolumeEntry> Cluster::update(const std::string& volume_id,
     const bool cached = known && attempt == 0;
     Result<VolumeEntry> current =
         cached ? Result<VolumeEntry>(*known) : catalog_.load_volume(volume_id);
-    if (!current) return current.status();
+    if (!current) {
+      const std::string lost = problem_of_record(volume_id);
+      return lost.empty() ? current.status() : Status(current.code(), lost);
+    }
     v1::VolumeRecord next = current->record;
     if (Status allowed = change(next); !allowed) {
       // What is known here may be old: only the store's word refuses.
@@ -250,61 +252,25 @@ bool Cluster::wait_for(const std::string& volume_id, std::chrono::milliseconds t
   }
 }
 
-void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
-  const std::string volumes = catalog_.keys().volumes();
-  const std::string nodes = catalog_.keys().nodes();
-  const std::string alives = catalog_.keys().alive();
-  const std::string claims = catalog_.keys().claims();
-  for (const meta::WatchEvent& event : events) {
-    if (event.key.starts_with(volumes)) {
-      const std::string id = event.key.substr(volumes.size());
-      if (!event.value) {
-        record_vanished(id);
-        continue;
-      }
-      auto record = meta::parse_record<v1::VolumeRecord>(event.key, *event.value);
-      if (!record) {
-        note_lost_record(id, "cannot be read (" + record.message() + ")");
-        continue;
-      }
-      apply_volume(id, VolumeEntry{std::move(*record), event.revision});
-    } else if (event.key.starts_with(nodes)) {
-      const std::string id = event.key.substr(nodes.size());
-      std::lock_guard lock(mutex_);
-      if (!event.value) {
-        node_records_.erase(id);
-      } else if (auto record = meta::parse_record<v1::NodeRecord>(event.key, *event.value)) {
-        node_records_[id] = std::move(*record);
-      }
-      ++heard_;
-      changed_.notify_all();
-    } else if (event.key.starts_with(alives)) {
-      const std::string id = event.key.substr(alives.size());
-      if (!event.value) {
-        apply_alive(id, std::nullopt, event.revision);
-      } else if (auto record = meta::parse_record<v1::AliveRecord>(event.key, *event.value)) {
-        apply_alive(id, std::move(*record), event.revision);
-      }
-    } else if (event.key.starts_with(claims) && event.value) {
-      if (auto heard = meta::parse_record<v1::ClaimRecord>(event.key, *event.value))
-        answer_claim(*heard);
-    }
-  }
-}
-
-// On the records' thread.
-void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> entry) {
+// On the records' thread. `stored`: the store has just said so; else it may have said otherwise
+// since.
+void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> entry, bool stored) {
   bool fell = false;
+  bool back = false;  // its record could not be used for a while
   {
     std::lock_guard lock(mutex_);
     const auto at = entries_.find(id);
-    lost_records_.erase(id);
+    const bool news =
+        !entry || stored || at == entries_.end() || entry->revision > at->second.revision;
+    back = news && unusable_.erase(id) > 0;
     if (entry) {
       // Epochs rise with revisions, but for a store that was restored from a backup.
       const bool old = at != entries_.end() && at->second.revision >= entry->revision &&
                        at->second.record.epoch() >= entry->record.epoch();
-      if (old && at->second.record.epoch() == entry->record.epoch()) return;
-      fell = old;
+      const bool same = old && at->second.record.epoch() == entry->record.epoch();
+      // A store that was put back counts revisions anew: the epoch tells.
+      if (same && !back) return;
+      fell = old && !same;
       if (!fell) entries_[id] = *entry;
       // A replica more or less is wanted: not only when the next turn comes.
       repair_soon_ = repair_soon_ ||
@@ -317,6 +283,7 @@ void Cluster::apply_volume(const std::string& id, std::optional<VolumeEntry> ent
     ++heard_;
     changed_.notify_all();
   }
+  if (back && entry && options_.on_record_problem) options_.on_record_problem(id, "");
   if (entry) publish(id, *entry);  // of an old one, replication finds out whether it is just late
   if (fell) return;
   reconcile_soon(id);

@@ -9,8 +9,8 @@
 // Threading: any thread but a shard's, unless said; calls may block. Owner: VolumeManager; what it
 // is given outlives it.
 // Files: cluster.cpp (life, records, exchanges), cluster_nodes.cpp (liveness), cluster_replicas.cpp
-// (the reconciler), cluster_repair.cpp (placement, repair), cluster_register.cpp (replication's
-// compare-and-swaps).
+// (the reconciler), cluster_records.cpp (what is heard of records), cluster_repair.cpp (placement,
+// repair), cluster_register.cpp (replication's compare-and-swaps).
 #pragma once
 
 #include <atomic>
@@ -47,6 +47,9 @@ struct ClusterOptions {
   std::chrono::milliseconds alive_time{5000};  // of the lease
   // The record of a volume is new or has changed, or (nullopt) is gone. On one thread, in order.
   std::function<void(const std::string& id, std::optional<VolumeEntry>)> on_volume;
+  // The record of a volume that is known is lost or cannot be read any more, or (empty) is there
+  // again, which on_volume follows, though perhaps with a lower revision. On the same thread.
+  std::function<void(const std::string& id, const std::string& problem)> on_record_problem;
   std::function<void(const std::string& kind, const std::string& subject, const std::string& text)>
       on_event;
   // Every second or so, on a thread of its own that looks after volumes; short.
@@ -149,14 +152,24 @@ class Cluster {
   // record is made anew from what they claim. All nodes of the volume have to be there, unless
   // `accept_data_loss`.
   Status rebuild_record(const std::string& volume_id, bool accept_data_loss);
+  // The record of a volume that this process has never known, from what all its replicas claim; one
+  // of them has to be here. Its name is the one it had if that is known, or "recovered-" and the
+  // beginning of its id.
+  Status rebuild_lost(const std::string& volume_id, bool accept_data_loss);
+  // The record of a volume, lost since this process has known it, is written again as it was.
+  // kFailedPrecondition: it is there.
+  Status put_back_record(const std::string& volume_id);
+  // Why the record of a volume that is known cannot be used; empty: it can.
+  std::string problem_of_record(const std::string& volume_id);
+  // Of records that cannot be used, other than those of volumes that are known.
+  std::vector<std::string> record_problems();
+  // All that records speak of.
+  std::set<std::string> known_replicas();
   // A block is damaged at this node's replica.
   void mend(const std::string& volume_id, uint64_t block);
 
   // Replicas here that do not run: name of the volume, why.
   std::vector<std::pair<std::string, std::string>> stopped_copies();
-  // Sentences about records of volumes that went, or became unreadable, though nobody removed the
-  // volume: what is open goes on with what was known last.
-  std::vector<std::pair<std::string, std::string>> lost_records();
 
  private:
   friend class StoreRegister;
@@ -177,16 +190,21 @@ class Cluster {
   // cluster.cpp
   Result<ShardPart*> part_of(io::Shard* shard, uint16_t index);
   Status open_parts();
-  void on_watch(const std::vector<meta::WatchEvent>& events);
-  void apply_volume(const std::string& id, std::optional<VolumeEntry> entry);
-  // cluster_records.cpp
-  void record_vanished(const std::string& id);
-  void look_why_it_vanished(const std::string& id, const std::string& name);
-  void note_lost_record(const std::string& id, const std::string& what);
+  void apply_volume(const std::string& id, std::optional<VolumeEntry> entry, bool stored = false);
   void publish(const std::string& id, const VolumeEntry& entry);
   void run_periodically();
   std::vector<ShardPart*> parts();
   static std::string with_port(const std::string& address, uint16_t index);
+
+  // cluster_records.cpp
+  void on_watch(const std::vector<meta::WatchEvent>& events);
+  void hear_of_volume(const meta::WatchEvent& event, const std::set<std::string>& removed);
+  void hear_of_node(const meta::WatchEvent& event);
+  void hear_of_life(const meta::WatchEvent& event);
+  void hear_of_claim(const meta::WatchEvent& event);
+  void note_problem(const std::string& key, const std::string& problem);
+  void lose_record(const std::string& id, const std::string& problem);
+  bool is_unusable(const std::string& volume_id);
 
   // cluster_nodes.cpp
   Status announce();
@@ -224,6 +242,9 @@ class Cluster {
                   const std::string& replica_id, replication::Record known);
   Status claim(const std::string& volume_id, const std::string& disk_id,
                const std::string& replica_id, replication::Record known);
+  static v1::VolumeRecord record_of_claims(const v1::ClaimRecord& newest, const std::string& name,
+                                           bool all_told);
+  Status claim_own(const std::string& volume_id);
   Result<std::vector<v1::ClaimRecord>> claims_of_all(const VolumeEntry& entry, std::string& silent);
 
   // cluster_repair.cpp
@@ -252,10 +273,11 @@ class Cluster {
 
   std::mutex mutex_;  // guards the next ones
   std::condition_variable changed_;
-  std::map<std::string, VolumeEntry> entries_;       // by id
-  std::map<std::string, uint64_t> settled_;          // ids -> revision that is brought about here
-  std::map<std::string, std::string> lost_records_;  // ids -> what is wrong
-  std::map<std::string, uint64_t> gone_;             // ids -> revision at which they were erased
+  std::map<std::string, VolumeEntry> entries_;   // by id
+  std::map<std::string, std::string> unusable_;  // ids of entries_ -> why; their record is lost
+  std::map<std::string, std::string> record_problems_;  // keys -> what is wrong
+  std::map<std::string, uint64_t> settled_;  // ids -> revision that is brought about here
+  std::map<std::string, uint64_t> gone_;     // ids -> revision at which they were erased
   std::map<std::string, v1::NodeRecord> node_records_;
   std::map<std::string, v1::AliveRecord> alive_;
   std::map<std::string, meta::Revision> alive_revisions_;

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <map>
 #include <thread>
 
 #include "replication/node/state.h"
 #include "volumed/base/log.h"
+#include "volumed/base/units.h"
 #include "volumed/volume/cluster.h"
 
 namespace cvol::volume {
@@ -167,7 +169,82 @@ Status Cluster::check_not_behind(const VolumeEntry& entry, Disk& disk,
                   now->record.epoch(), state->record.epoch.value, entry.record.name()));
 }
 
+// What the replicas know of a volume that has no record. They do not know all of it: its file
+// system is whatever is found in it, and nothing is ever made over it.
+v1::VolumeRecord Cluster::record_of_claims(const v1::ClaimRecord& newest, const std::string& name,
+                                           bool all_told) {
+  v1::VolumeRecord record;
+  record.set_id(newest.volume_id());
+  record.set_name(name);
+  record.mutable_created()->set_seconds(std::time(nullptr));
+  record.set_size_bytes(newest.size_bytes());
+  record.set_replicas(
+      static_cast<uint32_t>(std::clamp(newest.members_size(), 1, static_cast<int>(kMostReplicas))));
+  record.set_durability("durable");
+  record.set_min_in_sync(1);
+  record.set_fs("ext4");
+  record.set_format_state(v1::FORMAT_STATE_BLOCK_DEVICE);
+  record.set_epoch(newest.epoch() + 1);
+  record.set_primary(newest.primary());
+  *record.mutable_in_sync() = newest.in_sync();
+  *record.mutable_members() = newest.members();
+  record.mutable_session()->set_generation(newest.session_generation() + 1);
+  record.set_lineage(newest.lineage() + (all_told ? 0 : 1));
+  record.set_state("ready");
+  return record;
+}
+
+Status Cluster::claim_own(const std::string& volume_id) {
+  bool found = false;
+  for (Disk* disk : disks_.all()) {
+    if (disk->engine == nullptr || disk->gone) continue;
+    for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); })) {
+      if (info.volume.to_string() != volume_id) continue;
+      CVOL_TRY(claim(volume_id, disk->id, info.replica.to_string(), {}));
+      found = true;
+    }
+  }
+  if (found) return Status::ok();
+  return Status(Code::kNotFound, "no disk of this node has a replica of volume " + volume_id +
+                                     "; ask a node that has one ('cvol status' there tells of it)");
+}
+
+Status Cluster::rebuild_lost(const std::string& volume_id, bool accept_data_loss) {
+  if (catalog_.load_volume(volume_id))
+    return Status(Code::kFailedPrecondition,
+                  "volume " + volume_id + " has a record; nothing is to be rebuilt");
+  auto removed = catalog_.was_removed(volume_id);
+  if (!removed) return removed.status();
+  if (*removed)
+    return Status(Code::kFailedPrecondition,
+                  "volume " + volume_id + " was removed; its record is not made anew");
+  CVOL_TRY(claim_own(volume_id));
+  VolumeEntry entry;
+  entry.record.set_id(volume_id);
+  std::string silent;
+  auto claims = claims_of_all(entry, silent);
+  if (!claims) return claims.status();
+  const v1::ClaimRecord* newest = newest_of(*claims);
+  if (newest == nullptr || newest->epoch() == 0)
+    return Status(Code::kFailedPrecondition,
+                  "no replica of volume " + volume_id + " has ever been served; nothing is known");
+  // It may know a later state, and hold writes that nobody else has.
+  if (!silent.empty() && !accept_data_loss)
+    return Status(Code::kFailedPrecondition,
+                  "node " + node_name(silent) +
+                      " has not told what its replica of the volume knows; start it, or see to its "
+                      "disk, or go without it with --accept-data-loss");
+  auto name = catalog_.name_of(volume_id);
+  if (!name) return name.status();
+  entry.record = record_of_claims(
+      *newest, name->empty() ? "recovered-" + volume_id.substr(0, 8) : *name, silent.empty());
+  CVOL_TRY(catalog_.put_back_volume(entry));
+  learned(entry);
+  return catalog_.erase_claims(*claims);
+}
+
 Status Cluster::rebuild_record(const std::string& volume_id, bool accept_data_loss) {
+  if (!problem_of_record(volume_id).empty()) return put_back_record(volume_id);
   auto entry = catalog_.load_volume(volume_id);
   if (!entry) return entry.status();
   std::string silent;

@@ -1,66 +1,191 @@
-// Records of volumes that go, or cannot be read any more, while the volumes are used.
-//
-// A removal passes through the state "removing", which frees the name in the same transaction. A
-// record that goes while its name still stands for it was not removed by cvol (it was deleted by
-// hand, or the metadata store lost it): the volume goes on with what was known last, nothing of it
-// is taken away, and the fault is told until the record is there again.
+// What becomes of records: changed, removed, lost, not readable any more. A record that cannot be
+// used takes nothing away from those who use its volume, node or disk: what was known last goes on,
+// and the fault is told until the record is back.
 #include "volumed/base/log.h"
+#include "volumed/meta/record_rules.h"
 #include "volumed/volume/cluster.h"
 
 namespace cvol::volume {
-namespace {
 
-using namespace std::chrono_literals;
-constexpr auto kAskAgain = 1s;  // the store, which is away
+// --- on the records' thread ---
 
-}  // namespace
-
-// On the records' thread, which waits for no store.
-void Cluster::record_vanished(const std::string& id) {
-  const auto known = entry(id);
-  if (!known || known->record.state() == "removing") return apply_volume(id, std::nullopt);
-  reconcilers_->post("vanished " + id,
-                     [this, id, name = known->record.name()] { look_why_it_vanished(id, name); });
-}
-
-void Cluster::look_why_it_vanished(const std::string& id, const std::string& name) {
-  while (true) {
-    auto stands = catalog_.stands_for(name, id);
-    if (stands) {
-      if (*stands) return note_lost_record(id, "is gone from the metadata store");
-      return learned_gone(id);
+void Cluster::on_watch(const std::vector<meta::WatchEvent>& events) {
+  const meta::Keys& keys = catalog_.keys();
+  std::set<std::string> removed;  // by what these events say: they are one commit's
+  for (const meta::WatchEvent& event : events) {
+    if (event.key.starts_with(keys.removed_volumes()) && event.value)
+      removed.insert(event.key.substr(keys.removed_volumes().size()));
+  }
+  for (const meta::WatchEvent& event : events) {
+    if (event.key.starts_with(keys.volumes())) {
+      hear_of_volume(event, removed);
+    } else if (event.key.starts_with(keys.nodes())) {
+      hear_of_node(event);
+    } else if (event.key.starts_with(keys.alive())) {
+      hear_of_life(event);
+    } else if (event.key.starts_with(keys.claims())) {
+      hear_of_claim(event);
     }
-    std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, kAskAgain, [this] { return stopping_; })) return;
+  }
+  for (const std::string& id : removed) {
+    if (is_unusable(id)) apply_volume(id, std::nullopt);
   }
 }
 
-void Cluster::note_lost_record(const std::string& id, const std::string& what) {
+void Cluster::hear_of_volume(const meta::WatchEvent& event, const std::set<std::string>& removed) {
+  const std::string id = event.key.substr(catalog_.keys().volumes().size());
+  if (!event.value) {
+    note_problem(event.key, "");
+    const auto known = entry(id);
+    if (!known) return;
+    if (known->record.state() == "removing" || removed.contains(id))
+      return apply_volume(id, std::nullopt);
+    lose_record(id, "the record of volume '" + known->record.name() +
+                        "' is gone from the metadata store, and nobody removed the volume; what is "
+                        "open goes on. Put the store back, or write the record again with 'cvol "
+                        "volume rebuild-record " +
+                        known->record.name() + "'");
+    // This node may have missed the events of a removal: its note tells.
+    reconcilers_->post("lost " + id, [this, id] {
+      auto noted = catalog_.was_removed(id);
+      if (noted && *noted)
+        records_->post([this, id] {
+          if (is_unusable(id)) apply_volume(id, std::nullopt);
+        });
+    });
+    return;
+  }
+  auto record = meta::read_volume(event.key, *event.value);
+  if (record) {
+    note_problem(event.key, "");
+    return apply_volume(id, VolumeEntry{std::move(*record), event.revision},
+                        /*stored=*/true);
+  }
   const auto known = entry(id);
-  const std::string name = known ? known->record.name() : id;
+  if (!known)
+    return note_problem(event.key, record.message() +
+                                       "; its volume is not served, and its replicas are kept. Put "
+                                       "the record back from a copy of the store");
+  lose_record(id, "the record of volume '" + known->record.name() + "' cannot be read any more (" +
+                      record.message() +
+                      "); what is open goes on. Put the store back, or write the record again with "
+                      "'cvol volume rebuild-record " +
+                      known->record.name() + "'");
+}
+
+void Cluster::hear_of_node(const meta::WatchEvent& event) {
+  const std::string id = event.key.substr(catalog_.keys().nodes().size());
+  if (event.value) {
+    auto record = meta::read_node(event.key, *event.value);
+    note_problem(event.key, record ? "" : record.message() + "; its node goes on as it was known");
+    if (!record) return;
+    std::lock_guard lock(mutex_);
+    node_records_[id] = std::move(*record);
+    ++heard_;
+    changed_.notify_all();
+    return;
+  }
+  std::string name;
   {
     std::lock_guard lock(mutex_);
-    if (!lost_records_.insert_or_assign(id, what).second) return;
+    const auto known = node_records_.find(id);
+    // Only nodes that are not there are removed.
+    if (known != node_records_.end() && (id == options_.node_id || alive_.contains(id))) {
+      name = known->second.name();
+    } else {
+      node_records_.erase(id);
+    }
+    ++heard_;
+    changed_.notify_all();
   }
-  log::error("volume", "a volume's record is lost; what is open goes on",
-             {{"volume", name}, {"id", id}, {"what", what}});
-  if (options_.on_event)
-    options_.on_event("record_lost", name,
-                      "the record of the volume " + what + "; what is open goes on");
+  note_problem(event.key, name.empty() ? ""
+                                       : "the record of node " + name +
+                                             " is gone from the metadata store, though the node "
+                                             "lives; put the store back, or restart volumed there");
 }
 
-std::vector<std::pair<std::string, std::string>> Cluster::lost_records() {
-  std::vector<std::pair<std::string, std::string>> all;
+void Cluster::hear_of_life(const meta::WatchEvent& event) {
+  const std::string id = event.key.substr(catalog_.keys().alive().size());
+  if (!event.value) {
+    note_problem(event.key, "");
+    return apply_alive(id, std::nullopt, event.revision);
+  }
+  auto record = meta::read_alive(event.key, *event.value);
+  note_problem(event.key, record ? "" : record.message() + "; restart volumed on that node");
+  if (record) apply_alive(id, std::move(*record), event.revision);
+}
+
+void Cluster::hear_of_claim(const meta::WatchEvent& event) {
+  if (!event.value) return note_problem(event.key, "");
+  auto heard = meta::read_claim(event.key, *event.value);
+  note_problem(event.key,
+               heard ? "" : heard.message() + "; remove that key, and the replica claims anew");
+  if (heard) answer_claim(*heard);
+}
+
+// --- what is wrong ---
+
+// `problem` empty: nothing any more.
+void Cluster::note_problem(const std::string& key, const std::string& problem) {
   std::lock_guard lock(mutex_);
-  for (const auto& [id, what] : lost_records_) {
-    const auto known = entries_.find(id);
-    const std::string name = known == entries_.end() ? id : known->second.record.name();
-    all.emplace_back(name, "the record of volume '" + name + "' (" + id + ") " + what +
-                               "; what is open goes on, nothing of it can be changed. Put the "
-                               "record back from a backup of the metadata store, before any "
-                               "volumed is restarted");
+  if (problem.empty()) {
+    record_problems_.erase(key);
+    return;
+  }
+  if (record_problems_[key] == problem) return;
+  record_problems_[key] = problem;
+  log::error("volume", "a record cannot be used", {{"key", key}, {"problem", problem}});
+}
+
+std::vector<std::string> Cluster::record_problems() {
+  std::lock_guard lock(mutex_);
+  std::vector<std::string> all;
+  for (const auto& [key, problem] : record_problems_) all.push_back(problem);
+  return all;
+}
+
+// Of a volume that is known. Its entry stays: it is the newest there was.
+void Cluster::lose_record(const std::string& id, const std::string& problem) {
+  {
+    std::lock_guard lock(mutex_);
+    unusable_[id] = problem;
+    ++heard_;
+    changed_.notify_all();
+  }
+  log::error("volume", "the record of a volume cannot be used",
+             {{"volume_id", id}, {"problem", problem}});
+  if (options_.on_record_problem) options_.on_record_problem(id, problem);
+}
+
+bool Cluster::is_unusable(const std::string& volume_id) {
+  std::lock_guard lock(mutex_);
+  return unusable_.contains(volume_id);
+}
+
+std::string Cluster::problem_of_record(const std::string& volume_id) {
+  std::lock_guard lock(mutex_);
+  const auto at = unusable_.find(volume_id);
+  return at == unusable_.end() ? "" : at->second;
+}
+
+std::set<std::string> Cluster::known_replicas() {
+  std::lock_guard lock(mutex_);
+  std::set<std::string> all;
+  for (const auto& [id, entry] : entries_) {
+    for (const v1::MemberRecord& member : entry.record.members()) all.insert(member.replica_id());
   }
   return all;
+}
+
+// Nobody can have changed it since it was lost, so what is known here is its last state: every
+// change of a record is a compare-and-swap on the one before.
+Status Cluster::put_back_record(const std::string& volume_id) {
+  auto known = entry(volume_id);
+  if (!known) return Status(Code::kNotFound, "there is no volume with id " + volume_id);
+  VolumeEntry again = *known;
+  CVOL_TRY(catalog_.put_back_volume(again));
+  learned(again);
+  return Status::ok();
 }
 
 }  // namespace cvol::volume

@@ -96,7 +96,7 @@ bool Cluster::repair_all() {
     std::lock_guard lock(mutex_);
     const std::unordered_set<std::string> steady = steady_disks();
     for (const auto& [id, entry] : entries_) {
-      if (!is_whole(entry.record, steady)) all.push_back(entry);
+      if (!unusable_.contains(id) && !is_whole(entry.record, steady)) all.push_back(entry);
     }
     if (!alive_.empty()) first_alive = alive_.begin()->first;
   }

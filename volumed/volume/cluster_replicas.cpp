@@ -125,6 +125,7 @@ void Cluster::reconcile(const std::string& volume_id) {
   }
   const auto known = entry(volume_id);
   if (!known) return close_local(volume_id);
+  if (is_unusable(volume_id)) return;  // nothing is made or removed for a record that is lost
   if (!bring_about(*known)) return;
   std::lock_guard lock(mutex_);
   if (entries_.contains(volume_id)) settled_[volume_id] = known->revision;

@@ -38,6 +38,8 @@ const std::vector<ConditionRow>& condition_table() {
        "add a disk ('cvol disk add'), remove volumes, or trim those that are mounted"},
       {K::kHostFull, "host_full", kCritical, "free space on the file system"},
       {K::kVolumeDamaged, "volume_damaged", kCritical, ""},
+      {K::kRecordLost, "record_lost", kCritical, ""},
+      {K::kReplicaUnknown, "replica_without_record", kWarning, ""},
       {K::kCopyStopped, "copy_stopped", kWarning, ""},
       {K::kNodeAway, "node_away", kWarning,
        "start volumed there, or 'cvol node rm NAME' if it is gone for good"},

@@ -30,6 +30,8 @@ enum class ConditionKind : uint8_t {
   kPoolFull,
   kHostFull,
   kVolumeDamaged,
+  kRecordLost,
+  kReplicaUnknown,
   kCopyStopped,
   kNodeAway,
   kFewCopies,

@@ -16,6 +16,7 @@ struct VolumeManager::Hosted {
   std::string id;
   VolumeEntry entry;           // changed under record_lock and mutex_
   std::string problem;         // mutex_
+  std::string record_problem;  // mutex_; why its record cannot be used; what is open goes on
   bool mounted = false;        // mutex_
   v1::StageRecord lost_stage;  // mutex_; of an attachment that another node ended
   Disk* disk = nullptr;        // of our replica; set once

@@ -43,6 +43,9 @@ Status VolumeManager::start_cluster() {
   options.on_volume = [this](const std::string& id, std::optional<VolumeEntry> entry) {
     on_volume(id, std::move(entry));
   };
+  options.on_record_problem = [this](const std::string& id, const std::string& problem) {
+    on_record_problem(id, problem);
+  };
   options.on_event = [this](const std::string& kind, const std::string& subject,
                             const std::string& text) { events_.add(kind, subject, text); };
   options.on_period = [this] { finish_leaving_disks(); };
@@ -79,6 +82,18 @@ void VolumeManager::on_volume(const std::string& id, std::optional<VolumeEntry> 
       volumes_.erase(at);
       hosted->lost_stage = hosted->entry.record.stage();
     } else if (!hosted) {
+      // What is open of a volume whose record is lost goes on under its name.
+      const auto same = volumes_.find(entry->record.name());
+      if (same != volumes_.end() && !same->second->record_problem.empty()) {
+        const std::string problem =
+            "volume '" + entry->record.name() + "' with the id " + id +
+            " has the name of one whose record is lost, and is not shown on this node; remove it "
+            "on another node and put the lost record back, or end the use of the lost one and "
+            "restart volumed";
+        if (std::find(problems_.begin(), problems_.end(), problem) == problems_.end())
+          problems_.push_back(problem);
+        return;
+      }
       hosted = std::make_shared<Hosted>();
       hosted->name = entry->record.name();
       hosted->id = id;
@@ -132,18 +147,6 @@ void VolumeManager::evict(Hosted& hosted, bool taken) {
   if (Status cleared = clear_away(hosted); !cleared.is_ok())
     log::warning("volume", "what is left of an ended attachment is still in use",
                  {{"volume", hosted.name}, {"error", cleared.message()}});
-}
-
-// At start, of a device whose volume is in no record that could be read.
-void VolumeManager::discard_of_removed(const std::string& name) {
-  auto known = store_->get(catalog_.keys().name(name));
-  if (!known || *known) return;  // perhaps only its record is damaged: its I/O waits
-  log::warning("volume", "a device of a volume that was removed meanwhile is discarded",
-               {{"volume", name}});
-  if (Status gone = attacher_->discard(name); !gone.is_ok())
-    log::warning("volume", "what is left of a removed volume stays",
-                 {{"volume", name}, {"error", gone.message()}});
-  forget_device_session(name);
 }
 
 // --- making and removing ---
@@ -384,6 +387,13 @@ Result<VolumeView> VolumeManager::move_primary(const std::string& name, const st
 
 Status VolumeManager::rebuild_record(const std::string& name, bool accept_data_loss) {
   if (!cluster_) return Status(Code::kFailedPrecondition, "this node is alone");
+  // A volume that has no record is known by the id that its replicas have.
+  if (const auto id = Uuid::parse(name); id && !find(name)) {
+    CVOL_TRY(cluster_->rebuild_lost(id->to_string(), accept_data_loss));
+    events_.add("record_rebuilt", id->to_string(),
+                "the record was made anew from what the replicas know");
+    return Status::ok();
+  }
   auto hosted = require_ready(name);
   if (!hosted) return hosted.status();
   CVOL_TRY(cluster_->rebuild_record((*hosted)->id, accept_data_loss));

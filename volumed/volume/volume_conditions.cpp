@@ -43,6 +43,7 @@ std::vector<Condition> VolumeManager::conditions() {
   std::vector<Condition> found;
   add_store_conditions(found);
   add_record_conditions(found);
+  add_lost_records(found);
   add_disk_conditions(found);
   add_host_conditions(found);
   add_io_conditions(found);
@@ -66,7 +67,8 @@ void VolumeManager::explain_conditions(const std::string& name, std::vector<std:
     const bool of_volume =
         condition.subject == name && (condition.kind == ConditionKind::kIoWaits ||
                                       condition.kind == ConditionKind::kCopyStopped ||
-                                      condition.kind == ConditionKind::kVolumeDamaged);
+                                      condition.kind == ConditionKind::kVolumeDamaged ||
+                                      condition.kind == ConditionKind::kRecordLost);
     if (!of_all && !of_volume) continue;
     std::string text = condition.text + ".";
     if (text[0] >= 'a' && text[0] <= 'z') text[0] = static_cast<char>(text[0] - 'a' + 'A');
@@ -242,8 +244,6 @@ void VolumeManager::add_node_conditions(std::vector<Condition>& found) {
 }
 
 void VolumeManager::add_copy_conditions(std::vector<Condition>& found) {
-  for (auto& [subject, problem] : cluster_->lost_records())
-    found.push_back({ConditionKind::kRecordProblem, subject, problem, {}});
   for (auto& [subject, problem] : cluster_->stopped_copies())
     found.push_back(
         {ConditionKind::kCopyStopped, subject, "volume '" + subject + "': " + problem, {}});

@@ -19,7 +19,8 @@ namespace {
 using Seconds = std::chrono::duration<double>;
 constexpr Seconds kSoon{2};
 constexpr Seconds kLater{60};
-constexpr double kShareOfTime = 0.1;  // that tries of one disk take at most
+constexpr uint64_t kLooksForUnknown = 5;  // turns from one look for unknown replicas to the next
+constexpr double kShareOfTime = 0.1;      // that tries of one disk take at most
 
 // What others can heal without a word to us: a mount, room, descriptors, the metadata store.
 bool heals_by_itself(Code code) {
@@ -32,8 +33,13 @@ bool heals_by_itself(Code code) {
 // --- start ---
 
 Status VolumeManager::open_disks() {
-  auto records = catalog_.load_disks();
+  std::map<std::string, std::string> unreadable;
+  auto records = catalog_.load_disks(unreadable);
   if (!records) return records.status();
+  for (const auto& [id, why] : unreadable)
+    problems_.push_back(why +
+                        "; if that disk is this node's it is missing, and kept as it is. Put "
+                        "the record back from a copy of the store");
   auto failures = catalog_.load_disk_failures();
   if (!failures) return failures.status();
   std::map<std::string, std::string> reasons;
@@ -59,6 +65,13 @@ Status VolumeManager::open_disks() {
       disk->leaving = true;
       disk->in_place = record->in_place();
     }
+    return Status::ok();
+  }
+  // Perhaps it is this node that had the disk: nothing is made in its place.
+  if (!unreadable.empty()) {
+    problems_.push_back(
+        "this node has no disk, as far as the records of disks can be read; if it never had one, "
+        "add it with 'cvol disk add'");
     return Status::ok();
   }
   // The first start: one disk in the data directory, whatever that is on.
@@ -93,9 +106,11 @@ Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatO
     others.push_back(disk->path());
   }
   if (!force) CVOL_TRY(check_ground(clean, format, others).with_context("add disk " + path));
-  auto records = catalog_.load_disks();
+  std::map<std::string, std::string> unreadable;
+  auto records = catalog_.load_disks(unreadable);
   if (!records) return records.status();
-  auto disk = disk_set_.add(clean, bound_capacity(clean, format), admit_by(*records, clean));
+  auto disk =
+      disk_set_.add(clean, bound_capacity(clean, format), admit_by(*records, unreadable, clean));
   if (!disk) return disk.status().with_context("add disk " + path);
   v1::DiskRecord record;
   record.set_id((*disk)->id);
@@ -117,10 +132,17 @@ Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatO
 
 // A disk that has a record comes from another node, or comes back: not as an older copy.
 DiskSet::Admit VolumeManager::admit_by(const std::vector<v1::DiskRecord>& records,
+                                       const std::map<std::string, std::string>& unreadable,
                                        const std::string& path) {
   std::map<std::string, uint64_t> generations;
   for (const v1::DiskRecord& record : records) generations[record.id()] = record.generation();
-  return [generations, path](const Uuid& id, std::optional<uint64_t> generation) -> Status {
+  return [generations, unreadable, path](const Uuid& id,
+                                         std::optional<uint64_t> generation) -> Status {
+    if (const auto bad = unreadable.find(id.to_string()); bad != unreadable.end())
+      return Status(Code::kDamaged, "the record of the disk at " + path + " cannot be read (" +
+                                        bad->second +
+                                        "); nothing was changed. Put the record back from a copy "
+                                        "of the store, and add the disk then");
     const auto known = generations.find(id.to_string());
     if (!generation || known == generations.end() || *generation >= known->second)
       return Status::ok();
@@ -165,8 +187,13 @@ Result<DiskView> VolumeManager::move_disk(const std::string& name, const std::st
 void VolumeManager::keep_opening() {
   copy_records();
   for (Disk* disk : disk_set_.all()) finish_removed(*disk);
+  if (Status forgotten = catalog_.forget_old_removals(); !forgotten.is_ok())
+    log::warning("volume", "cannot erase the notes of old removals; the next start does",
+                 {{"error", forgotten.message()}});
+  uint64_t turn = 0;
   std::map<Disk*, std::chrono::steady_clock::time_point> due;
   while (true) {
+    if (turn++ % kLooksForUnknown == 0) look_for_unknown_replicas();
     {
       std::unique_lock lock(keeper_mutex_);
       const bool stops = keeper_wake_.wait_for(lock, kSoon, [this] { return keeper_stops_; });
@@ -243,7 +270,7 @@ void VolumeManager::settle_volumes_of(Disk& disk) {
     }
     if (entry.record.state() != "ready" && drop_unfinished(entry, index)) forget(hosted->name);
   }
-  report_unknown_replicas(only);
+  look_for_unknown_replicas();
 }
 
 // --- replicas that outlive their volumes ---

@@ -351,7 +351,7 @@ VolumeView VolumeManager::view_of(Hosted& hosted, const std::vector<attach::Devi
   }
   std::lock_guard lock(mutex_);
   view.record = hosted.entry.record;
-  view.problem = hosted.problem;
+  view.problem = hosted.problem.empty() ? hosted.record_problem : hosted.problem;
   view.mounted_here = is_mount_of(view.record, node_.id);
   view.waits = hosted.waits;
   view.metrics = hosted.metrics;
@@ -413,6 +413,7 @@ Status VolumeManager::remove(const std::string& name, bool force) {
   Hosted& volume = **hosted;
   std::lock_guard operation(volume.operation);
   if (find(name) != *hosted) return not_found(name);
+  CVOL_TRY(refuse_without_record(volume));
   CVOL_TRY(release_for_removal(volume, force));
   if (cluster_) {
     CVOL_TRY(remove_clustered(volume).with_context("remove volume '" + name + "'"));

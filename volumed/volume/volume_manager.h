@@ -299,7 +299,6 @@ class VolumeManager final : public nbd::ExportDirectory {
   void settle_volume(VolumeEntry entry, const ReplicaIndex& index);
   bool drop_unfinished(const VolumeEntry& entry, const ReplicaIndex& index);
   std::string find_replica(Hosted& hosted, const ReplicaIndex& index);
-  void report_unknown_replicas(const std::vector<Disk*>& disks);
   Status serve_nbd();
   Status open_attacher();
   void settle_attachments();
@@ -349,6 +348,12 @@ class VolumeManager final : public nbd::ExportDirectory {
   void evict(Hosted& hosted, bool taken);
   bool is_left_over(Hosted& hosted);
   void discard_of_removed(const std::string& name);
+  // Records that are lost, and replicas without one (volume_lost_records.cpp).
+  void on_record_problem(const std::string& id, const std::string& problem);
+  Status refuse_without_record(Hosted& hosted);
+  std::string volume_of_device(const std::string& name) const;
+  void look_for_unknown_replicas();
+  void add_lost_records(std::vector<Condition>& found);
   // Sources of conditions (volume_conditions.cpp).
   void add_store_conditions(std::vector<Condition>& found);
   void add_record_conditions(std::vector<Condition>& found);
@@ -395,6 +400,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status open_disks();
   Status note_opened(const std::string& id, uint64_t generation);
   static DiskSet::Admit admit_by(const std::vector<v1::DiskRecord>& records,
+                                 const std::map<std::string, std::string>& unreadable,
                                  const std::string& path);
   void keep_opening();
   void copy_records();
@@ -545,9 +551,13 @@ class VolumeManager final : public nbd::ExportDirectory {
   FullnessWatch fullness_;                      // the upkeeper's, as trim_slots_
   std::map<std::string, uint64_t> trim_slots_;  // id of a volume -> of its last trim
 
-  std::mutex mutex_;                          // guards volumes_, problems_, and what Hosted says
+  std::mutex mutex_;                          // guards the next ones, and what Hosted says
   std::map<std::string, HostedPtr> volumes_;  // by name
   std::vector<std::string> problems_;
+  struct UnknownReplica {
+    std::string disk, volume_id, replica_id, why;
+  };
+  std::vector<UnknownReplica> unknown_replicas_;
 
   ConditionBook condition_book_;
   HostSpaces host_spaces_{options_.host_space};

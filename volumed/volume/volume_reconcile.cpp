@@ -30,7 +30,7 @@ Status VolumeManager::load_volumes() {
     log::error("volume", "a volume's record is damaged", {{"problem", problem}});
   const ReplicaIndex index(disk_set_.all());
   for (VolumeEntry& entry : *entries) settle_volume(std::move(entry), index);
-  report_unknown_replicas(disk_set_.all());
+  look_for_unknown_replicas();
   return Status::ok();
 }
 
@@ -99,33 +99,6 @@ bool VolumeManager::drop_unfinished(const VolumeEntry& entry, const ReplicaIndex
                                                   : "finished a removal that a crash had cut short";
   log::info("volume", done, {{"volume", record.name()}});
   return true;
-}
-
-// Replicas that no record speaks of hold somebody's data (metadata from a copy, a disk from
-// elsewhere): they are reported, and never removed here.
-void VolumeManager::report_unknown_replicas(const std::vector<Disk*>& disks) {
-  std::set<std::string> known;
-  {
-    std::lock_guard lock(mutex_);
-    for (const auto& [name, hosted] : volumes_) {
-      for (const auto& member : hosted->entry.record.members()) known.insert(member.replica_id());
-    }
-  }
-  if (auto removed = catalog_.load_removed()) {
-    for (const v1::RemovedRecord& record : *removed) known.insert(record.replica_id());
-  }
-  for (Disk* disk : disks) {
-    if (disk->engine == nullptr) continue;
-    for (const auto& info : disk->invoke([](auto& engine) { return engine.replicas(); })) {
-      if (known.contains(info.replica.to_string())) continue;
-      log::warning("volume", "a replica has no record",
-                   {{"disk", disk->path()}, {"volume_id", info.volume.to_string()}});
-      std::lock_guard lock(mutex_);
-      problems_.push_back("disk " + disk->path() + " holds a replica of volume " +
-                          info.volume.to_string() +
-                          " that no record knows; it is kept. Restore the metadata that knows it");
-    }
-  }
 }
 
 Status VolumeManager::serve_nbd() {

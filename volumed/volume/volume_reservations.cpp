@@ -212,7 +212,7 @@ Status VolumeManager::note_device_session(Hosted& hosted) {
   const std::string path = session_file(hosted.name);
   // No volume's name begins with a dot.
   const std::string fresh = folder + "/." + hosted.name + ".new";
-  const std::string text = record_of(hosted).session().id() + "\n";
+  const std::string text = record_of(hosted).session().id() + "\n" + hosted.id + "\n";
   const int file = ::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (file < 0) return status_from_errno(errno, "create " + fresh);
   const bool written =

@@ -44,6 +44,17 @@ TEST(Records, RefuseUnknownFieldsOfAKnownVersion) {
             Code::kDamaged);
 }
 
+// What a record holds is told to people: in plain text, and not all of it.
+TEST(Records, ErrorsShowForeignTextInPrintableForm) {
+  const std::string bad = "{\"format_version\":2,\"id\":\"\x1b[2J\xff" + std::string(5000, 'x');
+  const auto read = parse_record<v1::VolumeRecord>("k\x07y", bad);
+  EXPECT_EQ(read.code(), Code::kDamaged);
+  EXPECT_LT(read.message().size(), 2000u);
+  for (const char c : read.message()) EXPECT_TRUE(c >= 0x20 && c < 0x7f);
+  EXPECT_EQ(printable("abc", 2), "ab...");
+  EXPECT_EQ(printable("a\nb\x01", 9), "a b?");
+}
+
 TEST(Records, RefuseWhatIsNoRecord) {
   for (const char* text : {"", "{", "[]", "{}", "null", R"({"format_version":"x"})",
                            R"({"format_version":1,"size_bytes":"-1"})"}) {
