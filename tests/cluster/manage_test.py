@@ -11,7 +11,7 @@ import unittest
 
 from cluster_harness import (LONG, Cluster, ClusterTest, discards, run, say, wait_for,
                              write_through)
-from local_cluster import Process
+from local_cluster import ClusterError, Process
 import stamps
 
 BLOCK = 4096
@@ -192,7 +192,7 @@ class Grows(unittest.TestCase):
                 # Node 2 joins, and takes a copy; with the data directory of another cluster it is
                 # refused (before anything is touched), so it begins with an empty one.
                 cluster.settings["flags"] += ["--cluster", prefix]
-                with self.assertRaises(AssertionError):
+                with self.assertRaises(ClusterError):
                     cluster.start_node(2)
                 self.assertIn("Nothing was changed", cluster.nodes[2].last_words())
                 shutil.rmtree(cluster.folder / "node2" / "data")
