@@ -141,6 +141,12 @@ class Manage(ClusterTest):
             writer.wait_progress(500)
         self.assertEqual(writer.report.connections, 1)
         self.cluster.check_copies(self.name, writer.history, 1)
+        # It does not come back as it was: only with an empty data directory, as a new node.
+        with self.assertRaises(ClusterError):
+            self.cluster.start_node(4)
+        self.assertIn("was removed from the cluster", self.cluster.nodes[4].last_words())
+        shutil.rmtree(self.cluster.folder / "node4" / "data")
+        self.cluster.start_node(4)
 
 
 class Grows(unittest.TestCase):

@@ -36,20 +36,25 @@ std::unique_ptr<cvol::daemon::DockerFront> start_docker(const cvol::daemon::Conf
   return nullptr;
 }
 
-// After an outage of everything the metadata store may come back after this node: it is waited for.
+// After an outage of everything the metadata store may come back after this node, and a file system
+// that is full may get space again: both are waited for.
 cvol::Result<std::unique_ptr<cvol::daemon::Daemon>> start(const cvol::daemon::Config& config) {
   using namespace cvol;
   const daemon::StartNotice notice;
   while (true) {
     auto running = daemon::Daemon::start(config);
-    const bool waits = running.code() == Code::kUnavailable || running.code() == Code::kNoSpace;
-    const bool away = waits && config.metadata.starts_with("etcd:");
-    if (!away) return running;
-    log::warning("daemon", "the metadata store is away or full; trying again until it answers",
+    const bool away = running.code() == Code::kUnavailable && config.metadata.starts_with("etcd:");
+    const bool full = running.code() == Code::kNoSpace;  // etcd, or the data directory
+    if (!away && !full) return running;
+    log::warning("daemon",
+                 full ? "there is no space to start with; trying again until there is"
+                      : "the metadata store is away; trying again until it answers",
                  {{"metadata", config.metadata}, {"error", running.message()}});
-    daemon::notify_systemd("STATUS=waiting for the metadata store\nEXTEND_TIMEOUT_USEC=60000000");
+    daemon::notify_systemd(full ? "STATUS=waiting for space\nEXTEND_TIMEOUT_USEC=60000000"
+                                : "STATUS=waiting for the metadata store\n"
+                                  "EXTEND_TIMEOUT_USEC=60000000");
     if (daemon::wait_for_stop(kStoreMilliseconds) != 0)
-      return Status(Code::kCancelled, "stopped before the metadata store answered");
+      return Status(Code::kCancelled, "stopped before volumed could start");
   }
 }
 

@@ -221,7 +221,8 @@ class DiskEngine {
 
   // Applies the whole journal to the chunks.
   virtual Task<Status> destage_all() = 0;
-  // Stops background work and closes the files. Nothing depends on it being called.
+  // Stops background work, waits for the calls that are under way (those that wait for space, and
+  // removals, end early with kCancelled) and closes the files. Nothing depends on it being called.
   virtual Task<void> close() = 0;
 };
 

@@ -364,6 +364,9 @@ Task<void> Engine::close() {
   if (scrub_cancel_ != nullptr) scrub_cancel_->cancel();
   co_await scrub_scope_.join();
   co_await end_tasks();
+  // Calls that are under way, a removal between two slices for one, use the files.
+  while (operations_ != 0) co_await operations_gone_.wait();
+  co_await wait_for_readers();
   if (!state_written_ && label_file_.is_open()) co_await persist_failure();
   co_await close_files();
 }
