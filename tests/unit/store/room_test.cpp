@@ -233,5 +233,19 @@ TEST_F(RemovalTest, a_removal_that_a_crash_cut_short_is_finished_after_the_open)
   engine().check_invariants();
 }
 
+TEST_F(RemovalTest, closing_waits_for_a_removal_that_is_under_way) {
+  start_large();
+  Status removed(Code::kInternal, "not done"), closed(Code::kInternal, "not done");
+  disk_->node().start(store_status(engine().remove_replica(big_), &removed));
+  ASSERT_TRUE(world_.run_until([this] { return chunk_keys() < kLarge / kChunkBytes; }));
+  const auto close = [](Engine* engine) -> Task<Status> {
+    co_await engine->close();
+    co_return Status::ok();
+  };
+  disk_->node().start(store_status(close(&engine()), &closed));
+  ASSERT_TRUE(world_.run_until([&] { return closed.is_ok(); }));
+  EXPECT_EQ(removed.code(), Code::kCancelled) << "its files were closed under it";
+}
+
 }  // namespace
 }  // namespace cvol::store
