@@ -13,6 +13,10 @@ namespace {
 
 constexpr io::Nanoseconds kBusyTurn = 20 * io::kMillisecond;
 constexpr io::Nanoseconds kPingTurn = 20 * io::kMillisecond;
+// A word of death against a connection that stands: how long its answer may take.
+constexpr io::Nanoseconds kWordPatience = 300 * io::kMillisecond;
+constexpr io::Nanoseconds kWordTurn = 2 * io::kMillisecond;
+constexpr uint64_t kMostWeighed = 64;
 
 }  // namespace
 
@@ -133,7 +137,7 @@ void Exchange::on_frame(const Endpoint& from, Frame frame) {
   const auto type = static_cast<wire::FrameType>(frame.header.type);
   if (type == wire::FrameType::kDead) {
     auto death = wire::decode_death(frame.body);
-    if (death) process_died(death->node, death->process);
+    if (death) hear_of_death(death->node, death->process);
     return;
   }
   if (type == wire::FrameType::kPing) {
@@ -216,6 +220,60 @@ void Exchange::on_up(const Endpoint& peer, const Uuid& process) {
 void Exchange::on_down(const Endpoint& peer) {
   for (const Hosted& hosted : hosts_) hosted.host->on_link(peer, false);
   for (Gateway* gateway : all_gateways()) gateway->on_down(peer);
+}
+
+// --- who is dead ---
+
+bool Exchange::is_linked(const NodeId& node, const Uuid& process) const {
+  for (const auto& [endpoint, last] : processes_) {
+    if (endpoint.node == node && last == process && is_up(endpoint)) return true;
+  }
+  return false;
+}
+
+// All of its shards are asked: one that answers is enough, and one may hang.
+Task<bool> Exchange::link_answers(NodeId node, Uuid process, io::Nanoseconds patience) {
+  const io::Nanoseconds until = reactor_.now() + patience;
+  std::vector<uint64_t> numbers;
+  for (const auto& [endpoint, last] : processes_) {
+    if (endpoint.node != node || last != process || !is_up(endpoint)) continue;
+    wire::FrameHeader header;
+    header.type = static_cast<uint8_t>(wire::FrameType::kPing);
+    header.seq = next_ping_++;
+    numbers.push_back(header.seq);
+    pings_[header.seq] = false;
+    send(endpoint, header, {});
+  }
+  bool answered = false;
+  while (!numbers.empty() && !answered && !closing_) {
+    for (const uint64_t number : numbers) answered = answered || pings_[number];
+    // A process that has died takes its connections along.
+    if (answered || reactor_.now() >= until || !is_linked(node, process)) break;
+    const int64_t slept = co_await reactor_.sleep(kWordTurn, &cancel_);
+    if (slept < 0) break;
+  }
+  for (const uint64_t number : numbers) pings_.erase(number);
+  co_return answered;
+}
+
+void Exchange::hear_of_death(const NodeId& node, const Uuid& process) {
+  if (node == self_.node && process == mesh_.process()) return;  // it is this one
+  if (!is_linked(node, process)) return process_died(node, process);
+  if (weighed_ >= kMostWeighed || closing_) return;  // somebody repeats himself
+  ++weighed_;
+  scope_.spawn(weigh_death(node, process));
+}
+
+Task<void> Exchange::weigh_death(NodeId node, Uuid process) {
+  const bool lives = co_await link_answers(node, process, kWordPatience);
+  --weighed_;
+  if (closing_) co_return;
+  if (!lives) {
+    process_died(node, process);
+    co_return;
+  }
+  log::warning("replication", "a process that answers was said to be dead; it is not believed",
+               {{"node", node.to_string()}, {"process", process.to_string()}});
 }
 
 void Exchange::process_died(const NodeId& node, const Uuid& process) {

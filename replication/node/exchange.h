@@ -59,8 +59,14 @@ class Exchange final : public MeshHandler {
   ReplicaHost* host_of(const Uuid& volume) const;
   // The register's record of a volume, for whoever works with it here.
   void set_record(const Uuid& volume, const Record& record);
-  // The process is known to be dead: its node's watcher says so (kDead), or somebody here knows.
+  // Somebody says that the process is dead (kDead). A connection to that very process that answers
+  // outweighs the word, which may be forged or late; without one it is believed at once.
+  void hear_of_death(const NodeId& node, const Uuid& process);
+  // The process is known to be dead.
   void process_died(const NodeId& node, const Uuid& process);
+  // Whether a connection to that very process is open and answers within `patience`; false at once
+  // if there is none.
+  Task<bool> link_answers(NodeId node, Uuid process, io::Nanoseconds patience);
   // Told of every such death, on the shard's thread; may be empty.
   std::function<void(const NodeId& node, const Uuid& process)> on_death;
   // The connection to a peer that does not answer is made anew.
@@ -80,6 +86,8 @@ class Exchange final : public MeshHandler {
   Task<void> clock();
   void start_clock();
   void turn(io::Nanoseconds now);
+  bool is_linked(const NodeId& node, const Uuid& process) const;
+  Task<void> weigh_death(NodeId node, Uuid process);
   void say_nobody_is_here(const Endpoint& to, const wire::FrameHeader& question);
   std::vector<Gateway*> all_gateways() const;
 
@@ -106,6 +114,7 @@ class Exchange final : public MeshHandler {
   bool all_next_ = false;  // with the next beacons those that rest are looked at too
   bool clock_runs_ = false;
   bool closing_ = false;
+  uint64_t weighed_ = 0;  // words of death that are being weighed
   io::CancelToken cancel_;
   io::Scope scope_;
 };

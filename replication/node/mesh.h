@@ -87,6 +87,7 @@ class Mesh {
   // Ends everything; no handler is called any more.
   Task<void> close();
 
+  const Uuid& process() const { return options_.process; }  // this one
   uint64_t sent_frames() const { return sent_frames_; }
   uint64_t connections() const { return connections_; }  // that were ever up
   uint64_t open_connections() const { return links_.size(); }

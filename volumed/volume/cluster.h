@@ -216,6 +216,7 @@ class Cluster {
   void publish_node(const v1::AliveRecord& record);
   void publish_nodes();
   void process_died(const std::string& node_id, const std::string& process);
+  bool process_answers(const std::string& node_id, const std::string& process);
   void tell_peers();
 
   // cluster_replicas.cpp

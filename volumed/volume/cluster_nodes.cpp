@@ -17,6 +17,7 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr io::Nanoseconds kPingPatience = io::kSecond;
+constexpr io::Nanoseconds kWordPatience = 300 * io::kMillisecond;
 constexpr auto kLeaseSlack = 5s;  // until etcd has ended a lease, and its watch has told
 
 // Every write of an alive record is a revision of etcd for all nodes: space that changes is told
@@ -147,7 +148,8 @@ bool Cluster::is_announced() {
 }
 
 // Told by the watcher of the process: nobody has to wait for its lease to run out. All who hear it
-// take the key away; the condition keeps that of a next process.
+// take the key away; the condition keeps that of a next process. The word came to one shard; a
+// connection of another one that answers outweighs it too.
 void Cluster::process_died(const std::string& node_id, const std::string& process) {
   meta::Revision revision = 0;
   {
@@ -156,12 +158,29 @@ void Cluster::process_died(const std::string& node_id, const std::string& proces
     if (at == alive_.end() || at->second.process() != process) return;
     revision = alive_revisions_[node_id];
   }
+  if (process_answers(node_id, process)) {
+    log::warning("volume", "a process that answers was said to be dead; its key stays",
+                 {{"node", node_id}, {"process", process}});
+    return;
+  }
   const std::string key = catalog_.keys().alive(node_id);
   auto done = catalog_.store().commit({{{key, revision}}, {{key, {}, 0}}});
   if (!done)
     log::warning("volume",
                  "cannot note that a node's process is dead; its lease runs out by itself",
                  {{"node", node_id}, {"error", done.message()}});
+}
+
+bool Cluster::process_answers(const std::string& node_id, const std::string& process) {
+  auto node = Uuid::parse(node_id);
+  auto id = Uuid::parse(process);
+  if (!node || !id) return false;
+  for (ShardPart* part : parts()) {
+    const bool answers = part->shard->run<bool>(
+        [&] { return part->exchange->link_answers(*node, *id, kWordPatience); });
+    if (answers) return true;
+  }
+  return false;
 }
 
 void Cluster::tell_peers() {

@@ -228,7 +228,7 @@ void Cluster::tell_records() {
 void Cluster::tell_death(const Node& dead, const Uuid& process) {
   for (auto& node : nodes_) {
     if (node->up() && node.get() != &dead && !node->reactor().paused())
-      node->exchange().process_died(dead.parts().node, process);
+      node->exchange().hear_of_death(dead.parts().node, process);
   }
 }
 

@@ -431,6 +431,28 @@ TEST_F(NodeScenario, a_known_death_needs_no_grace) {
   converge();
 }
 
+// Forged, or of another life: the connection to the process stands, and it answers.
+TEST_F(NodeScenario, a_word_of_death_does_not_outweigh_a_connection_that_answers) {
+  begin();
+  operate(100);
+  wait_in_sync();
+  Node& primary = cluster().primary();
+  const replication::Record before = cluster().reg().record();
+  work().start(cluster().gateway_node(), 4, 400);
+  for (int i = 0; i < 5; ++i) {
+    for (uint32_t at = 1; at <= cluster().size(); ++at) {
+      Node& node = cluster().node(at);
+      cluster().tell_death(node, node.process());
+    }
+    cluster().run_for(200 * io::kMillisecond);
+  }
+  wait([&] { return work().done(); }, 20 * io::kSecond, "all is answered");
+  EXPECT_EQ(&cluster().primary(), &primary);
+  EXPECT_EQ(cluster().reg().record().epoch, before.epoch);
+  EXPECT_EQ(cluster().reg().record().in_sync.size(), before.in_sync.size());
+  converge();
+}
+
 TEST_F(NodeScenario, full_disks_leave_all_replicas_equal) {
   ClusterShape shape;
   shape.work.blocks = 512;
