@@ -60,19 +60,6 @@ bool can_be_read(const std::string& path) {
   return error.value() != EIO;
 }
 
-// Group members may do what the owner may; new files get the group.
-Status give_one(const fs::path& path, uint32_t group) {
-  struct stat found;
-  if (lstat(path.c_str(), &found) != 0) return status_from_errno(errno, "look at " + path.string());
-  if (lchown(path.c_str(), static_cast<uid_t>(-1), group) != 0)
-    return status_from_errno(errno, "give " + path.string() + " to group");
-  if (S_ISLNK(found.st_mode)) return Status::ok();
-  mode_t mode = (found.st_mode & 07777) | 0060;
-  if (S_ISDIR(found.st_mode)) mode |= 02070;
-  if (chmod(path.c_str(), mode) != 0) return status_from_errno(errno, "chmod " + path.string());
-  return Status::ok();
-}
-
 }  // namespace
 
 Status check_file_system(const std::string& device, const std::string& type, bool read_only) {
@@ -122,18 +109,6 @@ Status mount_with(const std::string& device, const std::string& target, const st
   // An empty volume is an empty folder: initdb and its like insist.
   if (type == "ext4" && (options.flags & MS_RDONLY) == 0) ::rmdir((target + "/lost+found").c_str());
   return Status::ok();
-}
-
-Status give_to_group(const std::string& target, uint32_t group) {
-  struct stat top;
-  if (stat(target.c_str(), &top) != 0) return status_from_errno(errno, "look at " + target);
-  if (top.st_gid == group && (top.st_mode & 02070) == 02070) return Status::ok();
-  std::error_code error;
-  for (fs::recursive_directory_iterator at(target, error), end; !error && at != end;
-       at.increment(error))
-    CVOL_TRY(give_one(at->path(), group));
-  if (error) return status_from_errno(error.value(), "walk through " + target);
-  return give_one(target, group);  // the last: it says that the others are done
 }
 
 Status show_files(const std::string& source, const std::string& target, bool read_only) {

@@ -34,7 +34,8 @@ Status mount_with(const std::string& device, const std::string& target, const st
                   const MountOptions& options);
 
 // The files below `target` belong to the group, and what is made there later too. Nothing happens
-// if the top says so already.
+// if the top says so already. No symbolic link is followed, not even as the top, and what is
+// mounted below is left alone.
 Status give_to_group(const std::string& target, uint32_t group);
 
 // The files at `source` at `target` too; the folder is made, its parent is there. Idempotent.
