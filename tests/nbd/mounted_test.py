@@ -114,6 +114,27 @@ class Mounted(unittest.TestCase):
         self.d.cvol("volume", "unmount", "vol", target)
         self.assertEqual(self.inspect()["state"], "available")
 
+    # The kernel keeps this mark when a loop device is given back, for other programs' images too.
+    def test_a_device_that_was_made_read_only_is_given_back_writable(self):
+        self.d.cvol("volume", "create", "vol", "--size", "64MiB")
+        device = self.d.cvol("volume", "attach", "vol").stdout.strip()
+        mark = pathlib.Path("/sys/block", os.path.basename(device), "ro")
+        self.addCleanup(run, "blockdev", "--setrw", device, check=False)
+        run("blockdev", "--setro", device)
+        self.assertEqual(mark.read_text().strip(), "1")
+        self.d.cvol("volume", "detach", "vol")
+        self.assertEqual(mark.read_text().strip(), "0")
+
+    def test_a_device_that_others_left_read_only_is_made_writable(self):
+        free = run("losetup", "--find").stdout.strip()
+        self.addCleanup(run, "blockdev", "--setrw", free, check=False)
+        run("blockdev", "--setro", free)
+        self.d.cvol("volume", "create", "vol", "--size", "64MiB")
+        target = str(self.d.root / "target")
+        self.d.cvol("volume", "mount", "vol", target)
+        (pathlib.Path(target) / "file").write_text("written")
+        self.d.cvol("volume", "unmount", "vol", target)
+
     def test_another_data_directory_does_not_take_the_run_directory(self):
         self.d.cvol("volume", "create", "vol", "--size", "64MiB")
         target = self.d.root / "target"
