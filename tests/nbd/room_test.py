@@ -122,7 +122,7 @@ class FullFileSystem(unittest.TestCase):
                 with contextlib.suppress(Exception):
                     d.process.wait(timeout=5)
                 if d.process.poll() is not None:
-                    self.assertNotEqual(d.process.returncode, 0)
+                    self.assertGreater(d.process.returncode, 0)  # by itself, and no signal's
                     self.assertIn("No space left", d.log.read_text()[-1000:])
                 else:
                     d.kill()
