@@ -31,7 +31,7 @@ class NodeEngine(Engine):
         return ["nsenter", f"--target={self.containerd.pid}", "--mount", "--net", "--", *words]
 
     def processes(self):
-        """Everything that this node runs: volumed, devices, the engine and what is in containers."""
+        """What this node runs: volumed, devices, the engine and what is in containers."""
         roots = {self.cluster.nodes[self.node].pid(), self.process.pid, self.containerd.pid,
                  *self.cluster.holders(self.node)}
         parents = {}

@@ -12,7 +12,6 @@ usage: postgres_cluster.py [--rounds N]     default 4, with CVOL_LONG=1 20
 """
 import argparse
 import os
-import pathlib
 import re
 import signal
 import subprocess
