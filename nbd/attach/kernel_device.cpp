@@ -114,6 +114,7 @@ class KernelBackend : public DeviceBackend {
   Result<uint32_t> connect(const DeviceRecord& record);
   Result<bool> replace_socket(uint32_t index, const DeviceRecord& record);
   Status disconnect(uint32_t index);
+  Status make_writable(const DeviceRecord& record);
   void watch(uint32_t index, const DeviceRecord& record);
   void unwatch(uint32_t index);
   void run_watcher();
@@ -171,6 +172,11 @@ Status KernelBackend::attach(DeviceRecord& record) {
     clean_up(record);
     return Status(Code::kIo, record.device + " did not reach its size");
   }
+  // The kernel leaves the mark of a reader on the device, for whoever gets it next.
+  if (Status status = make_writable(record); !status) {
+    clean_up(record);
+    return status;
+  }
   watch(*index, record);
   return Status::ok();
 }
@@ -186,8 +192,13 @@ Status KernelBackend::disconnect(uint32_t index) {
   return Status(Code::kBusy, "nbd" + std::to_string(index) + " is still open in a process");
 }
 
+Status KernelBackend::make_writable(const DeviceRecord& record) {
+  return program_.do_step(record.volume, {"set-read-only", record.device, "rw"});
+}
+
 Status KernelBackend::detach(const DeviceRecord& record) {
   CVOL_TRY(program_.do_step(record.volume, {"check-free", record.device}));
+  CVOL_TRY(make_writable(record));
   return disconnect(static_cast<uint32_t>(index_of(record.device)));
 }
 

@@ -1,6 +1,7 @@
 #include "nbd/attach/loop.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -64,12 +65,25 @@ void tune(const std::string& device) {
   }
 }
 
+// A reader of a block volume is kept from writing by a mark (BLKROSET) that the kernel leaves on
+// the device when its file goes: whoever gets the device next could not write.
+void drop_read_only_mark(int loop, const std::string& device) {
+  const int off = 0;
+  if (ioctl(loop, BLKROSET, &off) != 0) {
+    log::warning("attach", "a device may be left read-only",
+                 {{"device", device}, {"reason", std::string(std::strerror(errno))}});
+  }
+}
+
 // One try: true when configured, false when another program took the device first.
 Result<bool> configure(const std::string& device, const std::string& path, int file) {
   Descriptor loop(open(device.c_str(), O_RDWR | O_CLOEXEC));
   if (!loop.is_open()) return status_from_errno(errno, "open " + device);
   loop_config config = make_config(file, path);
-  if (ioctl(loop.number(), LOOP_CONFIGURE, &config) == 0) return true;
+  if (ioctl(loop.number(), LOOP_CONFIGURE, &config) == 0) {
+    drop_read_only_mark(loop.number(), device);
+    return true;
+  }
   if (errno == EBUSY) return false;
   if (errno == EINVAL || errno == ENOTTY) {
     return Status(Code::kUnsupported, "configure " + device + ": " + std::strerror(errno) +
@@ -119,6 +133,7 @@ Status loop_detach(const std::string& device) {
   {
     Descriptor loop(open(device.c_str(), O_RDWR | O_CLOEXEC));
     if (!loop.is_open()) return status_from_errno(errno, "open " + device);
+    drop_read_only_mark(loop.number(), device);
     if (ioctl(loop.number(), LOOP_CLR_FD) != 0 && errno != ENXIO) {
       return status_from_errno(errno, "detach " + device);
     }

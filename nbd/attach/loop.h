@@ -10,14 +10,16 @@
 namespace cvol::attach {
 
 // Makes a loop device over `file` (opened O_DIRECT): direct I/O, 4 KiB blocks, requests up to
-// 1 MiB. Answers its path. kUnsupported: no loop driver, or one older than Linux 5.8.
+// 1 MiB, writable whatever the device was before. Answers its path. kUnsupported: no loop driver,
+// or one older than Linux 5.8.
 Result<std::string> loop_attach(const std::string& file);
 
 // The loop device over `file`, "" if there is none.
 std::string loop_of_file(const std::string& file);
 
-// Idempotent; returns when the kernel has let go of the file. kBusy: somebody has the device open;
-// the kernel then frees it with the last close.
+// Idempotent; returns when the kernel has let go of the file. The device is left writable, for
+// whoever gets it next. kBusy: somebody has the device open; the kernel then frees it with the last
+// close.
 Status loop_detach(const std::string& device);
 
 // Takes the file's new size.

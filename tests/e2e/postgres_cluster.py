@@ -8,14 +8,10 @@ pauses only; then its own node is lost, and it goes on at another.
      an engine and a volumed of its own, takes the volume at once.
   3. The old node wakes up: nothing that it still wants to write arrives.
 
-Each node has a network namespace; an engine runs in that of its node, and finds its node's plugin
-where every dockerd looks for it, in a mount namespace of its own.
-
 usage: postgres_cluster.py [--rounds N]     default 4, with CVOL_LONG=1 20
 """
 import argparse
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -23,53 +19,12 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cluster"))
-from cluster_harness import Cluster, require_namespaces, stalls
-from engine import LONG, PLUGIN_DIR, Engine, KernelLog, require_root, run, unmount_below, wait_for
+from cluster_harness import require_namespaces, stalls
+from engine import LONG, KernelLog, require_root, wait_for
+from node_engine import NodeEngine, engine_cluster
 from postgres import VOLUME, Database, check_file_system, report
 
 LOAD_SECONDS = 8 if not LONG else 15
-
-
-class NodeEngine(Engine):
-    """The engine of one node: in its network, and with its plugin."""
-
-    def __init__(self, cluster, node):
-        super().__init__()
-        self.cluster = cluster
-        self.node = node
-        self.plugins = plugins_of(cluster, node)
-
-    def in_node(self, words):
-        inside = self.cluster.network.inside(self.cluster.network.namespace(self.node))
-        if self.containerd is None:
-            # Mounts of the host appear inside, those of the engine do not appear outside.
-            return [*inside, "unshare", "--mount", "--propagation", "slave", "sh", "-ec",
-                    f'mount --bind "$0" {PLUGIN_DIR}; exec "$@"', self.plugins, *words]
-        return ["nsenter", f"--target={self.containerd.pid}", "--mount", "--net", "--", *words]
-
-    def processes(self):
-        """Everything that this node runs: volumed, devices, the engine and what is in containers."""
-        roots = {self.cluster.nodes[self.node].pid(), self.process.pid, self.containerd.pid,
-                 *self.cluster.holders(self.node)}
-        parents = {}
-        for folder in pathlib.Path("/proc").glob("[0-9]*"):
-            try:
-                parents[int(folder.name)] = int(
-                    (folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-            except (OSError, IndexError):
-                continue
-            if b"containerd-shim" in words[0] and self.containerd_socket.encode() in words:
-                roots.add(int(folder.name))
-        found = set()
-        while roots - found:
-            found |= roots
-            roots = {pid for pid, parent in parents.items() if parent in found}
-        return found - {None}
-
-
-def plugins_of(cluster, node):
-    return cluster.folder / f"node{node}" / "plugins"
 
 
 class Devices:
@@ -80,17 +35,6 @@ class Devices:
 
     def devices(self):
         return set(re.findall(r"device=/dev/(\w+)", self.log.read_text()))
-
-
-def prepare(cluster, nodes):
-    """Mounts below the cluster's directory reach the engines' mount namespaces."""
-    PLUGIN_DIR.mkdir(parents=True, exist_ok=True)
-    run("mount", "--bind", cluster.folder, cluster.folder)
-    run("mount", "--make-rshared", cluster.folder)
-    for node in nodes:
-        plugins_of(cluster, node).mkdir(parents=True)
-        cluster.settings["node_flags"][str(node)] = ["--docker-plugin-dir",
-                                                     str(plugins_of(cluster, node))]
 
 
 def primary_killed(cluster, database, number):
@@ -172,34 +116,27 @@ def main():
     require_root()
     require_namespaces()
     begin = time.monotonic()
-    cluster = Cluster(namespaces=True, attach=True, journal="256MiB", capacity="8GiB")
-    try:
-        prepare(cluster, (1, 2))
-        with cluster, NodeEngine(cluster, 1) as first:
-            image = first.make_image("postgres")
-            first.docker("volume", "create", "-d", "cvol", "-o", "size=2GiB", "-o", "replicas=3",
-                         VOLUME)
-            database = Database(first, image)
-            report("initdb", ready_after=f"{database.start():.1f} s")
-            database.create()
-            log = KernelLog(Devices(cluster, 1))
-            pauses = [primary_killed(cluster, database, number) for number in range(rounds)]
-            trouble = log.trouble()
-            assert not trouble, "the kernel log: " + "\n".join(trouble)
-            report("all rounds", pauses=stalls(pauses), kernel_errors=0)
-            with NodeEngine(cluster, 2) as second:
-                second.make_image("postgres")
-                after = node_lost(cluster, first, database, second, image)
-                after.remove()
-                device = cluster.cvol(2, "volume", "attach", VOLUME).stdout.split()[-1]
-                report("file system", fsck=check_file_system(device))
-                cluster.cvol(2, "volume", "detach", VOLUME)
-                second.docker("volume", "rm", VOLUME)
-    finally:
-        cluster.down()
-        run("umount", "-l", cluster.folder, check=False)
-        unmount_below(cluster.folder)
-        cluster.delete()
+    with engine_cluster(3, journal="256MiB", capacity="8GiB") as cluster, \
+            NodeEngine(cluster, 1) as first:
+        image = first.make_image("postgres")
+        first.docker("volume", "create", "-d", "cvol", "-o", "size=2GiB", "-o", "replicas=3",
+                     VOLUME)
+        database = Database(first, image)
+        report("initdb", ready_after=f"{database.start():.1f} s")
+        database.create()
+        log = KernelLog(Devices(cluster, 1))
+        pauses = [primary_killed(cluster, database, number) for number in range(rounds)]
+        trouble = log.trouble()
+        assert not trouble, "the kernel log: " + "\n".join(trouble)
+        report("all rounds", pauses=stalls(pauses), kernel_errors=0)
+        with NodeEngine(cluster, 2) as second:
+            second.make_image("postgres")
+            after = node_lost(cluster, first, database, second, image)
+            after.remove()
+            device = cluster.cvol(2, "volume", "attach", VOLUME).stdout.split()[-1]
+            report("file system", fsck=check_file_system(device))
+            cluster.cvol(2, "volume", "detach", VOLUME)
+            second.docker("volume", "rm", VOLUME)
     print(f"postgres_cluster: passed in {time.monotonic() - begin:.0f} s")
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from harness import Daemon, go, request, run
+from harness import BIN, Daemon, go, request, run
 
 
 def can_attach():
@@ -113,6 +114,65 @@ class Mounted(unittest.TestCase):
             holder.wait()
         self.d.cvol("volume", "unmount", "vol", target)
         self.assertEqual(self.inspect()["state"], "available")
+
+    # Every call that waits took a thread of the API: with 64 of them nothing answered any more.
+    def test_calls_on_volumes_that_hang_keep_nobody_else_waiting(self):
+        names = [f"hung{number}" for number in range(4)]
+        holders = []
+        calls = []
+        for name in names:
+            self.d.cvol("volume", "create", name, "--size", "32MiB")
+            self.d.cvol("volume", "attach", name)
+            record = json.loads((self.d.data / "attach" / f"{name}.json").read_text())
+            holders.append(int(record["holder_pid"]))
+        self.d.cvol("volume", "create", "vol", "--size", "32MiB")
+        try:
+            for holder in holders:
+                os.kill(holder, signal.SIGSTOP)
+            for number in range(72):
+                calls.append(subprocess.Popen(
+                    [BIN / "cvol", "--api", f"unix:{self.d.run_dir}/api.sock", "volume", "mount",
+                     names[number % len(names)]],
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            time.sleep(2)
+            for call in calls:  # those who asked have given up
+                call.kill()
+                call.wait()
+            begin = time.monotonic()
+            self.assertEqual(self.inspect()["name"], "vol")
+            self.d.cvol("status")
+            self.d.cvol("volume", "mount", "vol", self.d.root / "target")
+            self.assertLess(time.monotonic() - begin, 10)
+        finally:
+            for holder in holders:
+                os.kill(holder, signal.SIGCONT)
+            self.d.cvol("volume", "unmount", "vol", self.d.root / "target", check=False)
+            for name in names:
+                for _ in range(60):
+                    if self.d.cvol("volume", "rm", "--force", name, check=False).returncode == 0:
+                        break
+                    time.sleep(0.5)
+
+    # The kernel keeps this mark when a loop device is given back, for other programs' images too.
+    def test_a_device_that_was_made_read_only_is_given_back_writable(self):
+        self.d.cvol("volume", "create", "vol", "--size", "64MiB")
+        device = self.d.cvol("volume", "attach", "vol").stdout.strip()
+        mark = pathlib.Path("/sys/block", os.path.basename(device), "ro")
+        self.addCleanup(run, "blockdev", "--setrw", device, check=False)
+        run("blockdev", "--setro", device)
+        self.assertEqual(mark.read_text().strip(), "1")
+        self.d.cvol("volume", "detach", "vol")
+        self.assertEqual(mark.read_text().strip(), "0")
+
+    def test_a_device_that_others_left_read_only_is_made_writable(self):
+        free = run("losetup", "--find").stdout.strip()
+        self.addCleanup(run, "blockdev", "--setrw", free, check=False)
+        run("blockdev", "--setro", free)
+        self.d.cvol("volume", "create", "vol", "--size", "64MiB")
+        target = str(self.d.root / "target")
+        self.d.cvol("volume", "mount", "vol", target)
+        (pathlib.Path(target) / "file").write_text("written")
+        self.d.cvol("volume", "unmount", "vol", target)
 
     def test_another_data_directory_does_not_take_the_run_directory(self):
         self.d.cvol("volume", "create", "vol", "--size", "64MiB")

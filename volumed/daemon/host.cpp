@@ -11,6 +11,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -70,9 +71,12 @@ Result<FolderLock> FolderLock::take(const std::string& folder) {
                                    "; stop it, or give this one a folder of its own (--data-dir, "
                                    "--run-dir)");
   }
+  // Over what is there: that needs no room on a full file system, and without room nobody needs it.
   const std::string pid = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(lock.file_, 0) != 0 ||
-      ::pwrite(lock.file_, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
+  const auto bytes = static_cast<ssize_t>(pid.size());
+  const bool written = ::pwrite(lock.file_, pid.data(), pid.size(), 0) == bytes &&
+                       ::ftruncate(lock.file_, bytes) == 0;
+  if (!written && errno != ENOSPC && errno != EDQUOT)
     return status_from_errno(errno, "write " + path);
   return lock;
 }

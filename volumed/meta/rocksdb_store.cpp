@@ -5,10 +5,12 @@
 
 #include <charconv>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <set>
 
 #include "volumed/base/log.h"
+#include "volumed/base/rocksdb_log.h"
 #include "volumed/base/units.h"
 #include "volumed/meta/notifier.h"
 
@@ -50,9 +52,7 @@ rocksdb::Options make_options() {
   options.write_buffer_size = 4 * kMiB;
   options.max_background_jobs = 2;
   options.max_open_files = 64;
-  options.keep_log_file_num = 2;
-  options.max_log_file_size = kMiB;
-  options.info_log_level = rocksdb::InfoLogLevel::WARN_LEVEL;
+  options.info_log = std::make_shared<RocksDbLog>("meta");
   options.stats_dump_period_sec = 0;  // no timers
   options.stats_persist_period_sec = 0;
   return options;
@@ -109,7 +109,8 @@ Status RocksDbStore::failed(const rocksdb::Status& status, std::string_view doin
                                       "metadata says which volume is which");
   if (status.IsIOError() && status.ToString().find("lock") != std::string::npos)
     return Status(Code::kBusy, text + "; another volumed is using it");
-  if (status.IsNoSpace()) return Status(Code::kNoSpace, text);
+  if (status.IsNoSpace())
+    return Status(Code::kNoSpace, text + "; make room on the file system that holds it");
   return Status(Code::kIo, text);
 }
 

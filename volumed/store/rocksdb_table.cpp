@@ -1,18 +1,15 @@
 // The chunk table on RocksDB.
 #include <rocksdb/db.h>
-#include <rocksdb/env.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/table.h>
 
 #include <algorithm>
-#include <cstdarg>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <mutex>
 #include <system_error>
 
-#include "volumed/base/log.h"
+#include "volumed/base/rocksdb_log.h"
 #include "volumed/store/format.h"
 #include "volumed/store/patient_write.h"
 #include "volumed/store/table.h"
@@ -42,23 +39,6 @@ Status from_rocksdb(const rocksdb::Status& status, const std::string& doing) {
   return Status(code, doing + ": " + status.ToString());
 }
 
-// What RocksDB has to say goes to our log. It keeps no file for that: on a full file system it
-// could not write it, and a build with assertions ends the process then.
-class TableLog final : public rocksdb::Logger {
- public:
-  TableLog() : rocksdb::Logger(rocksdb::InfoLogLevel::WARN_LEVEL) {}
-  void Logv(const char* format, va_list arguments) override {
-    char text[512];
-    if (std::vsnprintf(text, sizeof text, format, arguments) > 0)
-      log::warning("store", "RocksDB says", {{"what", text}});
-  }
-  // Headers and lower levels are not for us.
-  void Logv(rocksdb::InfoLogLevel level, const char* format, va_list arguments) override {
-    if (level >= rocksdb::InfoLogLevel::WARN_LEVEL && level < rocksdb::InfoLogLevel::HEADER_LEVEL)
-      Logv(format, arguments);
-  }
-};
-
 rocksdb::Options table_options() {
   rocksdb::Options options;
   options.create_if_missing = false;
@@ -70,7 +50,7 @@ rocksdb::Options table_options() {
   options.max_write_buffer_number = 2;
   options.max_background_jobs = 2;
   options.max_open_files = 64;
-  options.info_log = std::make_shared<TableLog>();
+  options.info_log = std::make_shared<RocksDbLog>("store");
   options.stats_dump_period_sec = 0;  // no timers: an idle disk costs nothing
   options.stats_persist_period_sec = 0;
   options.compression = rocksdb::kNoCompression;

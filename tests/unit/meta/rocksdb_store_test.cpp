@@ -68,6 +68,13 @@ TEST_F(RocksDbStoreTest, ForgetsLeasedKeysOfAnEarlierProcess) {
   EXPECT_EQ(value("/a"), "stays");
 }
 
+// On a full file system a file for RocksDB's own words cannot be written, which ends the process.
+TEST_F(RocksDbStoreTest, KeepsNoFileForWhatRocksDbSays) {
+  put("/a", "one");
+  reopen();
+  EXPECT_FALSE(std::filesystem::exists(path_ + "/LOG"));
+}
+
 TEST_F(RocksDbStoreTest, RefusesASecondOpening) {
   auto second = open_rocksdb_store(path_);
   EXPECT_EQ(second.code(), Code::kBusy) << second.message();
