@@ -2,8 +2,12 @@
 //
 //   cvol-engine-bench open DIRECTORY [JOURNAL_GIB=4] [VOLUME_GIB=8]
 //   cvol-engine-bench memory DIRECTORY [GIB=64]
+//   cvol-engine-bench make DIRECTORY [GIB=64]
+//   cvol-engine-bench reopen DIRECTORY [TIMES=3]
 //
-// DIRECTORY is made, and removed at the end. One JSON object is printed.
+// DIRECTORY is made, and removed at the end; `make` leaves a disk there that is full of chunks, and
+// `reopen` opens it again and again, cold. So two builds can be compared on one disk. A sparse XFS
+// image holds it: chunks without data need nothing but extents there. JSON objects are printed.
 #include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -99,8 +103,9 @@ Task<void> fill_journal(io::Reactor& reactor, std::string path, uint64_t journal
 
 Task<void> open_again(io::Reactor& reactor, std::string path) {
   const Clock::time_point begin = Clock::now();
+  const store::EngineOptions options;  // named: g++ 12 frees a temporary twice
   std::unique_ptr<store::DiskEngine> engine =
-      need(co_await store::open_disk(reactor, path, store::EngineOptions{}));
+      need(co_await store::open_disk(reactor, path, options));
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const store::DiskInfo info = engine->info();
   std::printf(
@@ -124,8 +129,9 @@ Task<void> allocate(io::Reactor& reactor, std::string path, uint64_t bytes) {
   format.journal_bytes = 256 * kMiB;
   format.capacity_bytes = bytes + kGiB;
   need(co_await store::format_disk(reactor, path, format));
+  const store::EngineOptions options;  // named: g++ 12 frees a temporary twice
   std::unique_ptr<store::DiskEngine> engine =
-      need(co_await store::open_disk(reactor, path, store::EngineOptions{}));
+      need(co_await store::open_disk(reactor, path, options));
   const store::ReplicaInfo replica = need(co_await engine->create_replica(
       Uuid::make(reactor.random()), Uuid::make(reactor.random()), bytes));
   const uint64_t before = resident_bytes();
@@ -147,8 +153,9 @@ Task<void> allocate(io::Reactor& reactor, std::string path, uint64_t bytes) {
 Task<void> open_allocated(io::Reactor& reactor, std::string path) {
   const uint64_t before = resident_bytes();
   const Clock::time_point begin = Clock::now();
+  const store::EngineOptions options;  // named: g++ 12 frees a temporary twice
   std::unique_ptr<store::DiskEngine> engine =
-      need(co_await store::open_disk(reactor, path, store::EngineOptions{}));
+      need(co_await store::open_disk(reactor, path, options));
   const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   const uint64_t allocated = engine->info().allocated_bytes;
   std::printf(
@@ -159,6 +166,14 @@ Task<void> open_allocated(io::Reactor& reactor, std::string path) {
       seconds);
   std::fflush(stdout);
   co_await engine->close();
+}
+
+// Of everything that lies there, but not of file "chunks".
+void drop_table_cache(const std::string& path) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(path)) {
+    if (entry.is_regular_file() && entry.path().filename() != "chunks")
+      drop_page_cache(entry.path());
+  }
 }
 
 // Runs `step` on a reactor in a process of its own; true if it ended well.
@@ -192,12 +207,26 @@ int memory_of_chunks(const std::string& path, uint64_t bytes) {
              : 1;
 }
 
+int make_chunks(const std::string& path, uint64_t bytes) {
+  return in_process([&](io::Reactor& reactor) { return allocate(reactor, path, bytes); }) ? 0 : 1;
+}
+
+int reopen(const std::string& path, uint64_t times) {
+  for (uint64_t i = 0; i < times; ++i) {
+    drop_table_cache(path);
+    if (!in_process([&](io::Reactor& reactor) { return open_allocated(reactor, path); })) return 1;
+  }
+  return 0;
+}
+
 int run(int argc, char** argv) {
   const std::string what = argc > 2 ? argv[1] : "";
-  if (what != "open" && what != "memory") {
+  if (what != "open" && what != "memory" && what != "make" && what != "reopen") {
     std::fprintf(stderr,
                  "usage: cvol-engine-bench open DIRECTORY [JOURNAL_GIB] [VOLUME_GIB]\n"
-                 "       cvol-engine-bench memory DIRECTORY [GIB]\n");
+                 "       cvol-engine-bench memory DIRECTORY [GIB]\n"
+                 "       cvol-engine-bench make DIRECTORY [GIB]\n"
+                 "       cvol-engine-bench reopen DIRECTORY [TIMES]\n");
     return 2;
   }
   const std::string path = argv[2];
@@ -205,6 +234,8 @@ int run(int argc, char** argv) {
     return argc > index ? std::strtoull(argv[index], nullptr, 10) : fallback;
   };
   log::set_level("warning");
+  if (what == "make") return make_chunks(path, number(3, 64) * kGiB);
+  if (what == "reopen") return reopen(path, number(3, 3));
   int result = 0;
   if (what == "open") {
     result = open_after_crash(path, number(3, 4) * kGiB, number(4, 8) * kGiB);

@@ -463,6 +463,7 @@ void Engine::release_retired() {
     places_->release(retired_.front().place);
     retired_.pop_front();
   }
+  if (give_back_wanted()) give_back_wake_.set();
   metrics_.allocated_bytes.set(uint64_t{places_->used() + places_->reserved()} * kChunkBytes);
 }
 

@@ -1,6 +1,6 @@
 // Engine: the one implementation of DiskEngine. Its parts: engine_open.cpp (label, table, replay),
 // engine_write.cpp (admission, journal entries, what a durable record changes), engine_read.cpp,
-// engine_replication.cpp (what is kept for replication), destage.cpp, scrub.cpp, engine_failure.cpp
+// engine_replication.cpp (what is kept for replication), destage.cpp, give_back.cpp, scrub.cpp, engine_failure.cpp
 // (damage, the mark of a failed disk, verify). See docs/architecture.md for how they fit.
 //
 // How the pieces of state relate: a block's newest content is where the overlay says (journal);
@@ -187,6 +187,15 @@ class Engine final : public DiskEngine {
   Task<Status> make_room(uint32_t places);
   Task<Status> grow(uint32_t places);
   Task<void> grow_ahead();
+  Task<Status> sync_growth();
+
+  // --- giving back ---
+  uint32_t kept_places() const;
+  bool give_back_wanted() const;
+  Task<void> give_back_loop();
+  Task<void> give_back_piece();
+  Task<Status> refill(uint32_t wanted);
+  Result<uint64_t> own_chunks();
   Task<Status> write_small(Replica& replica, ReplicaNumber number, uint64_t epoch, uint64_t seq,
                            uint64_t offset, std::span<const std::byte> data,
                            std::span<const uint64_t> checksums);
@@ -324,6 +333,8 @@ class Engine final : public DiskEngine {
   io::Semaphore commit_turn_{1};
   io::Semaphore grow_turn_{1};
   bool growing_ahead_ = false;
+  bool may_give_back_ = false;  // the file system tells its extents and takes space back
+  io::Event give_back_wake_;
   uint64_t readers_[2] = {0, 0};
   uint64_t reader_epoch_ = 0;
   io::WaitList reader_gone_;

@@ -62,6 +62,7 @@ class SimWorld {
   Nanoseconds now() const { return now_; }
   Random& random() { return random_; }
   SimFaults faults;
+  std::function<void(FileRange)> before_punch;  // called if set, of any file
 
   void at(Nanoseconds when, std::function<void()> event);
   // Runs the next event; false if there is none.
