@@ -87,7 +87,7 @@ struct EngineOptions {
   bool give_back = true;
   uint64_t keep_free_bytes = 128 * kMiB;
   io::Nanoseconds give_back_after = 5 * io::kSecond;
-  bool read_cache = true;                // small reads of chunks go through the kernel's page cache
+  bool read_cache = true;  // small reads of chunks go through the kernel's page cache
   // Of the journal in use: destage begins; above 100 only when the journal has no room left.
   double destage_percent = 50;
   bool destage_when_idle = true;

@@ -1,7 +1,8 @@
 // Engine: the one implementation of DiskEngine. Its parts: engine_open.cpp (label, table, replay),
 // engine_write.cpp (admission, journal entries, what a durable record changes), engine_read.cpp,
-// engine_replication.cpp (what is kept for replication), destage.cpp, give_back.cpp, scrub.cpp, engine_failure.cpp
-// (damage, the mark of a failed disk, verify). See docs/architecture.md for how they fit.
+// engine_replication.cpp (what is kept for replication), destage.cpp, give_back.cpp, scrub.cpp,
+// engine_failure.cpp (damage, the mark of a failed disk, verify). See docs/architecture.md for how
+// they fit.
 //
 // How the pieces of state relate: a block's newest content is where the overlay says (journal);
 // else where the chunk map says (a place in file `chunks`); else zeroes. Durable kZero and kMap
@@ -141,6 +142,7 @@ class Engine final : public DiskEngine {
   Status rebuild_allocator();
   bool take_back_place(ChunkKey key);
   Status load_pair(std::string_view key, std::string_view value);
+  Status load_chunk(ReplicaNumber number, uint64_t chunk, uint64_t point, std::string_view value);
   std::vector<BadBlock> bad_payload(const DecodedBatch& batch,
                                     std::span<const std::byte> payload) const;
   Status load_scrub(std::string_view value);

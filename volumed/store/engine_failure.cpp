@@ -154,7 +154,8 @@ Task<Status> Engine::read_state() {
   Result<DiskState> state =
       got < 0 ? Result<DiskState>(status_from_errno(static_cast<int>(-got), "read the state block"))
               : decode_disk_state({block.get(), static_cast<size_t>(got)});
-  if (state.code() == Code::kUnsupported) co_return state.status();
+  // A want of memory says nothing of the disk: it is opened again later.
+  if (state.code() == Code::kUnsupported || is_want_of_room(state.code())) co_return state.status();
   state_ = DiskState{};
   state_.disk = label_.disk;
   if (!state) {

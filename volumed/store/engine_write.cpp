@@ -83,8 +83,8 @@ bool Engine::admit_all(ReplicaNumber number, uint64_t first_block, uint64_t bloc
     if (chunk > first) withdraw(number, first_block, chunk * kBlocksPerChunk);
     return false;
   }
-  if (places_->available() < kGrowAheadBelow && !growing_ahead_ &&
-      places_->can_grow() && !closing_) {
+  if (places_->available() < kGrowAheadBelow && !growing_ahead_ && places_->can_grow() &&
+      !closing_) {
     growing_ahead_ = true;
     scope_.spawn(grow_ahead());
   }
@@ -120,8 +120,7 @@ Task<Status> Engine::make_room(uint32_t wanted) {
   };
   co_await grow_turn_.acquire();
   Status status = Status::ok();
-  if (!gained() && places_->can_grow())
-    status = co_await grow(std::max(wanted, kGrowPlaces));
+  if (!gained() && places_->can_grow()) status = co_await grow(std::max(wanted, kGrowPlaces));
   grow_turn_.release();
   if (status.code() == Code::kBusy && !closing_) {  // memory or descriptors come back
     co_await reactor_.sleep(options_.retry_after);

@@ -29,7 +29,9 @@ static_assert(6 * kCommitsPerFlush < kCommitMarks);
 // RocksDB has no code for errors that others cause and that pass; its text has strerror()'s.
 bool is_want_of_descriptors(const std::string& text) {
   return text.find("Too many open files") != std::string::npos ||
-         text.find("Cannot allocate memory") != std::string::npos;
+         text.find("Cannot allocate memory") != std::string::npos ||
+         text.find("Resource temporarily unavailable") != std::string::npos ||
+         text.find("Interrupted system call") != std::string::npos;
 }
 
 Status from_rocksdb(const rocksdb::Status& status, const std::string& doing) {

@@ -31,7 +31,8 @@ class SimImage {
   void read(uint64_t offset, std::span<std::byte> into) const;
   bool operator==(const SimImage& other) const;
 
-  // Holes: parts without space, in whole pages. They read as zeroes; a write makes space for itself.
+  // Holes: parts without space, in whole pages. They read as zeroes; a write makes space for
+  // itself.
   void punch(FileRange range);
   void fill(FileRange range);
   std::vector<FileRange> holes(FileRange range) const;

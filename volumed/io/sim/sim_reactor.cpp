@@ -246,6 +246,10 @@ void SimReactor::submit_file(Op& op) {
   const Nanoseconds when = now() + world_->draw(faults().disk_low, faults().disk_high);
   Op* raw = &op;
   if (op.kind == OpKind::kSync) {
+    if (faults().sync_starved != 0 && fails(faults().sync_starved)) {
+      complete_at(op, when, []() -> int64_t { return -ENOMEM; });
+      return;
+    }
     const uint64_t ticket = file->submit_sync();
     const bool error = fails(faults().sync_error);
     complete_at(op, when, [file, ticket, error]() -> int64_t {
