@@ -113,9 +113,11 @@ TEST_F(GiveBackTest, some_space_is_kept_for_the_next_writes) {
 TEST_F(GiveBackTest, a_sync_that_lacks_memory_fails_no_disk) {
   start();
   world_.faults.sync_starved = 700000;
-  for (uint64_t chunk = 0; chunk < 50; ++chunk) ASSERT_TRUE(write(chunk * 16, 1, 9).is_ok());
-  const Status destaged = destage();  // writes blocks of the journal, and syncs them
-  ASSERT_TRUE(destaged.is_ok()) << destaged.message();
+  for (uint64_t chunk = 0; chunk < 50; ++chunk) {
+    ASSERT_TRUE(write(chunk * 16, 1, 9).is_ok());
+    const Status destaged = destage();  // writes the journal's block to its chunk, and syncs
+    ASSERT_TRUE(destaged.is_ok()) << destaged.message();
+  }
   for (uint64_t chunk = 0; chunk < 50; ++chunk) expect_value(chunk * 16, 9);
   fill_chunks(100);
   zero(0, 100 * 16);
