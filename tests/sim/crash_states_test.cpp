@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "tests/sim/block_model.h"
+#include "tests/sim/punch_check.h"
 #include "tests/sim/replication_model.h"
 #include "tests/sim/sim_disk.h"
 #include "volumed/base/log.h"
@@ -56,6 +57,8 @@ store::FormatOptions small_format() {
 store::EngineOptions small_options() {
   store::EngineOptions options;
   options.idle_after = 300 * io::kMicrosecond;  // destage joins in early
+  options.keep_free_bytes = 0;                  // and what it frees is punched
+  options.give_back_after = 50 * io::kMicrosecond;
   return options;
 }
 
@@ -92,6 +95,8 @@ class Examiner {
     disk.run(destage(&disk, &status));
     EXPECT_TRUE(status.is_ok()) << status.message();
     disk.engine().check_invariants();
+    EXPECT_EQ(world.files.at("/disk/chunks")->writes_into_holes, 0u)
+        << "what was promised had no space";
     std::vector<uint64_t> destaged;
     disk.run(read(&disk, &destaged));
     EXPECT_EQ(values, destaged) << "destage changed something";
@@ -157,6 +162,8 @@ class Recorder {
     EXPECT_TRUE(disk_->run(put_state()));
     disk_->table2().before_commit = [this] { examine_between_commits(); };
   }
+
+  uint64_t punched_places() const { return punches_.punched_places(); }
 
   // Starts the operations, `depth` at once, and examines until all are done and destage rests.
   bool run(const std::vector<Operation>& operations, uint64_t depth) {
@@ -249,7 +256,7 @@ class Recorder {
         pending.push_back({path, write.get()});
         print = print * 31 + write->number * 2 + (write->completed ? 1 : 0);
       }
-      print = print * 31 + file->size();
+      print = print * 31 + file->size() + file->hole_bytes();
     }
     if (print == last_print_) return true;
     last_print_ = print;
@@ -323,6 +330,7 @@ class Recorder {
   uint64_t random_states_;
   Random random_{99};
   std::unique_ptr<SimDisk> disk_;
+  PunchCheck punches_{world_, [this]() -> SimDisk& { return *disk_; }};
   BlockModel model_;
   ReplicationModel kept_model_;
   uint64_t states_ = 0;
@@ -380,6 +388,7 @@ TEST(CrashStates, every_sequence_of_up_to_three_operations) {
 TEST(CrashStates, random_workloads) {
   log::set_level("off");
   Examiner examiner;
+  uint64_t punched = 0;
   const auto seeds = std::max<uint64_t>(1, static_cast<uint64_t>(34 * scale()));
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
@@ -394,8 +403,11 @@ TEST(CrashStates, random_workloads) {
     }
     Recorder recorder(seed, examiner, 6);
     ASSERT_TRUE(recorder.run(operations, 1 + seed % 6));
+    punched += recorder.punched_places();
   }
-  std::printf("%lu seeds, %lu crash states\n", seeds, examiner.states());
+  std::printf("%lu seeds, %lu crash states, %lu places punched\n", seeds, examiner.states(),
+              punched);
+  EXPECT_GT(punched, seeds);
   EXPECT_GE(examiner.states(), std::min<uint64_t>(60000, 1500 * seeds));
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 
+#include "tests/sim/punch_check.h"
 #include "tests/sim/workload.h"
 #include "volumed/base/log.h"
 
@@ -22,7 +23,7 @@ uint64_t first_seed() {
 }
 
 struct Totals {
-  uint64_t acknowledged = 0, refused = 0, crashes = 0, events = 0, carried = 0;
+  uint64_t acknowledged = 0, refused = 0, crashes = 0, events = 0, carried = 0, punched = 0;
 };
 
 void run_seed(uint64_t seed, Totals& totals) {
@@ -40,7 +41,12 @@ void run_seed(uint64_t seed, Totals& totals) {
   options.destage_round_blocks = 4 << random.below(12);
   options.idle_after = 5 * io::kMillisecond;
   world.faults.disk_high = (100 + static_cast<int64_t>(random.below(2000))) * io::kMicrosecond;
+  if (seed % 3 == 0) {  // free places come and go all the time
+    options.keep_free_bytes = seed % 4 * 4 * kChunkBytes;
+    options.give_back_after = 200 * io::kMicrosecond;
+  }
   SimDisk disk(world, format, options);
+  const PunchCheck punches(world, [&disk]() -> SimDisk& { return disk; });
   ASSERT_TRUE(disk.format()) << disk.failure().message();
   ASSERT_TRUE(disk.open()) << disk.failure().message();
   Workload work(disk, 256 + random.below(800));
@@ -75,11 +81,13 @@ void run_seed(uint64_t seed, Totals& totals) {
     work.crashed();
     work.resume_seq();
     ASSERT_TRUE(disk.run(work.verify_all()));
+    ASSERT_EQ(world.files.at("/disk/chunks")->writes_into_holes, 0u);
     if (::testing::Test::HasFailure()) return;
   }
   totals.acknowledged += work.acknowledged();
   totals.refused += work.refused();
   totals.carried += work.carried();
+  totals.punched += punches.punched_places();
   totals.events += world.events_run();
 }
 
@@ -96,6 +104,7 @@ TEST(EngineCrash, keeps_every_acknowledged_block_through_crashes) {
       seeds(), totals.acknowledged, totals.refused, totals.crashes, totals.events);
   EXPECT_GT(totals.acknowledged, 100 * seeds());
   EXPECT_GT(totals.crashes, seeds());
+  EXPECT_GT(totals.punched, seeds());
   EXPECT_GE(totals.carried, seeds() / 4);
 }
 

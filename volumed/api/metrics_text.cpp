@@ -89,6 +89,8 @@ constexpr DiskCounter kDiskCounters[] = {
      &store::EngineMetrics::damaged_blocks},
     {"cvol_disk_no_space_errors_total", "Writes refused for lack of space.",
      &store::EngineMetrics::no_space_errors},
+    {"cvol_disk_given_back_bytes_total", "Freed space that went back to the file system.",
+     &store::EngineMetrics::given_back_bytes},
 };
 
 void add_volumes(Text& text, const std::vector<VolumeView>& volumes) {

@@ -58,7 +58,7 @@ struct EngineMetrics {
   Counter journal_size_bytes, journal_used_bytes;
   Counter destage_rounds, destage_chunks, destage_bytes;
   Counter capacity_bytes, allocated_bytes;
-  Counter damaged_blocks, no_space_errors;
+  Counter damaged_blocks, no_space_errors, given_back_bytes;
   LatencyHistogram journal_latency;
 };
 

@@ -64,6 +64,7 @@ static Code code_from_errno(int error) {
       return Code::kNoSpace;
     case EBUSY:
     case EAGAIN:
+    case EINTR:
     case EMFILE:  // a lack of descriptors or memory passes, and says nothing of what was opened
     case ENFILE:
     case ENOMEM:

@@ -45,6 +45,14 @@ Status unshare_range(int handle, uint64_t from, uint64_t to) {
   return done.code() == Code::kUnsupported ? Status::ok() : done;
 }
 
+void add_range(std::vector<FileRange>& ranges, FileRange range) {
+  if (!ranges.empty() && ranges.back().end == range.begin) {
+    ranges.back().end = range.end;
+  } else {
+    ranges.push_back(range);
+  }
+}
+
 }  // namespace
 
 Status reserve_space(int handle, uint64_t bytes) {
@@ -53,40 +61,58 @@ Status reserve_space(int handle, uint64_t bytes) {
   return allocate_range(handle, 0, static_cast<uint64_t>(info.st_size), bytes);
 }
 
-Result<uint64_t> own_space(int handle, uint64_t bytes) {
+Result<SpaceMap> map_space(int handle, FileRange range) {
   ExtentPage page;
   fiemap* const map = reinterpret_cast<fiemap*>(page.bytes.data());
-  uint64_t changed = 0;
-  uint64_t at = 0;
+  SpaceMap found;
+  uint64_t at = range.begin;
   bool last = false;
-  while (at < bytes && !last) {
+  while (at < range.end && !last) {
     page.bytes.fill(std::byte{0});
     map->fm_start = at;
-    map->fm_length = bytes - at;
+    map->fm_length = range.end - at;
     map->fm_flags = FIEMAP_FLAG_SYNC;
     map->fm_extent_count = kExtentsAtOnce;
     if (ioctl(handle, FS_IOC_FIEMAP, map) != 0) {
       if (errno == EINTR) continue;
-      if (errno == EOPNOTSUPP || errno == ENOTTY || errno == EBADR) return changed;
+      if (errno == EOPNOTSUPP || errno == ENOTTY || errno == EBADR) return SpaceMap{};
       return status_from_errno(errno, "read the extents of a file");
     }
     last = map->fm_mapped_extents == 0;
     for (uint32_t i = 0; i < map->fm_mapped_extents; ++i) {
       const fiemap_extent& extent = map->fm_extents[i];
-      const uint64_t begin = std::clamp<uint64_t>(extent.fe_logical, at, bytes);
-      const uint64_t end = std::clamp<uint64_t>(extent.fe_logical + extent.fe_length, begin, bytes);
-      CVOL_TRY(allocate_range(handle, 0, at, begin));  // the hole before it
-      changed += begin - at;
-      if ((extent.fe_flags & FIEMAP_EXTENT_SHARED) != 0) {
-        CVOL_TRY(unshare_range(handle, begin, end));
-        changed += end - begin;
-      }
+      const uint64_t begin = std::clamp<uint64_t>(extent.fe_logical, at, range.end);
+      const uint64_t end =
+          std::clamp<uint64_t>(extent.fe_logical + extent.fe_length, begin, range.end);
+      if (at < begin) add_range(found.holes, {at, begin});
+      if ((extent.fe_flags & FIEMAP_EXTENT_SHARED) != 0 && begin < end)
+        add_range(found.shared, {begin, end});
       at = end;
       last = last || (extent.fe_flags & FIEMAP_EXTENT_LAST) != 0;
     }
   }
-  CVOL_TRY(allocate_range(handle, 0, at, bytes));
-  return changed + (bytes - at);
+  if (at < range.end) add_range(found.holes, {at, range.end});
+  found.told = true;
+  return found;
+}
+
+Result<uint64_t> own_space(int handle, FileRange range) {
+  Result<SpaceMap> map = map_space(handle, range);
+  if (!map) return map.status();
+  uint64_t changed = 0;
+  for (const FileRange& hole : map->holes) {
+    CVOL_TRY(allocate_range(handle, 0, hole.begin, hole.end));
+    changed += hole.end - hole.begin;
+  }
+  for (const FileRange& shared : map->shared) {
+    CVOL_TRY(unshare_range(handle, shared.begin, shared.end));
+    changed += shared.end - shared.begin;
+  }
+  return changed;
+}
+
+Status punch_space(int handle, FileRange range) {
+  return allocate_range(handle, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, range.begin, range.end);
 }
 
 }  // namespace cvol::io

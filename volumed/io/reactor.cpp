@@ -121,8 +121,14 @@ Status File::allocate(uint64_t bytes) const {
   return reactor_->file_allocate(handle_, bytes);
 }
 
-Result<uint64_t> File::own(uint64_t bytes) const {
-  return reactor_->file_own(handle_, bytes);
+Result<SpaceMap> File::map_space(FileRange range) const {
+  return reactor_->file_map_space(handle_, range);
+}
+Result<uint64_t> File::own(FileRange range) const {
+  return reactor_->file_own(handle_, range);
+}
+Status File::punch(FileRange range) const {
+  return reactor_->file_punch(handle_, range);
 }
 
 // --- Stream ---

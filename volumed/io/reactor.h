@@ -19,6 +19,7 @@
 #include "volumed/base/random.h"
 #include "volumed/base/result.h"
 #include "volumed/base/task.h"
+#include "volumed/io/file_space.h"
 #include "volumed/io/op.h"
 
 namespace cvol::io {
@@ -68,9 +69,11 @@ class File {
   // Reserves space for [0, bytes) and makes the file at least that long. kNoSpace if it cannot.
   // kUnsupported if the file system cannot reserve.
   Status allocate(uint64_t bytes) const;
-  // Makes [0, bytes), which the file has, its own; how much was not. See file_space.h. May take
-  // long.
-  Result<uint64_t> own(uint64_t bytes) const;
+  // The space of a part of the file, see file_space.h: which of it is not the file's own, making it
+  // so, giving it back. May take long.
+  Result<SpaceMap> map_space(FileRange range) const;
+  Result<uint64_t> own(FileRange range) const;
+  Status punch(FileRange range) const;
 
  private:
   Reactor* reactor_ = nullptr;
@@ -173,7 +176,9 @@ class Reactor {
   virtual Result<uint64_t> file_size(int handle) = 0;
   virtual Status file_resize(int handle, uint64_t bytes) = 0;
   virtual Status file_allocate(int handle, uint64_t bytes) = 0;
-  virtual Result<uint64_t> file_own(int handle, uint64_t bytes) = 0;
+  virtual Result<SpaceMap> file_map_space(int handle, FileRange range) = 0;
+  virtual Result<uint64_t> file_own(int handle, FileRange range) = 0;
+  virtual Status file_punch(int handle, FileRange range) = 0;
 
   // Waits. Result 0, or -ECANCELED.
   Op sleep_until(Nanoseconds when, CancelToken* token = nullptr);

@@ -213,8 +213,16 @@ Status UringReactor::file_allocate(int handle, uint64_t bytes) {
   return reserve_space(handle, bytes);
 }
 
-Result<uint64_t> UringReactor::file_own(int handle, uint64_t bytes) {
-  return own_space(handle, bytes);
+Result<SpaceMap> UringReactor::file_map_space(int handle, FileRange range) {
+  return map_space(handle, range);
+}
+
+Result<uint64_t> UringReactor::file_own(int handle, FileRange range) {
+  return own_space(handle, range);
+}
+
+Status UringReactor::file_punch(int handle, FileRange range) {
+  return punch_space(handle, range);
 }
 
 }  // namespace cvol::io

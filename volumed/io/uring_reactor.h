@@ -54,7 +54,9 @@ class UringReactor final : public Reactor {
   Result<uint64_t> file_size(int handle) override;
   Status file_resize(int handle, uint64_t bytes) override;
   Status file_allocate(int handle, uint64_t bytes) override;
-  Result<uint64_t> file_own(int handle, uint64_t bytes) override;
+  Result<SpaceMap> file_map_space(int handle, FileRange range) override;
+  Result<uint64_t> file_own(int handle, FileRange range) override;
+  Status file_punch(int handle, FileRange range) override;
 
  protected:
   void cancel(Op& op) override;

@@ -3,6 +3,29 @@
 namespace cvol::store {
 
 ChunkSlot& ChunkMap::insert(ChunkKey key, uint32_t place) {
+  ChunkSlot& made = occupy(key, place);
+  index_.insert(key, place, KeyOf{this});
+  return made;
+}
+
+ChunkSlot& ChunkMap::load(ChunkKey key, uint32_t place) {
+  return occupy(key, place);
+}
+
+void ChunkMap::index_loaded() {
+  index_.build([this](auto visit) {
+    for (std::size_t slab = 0; slab < slabs_.size(); ++slab) {
+      if (slabs_[slab] == nullptr) continue;
+      for (uint32_t i = 0; i < kSlabSlots; ++i) {
+        const ChunkSlot& slot = slabs_[slab][i];
+        if (slot.key != UINT64_MAX)
+          visit(slot.chunk_key(), static_cast<uint32_t>(slab * kSlabSlots + i));
+      }
+    }
+  });
+}
+
+ChunkSlot& ChunkMap::occupy(ChunkKey key, uint32_t place) {
   CVOL_ASSERT(place < capacity_);
   CVOL_ASSERT(!owned(place));  // I12
   const std::size_t slab = place / kSlabSlots;
@@ -11,7 +34,6 @@ ChunkSlot& ChunkMap::insert(ChunkKey key, uint32_t place) {
   ChunkSlot& made = slabs_[slab][place % kSlabSlots];
   made = ChunkSlot{};
   made.key = key.word;
-  index_.insert(key, place, KeyOf{this});
   return made;
 }
 

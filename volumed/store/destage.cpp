@@ -85,8 +85,11 @@ Task<void> Engine::destage_loop() {
         destaging_ = true;
         const Status status = co_await destage_round(options_.destage_round_blocks);
         destaging_ = false;
-        if (!status && status.code() != Code::kCancelled) fail(status);
+        const bool again = status.code() == Code::kBusy;
+        if (!status && !again && status.code() != Code::kCancelled) fail(status);
         destage_done_.wake_all();
+        // The same blocks are written again, so what the sync that failed has lost comes back.
+        if (again) co_await reactor_.sleep(options_.retry_after, cancel_.get());
       } while (!closing_ && failure_ && pressed &&
                used_percent() > options_.destage_percent + kStop &&
                journal_->tail().lsn <= journal_->durable_lsn());
@@ -186,6 +189,7 @@ Task<void> Engine::sort_aside(Items& items, Less less) {
   });
 }
 
+// kBusy: the sync lacked memory, and nothing has been committed; the round can be made again.
 Task<Status> Engine::destage_round(uint64_t most_blocks) {
   DestageRound round;
   round.region = journal_->oldest(most_blocks);
@@ -463,6 +467,7 @@ void Engine::release_retired() {
     places_->release(retired_.front().place);
     retired_.pop_front();
   }
+  if (give_back_wanted()) give_back_wake_.set();
   metrics_.allocated_bytes.set(uint64_t{places_->used() + places_->reserved()} * kChunkBytes);
 }
 

@@ -82,7 +82,12 @@ struct EngineOptions {
   uint32_t journal_depth = 4;            // batches on their way at once, 1..16
   uint64_t batch_bytes = kMiB;           // most payload of one batch, 128 KiB..8 MiB
   uint64_t destage_round_blocks = 8192;  // journal region of one destage round, 1..16384 blocks
-  bool read_cache = true;                // small reads of chunks go through the kernel's page cache
+  // Free places beyond so many bytes give their space back to the file system, some time after they
+  // became free (give_back.cpp). False: file 'chunks' keeps what it once had.
+  bool give_back = true;
+  uint64_t keep_free_bytes = 128 * kMiB;
+  io::Nanoseconds give_back_after = 5 * io::kSecond;
+  bool read_cache = true;  // small reads of chunks go through the kernel's page cache
   // Of the journal in use: destage begins; above 100 only when the journal has no room left.
   double destage_percent = 50;
   bool destage_when_idle = true;

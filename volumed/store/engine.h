@@ -1,7 +1,8 @@
 // Engine: the one implementation of DiskEngine. Its parts: engine_open.cpp (label, table, replay),
 // engine_write.cpp (admission, journal entries, what a durable record changes), engine_read.cpp,
-// engine_replication.cpp (what is kept for replication), destage.cpp, scrub.cpp, engine_failure.cpp
-// (damage, the mark of a failed disk, verify). See docs/architecture.md for how they fit.
+// engine_replication.cpp (what is kept for replication), destage.cpp, give_back.cpp, scrub.cpp,
+// engine_failure.cpp (damage, the mark of a failed disk, verify). See docs/architecture.md for how
+// they fit.
 //
 // How the pieces of state relate: a block's newest content is where the overlay says (journal);
 // else where the chunk map says (a place in file `chunks`); else zeroes. Durable kZero and kMap
@@ -141,6 +142,7 @@ class Engine final : public DiskEngine {
   Status rebuild_allocator();
   bool take_back_place(ChunkKey key);
   Status load_pair(std::string_view key, std::string_view value);
+  Status load_chunk(ReplicaNumber number, uint64_t chunk, uint64_t point, std::string_view value);
   std::vector<BadBlock> bad_payload(const DecodedBatch& batch,
                                     std::span<const std::byte> payload) const;
   Status load_scrub(std::string_view value);
@@ -187,6 +189,15 @@ class Engine final : public DiskEngine {
   Task<Status> make_room(uint32_t places);
   Task<Status> grow(uint32_t places);
   Task<void> grow_ahead();
+  Task<Status> sync_growth();
+
+  // --- giving back ---
+  uint32_t kept_places() const;
+  bool give_back_wanted() const;
+  Task<void> give_back_loop();
+  Task<void> give_back_piece();
+  Task<Status> refill(uint32_t wanted);
+  Result<uint64_t> own_chunks();
   Task<Status> write_small(Replica& replica, ReplicaNumber number, uint64_t epoch, uint64_t seq,
                            uint64_t offset, std::span<const std::byte> data,
                            std::span<const uint64_t> checksums);
@@ -324,6 +335,8 @@ class Engine final : public DiskEngine {
   io::Semaphore commit_turn_{1};
   io::Semaphore grow_turn_{1};
   bool growing_ahead_ = false;
+  bool may_give_back_ = false;  // the file system tells its extents and takes space back
+  io::Event give_back_wake_;
   uint64_t readers_[2] = {0, 0};
   uint64_t reader_epoch_ = 0;
   io::WaitList reader_gone_;

@@ -154,7 +154,8 @@ Task<Status> Engine::read_state() {
   Result<DiskState> state =
       got < 0 ? Result<DiskState>(status_from_errno(static_cast<int>(-got), "read the state block"))
               : decode_disk_state({block.get(), static_cast<size_t>(got)});
-  if (state.code() == Code::kUnsupported) co_return state.status();
+  // A want of memory says nothing of the disk: it is opened again later.
+  if (state.code() == Code::kUnsupported || is_want_of_room(state.code())) co_return state.status();
   state_ = DiskState{};
   state_.disk = label_.disk;
   if (!state) {
@@ -179,9 +180,9 @@ Task<Status> Engine::read_state() {
 Task<Status> Engine::own_files() {
   uint64_t changed = 0;
   const Status owned = co_await reactor_.blocking([this, &changed]() -> Status {
-    Result<uint64_t> journal = journal_->file().own(label_.journal_bytes);
+    Result<uint64_t> journal = journal_->file().own({0, label_.journal_bytes});
     if (!journal) return journal.status();
-    Result<uint64_t> chunks = chunks_.own(uint64_t{places_->backed()} * kChunkBytes);
+    Result<uint64_t> chunks = own_chunks();
     if (!chunks) return chunks.status();
     changed = *journal + *chunks;
     return Status::ok();
@@ -216,6 +217,8 @@ Task<Status> Engine::enter_service() {
   quarantined_ = false;
   failure_ = Status::ok();
   scope_.spawn(destage_loop());
+  scope_.spawn(give_back_loop());
+  if (give_back_wanted()) give_back_wake_.set();
   scope_.spawn(finish_removals());
   on_durable();  // what was replayed is destaged when idle
   metrics_.capacity_bytes.set(label_.capacity_chunks * kChunkBytes);
@@ -252,6 +255,8 @@ Task<Status> Engine::reopen_as_failed() {
   rate_head_ = 0;
   rate_ = 0;
   destage_wake_.reset();
+  give_back_wake_.reset();
+  may_give_back_ = false;
   cancel_ = std::make_unique<io::CancelToken>();
   closing_ = stopping_;
   const Status opened = co_await open(opener_);
@@ -342,6 +347,7 @@ Task<void> Engine::end_tasks() {
   closing_ = true;
   cancel_->cancel();
   kick_destage();
+  give_back_wake_.set();
   destage_done_.wake_all();
   co_await scope_.join();
 }

@@ -400,6 +400,7 @@ Status Engine::load_meta() {
 Status Engine::load_chunks() {
   Status status = table_->scan(
       [this](std::string_view key, std::string_view value) { return load_pair(key, value); });
+  if (status) map_->index_loaded();
   return status;
 }
 
@@ -416,12 +417,17 @@ Status Engine::load_pair(std::string_view key, std::string_view value) {
   uint32_t number = 0;
   uint64_t chunk = 0;
   uint64_t point = 0;
+  if (parse_chunk_key(key, &number, &chunk, &point)) return load_chunk(number, chunk, point, value);
   if (key == meta_key() || parse_replica_key(key, &number)) return Status::ok();
   if (key == scrub_key()) return load_scrub(value);
   if (parse_replica_state_key(key, &number)) return load_replica_state(number, value);
   if (parse_zeroed_ranges_key(key, &number)) return load_zeroed(number, value);
-  if (!parse_chunk_key(key, &number, &chunk, &point))
-    return Status(Code::kUnsupported, "chunk table: a key of an unknown kind; use a newer volumed");
+  return Status(Code::kUnsupported, "chunk table: a key of an unknown kind; use a newer volumed");
+}
+
+// A table has millions of these.
+Status Engine::load_chunk(ReplicaNumber number, uint64_t chunk, uint64_t point,
+                          std::string_view value) {
   if (point != kLivePoint)
     return Status(Code::kUnsupported, "chunk table: it has snapshots; use a newer volumed");
   Replica* replica = find_replica(number);
@@ -434,7 +440,7 @@ Status Engine::load_pair(std::string_view key, std::string_view value) {
         Code::kDamaged,
         fmt::format("chunk table: chunk {} of replica {} has an impossible place", chunk, number));
   }
-  ChunkSlot& slot = map_->insert(ChunkKey(number, chunk), record->place);
+  ChunkSlot& slot = map_->load(ChunkKey(number, chunk), record->place);
   slot.version = record->version;
   slot.present = record->present;
   slot.set_checksums(record->checksums);

@@ -83,8 +83,8 @@ bool Engine::admit_all(ReplicaNumber number, uint64_t first_block, uint64_t bloc
     if (chunk > first) withdraw(number, first_block, chunk * kBlocksPerChunk);
     return false;
   }
-  if (places_->available() < kGrowAheadBelow && !growing_ahead_ &&
-      places_->backed() < places_->capacity() && !closing_) {
+  if (places_->available() < kGrowAheadBelow && !growing_ahead_ && places_->can_grow() &&
+      !closing_) {
     growing_ahead_ = true;
     scope_.spawn(grow_ahead());
   }
@@ -120,8 +120,7 @@ Task<Status> Engine::make_room(uint32_t wanted) {
   };
   co_await grow_turn_.acquire();
   Status status = Status::ok();
-  if (!gained() && places_->backed() < places_->capacity())
-    status = co_await grow(std::max(wanted, kGrowPlaces));
+  if (!gained() && places_->can_grow()) status = co_await grow(std::max(wanted, kGrowPlaces));
   grow_turn_.release();
   if (status.code() == Code::kBusy && !closing_) {  // memory or descriptors come back
     co_await reactor_.sleep(options_.retry_after);
@@ -138,31 +137,41 @@ Task<Status> Engine::make_room(uint32_t wanted) {
                                path_, format_size(uint64_t{places_->used()} * kChunkBytes)));
 }
 
-// With the turn. Extends file `chunks`.
+// With the turn. Gives bare places their space again; if there are none, extends file `chunks`.
 Task<Status> Engine::grow(uint32_t wanted) {
   const uint64_t target =
       std::min<uint64_t>(uint64_t{places_->backed()} + wanted, places_->capacity());
   Result<uint64_t> free = reactor_.free_bytes(path_);
   if (!free) co_return free.status();
-  const uint64_t more = (target - places_->backed()) * kChunkBytes;
+  const uint64_t places =
+      places_->bare() != 0 ? std::min(places_->bare(), wanted) : target - places_->backed();
+  const uint64_t more = places * kChunkBytes;
   if (*free < more + kReserveBytes) {
     co_return Status(Code::kNoSpace, fmt::format("the file system of {} is full", path_));
   }
+  if (places_->bare() != 0) co_return co_await refill(wanted);
   CVOL_CO_TRY(co_await reactor_.blocking(
       [this, target] { return chunks_.allocate(target * kChunkBytes); }));
   // The new size must survive a crash before anything is promised on it.
-  const int64_t synced = co_await chunks_.sync();
-  if (synced < 0) {
-    fail(status_from_errno(static_cast<int>(-synced), "sync file 'chunks' of " + path_));
-    co_return failure_;
-  }
+  CVOL_CO_TRY(co_await sync_growth());
   places_->set_backed(static_cast<uint32_t>(target));
   co_return Status::ok();
 }
 
+// kBusy if that can be tried again: no data is at stake, and nothing was promised yet.
+Task<Status> Engine::sync_growth() {
+  const int64_t synced = co_await chunks_.sync();
+  if (synced >= 0) co_return Status::ok();
+  const Status status =
+      status_from_errno(static_cast<int>(-synced), "sync file 'chunks' of " + path_);
+  if (status.code() == Code::kBusy) co_return status;
+  fail(status);
+  co_return failure_;
+}
+
 Task<void> Engine::grow_ahead() {
   co_await grow_turn_.acquire();
-  if (places_->available() < kGrowAheadBelow && places_->backed() < places_->capacity()) {
+  if (places_->available() < kGrowAheadBelow && places_->can_grow()) {
     const Status status = co_await grow(kGrowPlaces);
     if (!status && status.code() != Code::kNoSpace)
       log::warning("store", "cannot extend file 'chunks'", {{"why", status.message()}});
@@ -294,7 +303,7 @@ Task<Status> Engine::place_chunks(LargeWrite& write) {
     if (!failure_) co_return failure_;
   }
   if (places_->available() < kGrowAheadBelow && !growing_ahead_ && !closing_ &&
-      places_->backed() < places_->capacity()) {
+      places_->can_grow()) {
     growing_ahead_ = true;
     scope_.spawn(grow_ahead());
   }

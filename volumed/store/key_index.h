@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "volumed/base/assert.h"
 #include "volumed/store/chunk_key.h"
@@ -39,6 +40,40 @@ class KeyIndex {
     place(part, hash, id);
     ++part.used;
     ++size_;
+  }
+
+  // Replaces everything by what each(visit) visits with visit(key, id), twice and in the same
+  // order. Part by part, so that what is written stays in the processor's caches; takes 12 bytes of
+  // memory an entry meanwhile.
+  template <typename Each>
+  void build(Each each) {
+    struct Entry {
+      uint32_t start;  // the hash's bits for start_of()
+      uint32_t id;
+      uint8_t tag;
+    };
+    std::vector<std::size_t> ends(kParts + 1, 0);  // of each part's entries, one further up
+    each([&](ChunkKey key, uint32_t) { ++ends[(key.hash() & (kParts - 1)) + 1]; });
+    for (std::size_t part = 1; part <= kParts; ++part) ends[part] += ends[part - 1];
+    std::vector<Entry> entries(ends[kParts]);
+    std::vector<std::size_t> next(ends.begin(), ends.end() - 1);
+    each([&](ChunkKey key, uint32_t id) {
+      const uint64_t hash = key.hash();
+      entries[next[hash & (kParts - 1)]++] = {static_cast<uint32_t>(hash >> 8), id, tag_of(hash)};
+    });
+    for (std::size_t number = 0; number < kParts; ++number) {
+      Part part;
+      part.used = static_cast<uint32_t>(ends[number + 1] - ends[number]);
+      part.slots = part.used == 0 ? 0 : part.used + part.used / 3 + 8;
+      if (part.slots != 0) {
+        part.ids = std::make_unique<uint32_t[]>(part.slots);
+        part.tags = std::make_unique<uint8_t[]>(part.slots);
+      }
+      for (std::size_t i = ends[number]; i < ends[number + 1]; ++i)
+        put(part, start_at(entries[i].start, part), entries[i].tag, entries[i].id);
+      parts_[number] = std::move(part);
+    }
+    size_ = entries.size();
   }
 
   // `key` must be there.
@@ -81,8 +116,11 @@ class KeyIndex {
   };
 
   static uint8_t tag_of(uint64_t hash) { return static_cast<uint8_t>((hash >> 56) | 1); }
+  static uint32_t start_at(uint32_t bits, const Part& part) {
+    return static_cast<uint32_t>((uint64_t{bits} * part.slots) >> 32);
+  }
   static uint32_t start_of(uint64_t hash, const Part& part) {
-    return static_cast<uint32_t>(((hash >> 8 & UINT32_MAX) * part.slots) >> 32);
+    return start_at(static_cast<uint32_t>(hash >> 8), part);
   }
   static uint32_t next(uint32_t at, const Part& part) { return at + 1 == part.slots ? 0 : at + 1; }
   // Steps from `from` on to `to`.
@@ -90,9 +128,11 @@ class KeyIndex {
     return to >= from ? to - from : to + part.slots - from;
   }
   static void place(Part& part, uint64_t hash, uint32_t id) {
-    uint32_t at = start_of(hash, part);
+    put(part, start_of(hash, part), tag_of(hash), id);
+  }
+  static void put(Part& part, uint32_t at, uint8_t tag, uint32_t id) {
     while (part.tags[at] != 0) at = next(at, part);
-    part.tags[at] = tag_of(hash);
+    part.tags[at] = tag;
     part.ids[at] = id;
   }
   template <typename KeyOf>

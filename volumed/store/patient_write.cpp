@@ -28,7 +28,8 @@ uint64_t length_of(const std::vector<iovec>& iov) {
 
 bool is_want_of_room(int error) {
   return error == ENOSPC || error == EDQUOT || error == EFBIG || error == ENOMEM ||
-         error == EMFILE || error == ENFILE;
+         error == EMFILE || error == ENFILE || error == ENOBUFS || error == EAGAIN ||
+         error == EINTR;
 }
 
 bool is_want_of_room(Code code) {

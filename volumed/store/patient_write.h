@@ -16,7 +16,8 @@
 
 namespace cvol::store {
 
-// True for an errno (positive) that passes when others give space, memory or descriptors back.
+// True for an errno (positive) that passes when others give space, memory or descriptors back, or
+// when the same is simply done again (EINTR, EAGAIN).
 bool is_want_of_room(int error);
 // The same of a code: kNoSpace, kBusy.
 bool is_want_of_room(Code code);

@@ -1,6 +1,7 @@
 // The chunk table on RocksDB.
 #include <rocksdb/db.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/perf_level.h>
 #include <rocksdb/table.h>
 
 #include <algorithm>
@@ -26,7 +27,9 @@ static_assert(6 * kCommitsPerFlush < kCommitMarks);
 // RocksDB has no code for errors that others cause and that pass; its text has strerror()'s.
 bool is_want_of_descriptors(const std::string& text) {
   return text.find("Too many open files") != std::string::npos ||
-         text.find("Cannot allocate memory") != std::string::npos;
+         text.find("Cannot allocate memory") != std::string::npos ||
+         text.find("Resource temporarily unavailable") != std::string::npos ||
+         text.find("Interrupted system call") != std::string::npos;
 }
 
 Status from_rocksdb(const rocksdb::Status& status, const std::string& doing) {
@@ -66,6 +69,7 @@ rocksdb::Options table_options() {
 // Visits what `db` holds now. `after` is beyond nothing if it is empty: no key is.
 Status scan_db(rocksdb::DB& db, const std::string& path, const std::string& prefix,
                const std::string& after, const Table::Visit& visit) {
+  rocksdb::SetPerfLevel(rocksdb::PerfLevel::kDisable);  // of this thread; it counts each step else
   rocksdb::ReadOptions options;
   options.fill_cache = false;
   options.readahead_size = 2 << 20;

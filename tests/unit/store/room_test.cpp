@@ -114,6 +114,25 @@ TEST_F(RoomTest, a_read_without_memory_is_made_again_and_no_damage) {
   EXPECT_TRUE(told_.empty());
 }
 
+TEST_F(RoomTest, an_opening_that_lacks_memory_opens_no_failed_disk) {
+  start();
+  ASSERT_TRUE(write(1, 1, 1).is_ok());
+  disk_->close();
+  int opened = 0;
+  for (int i = 0; i < 100; ++i) {
+    world_.faults.read_starved = 200000;
+    const bool open = disk_->open();
+    world_.faults.read_starved = 0;
+    if (!open) continue;  // it is tried again later
+    ++opened;
+    EXPECT_FALSE(engine().info().failed) << engine().info().failure;
+    disk_->close();
+  }
+  EXPECT_GT(opened, 0);
+  ASSERT_TRUE(disk_->open()) << disk_->failure().message();
+  expect_value(1, 1);
+}
+
 TEST_F(RoomTest, other_errors_of_a_write_still_fail_the_disk) {
   start();
   world_.faults.write_error = 1000000;

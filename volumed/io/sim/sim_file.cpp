@@ -11,6 +11,7 @@ void SimImage::write(uint64_t offset, std::span<const std::byte> data) {
   size = std::max(size, offset + data.size());
   while (!data.empty()) {
     const uint64_t index = offset / kSimPageBytes;
+    if (!holes_.empty()) holes_.erase(index);
     const uint64_t inside = offset % kSimPageBytes;
     const std::size_t part = std::min<std::size_t>(data.size(), kSimPageBytes - inside);
     std::shared_ptr<Page>& page = pages_[index];
@@ -49,6 +50,33 @@ bool SimImage::operator==(const SimImage& other) const {
                     });
 }
 
+void SimImage::punch(FileRange range) {
+  CVOL_ASSERT(range.begin % kSimPageBytes == 0 && range.end % kSimPageBytes == 0);
+  for (uint64_t page = range.begin / kSimPageBytes; page < range.end / kSimPageBytes; ++page) {
+    pages_.erase(page);
+    holes_.insert(page);
+  }
+}
+
+void SimImage::fill(FileRange range) {
+  holes_.erase(holes_.lower_bound(range.begin / kSimPageBytes),
+               holes_.lower_bound((range.end + kSimPageBytes - 1) / kSimPageBytes));
+}
+
+std::vector<FileRange> SimImage::holes(FileRange range) const {
+  std::vector<FileRange> found;
+  for (auto page = holes_.lower_bound(range.begin / kSimPageBytes);
+       page != holes_.end() && *page * kSimPageBytes < range.end; ++page) {
+    const FileRange hole{*page * kSimPageBytes, (*page + 1) * kSimPageBytes};
+    if (!found.empty() && found.back().end == hole.begin) {
+      found.back().end = hole.end;
+    } else {
+      found.push_back(hole);
+    }
+  }
+  return found;
+}
+
 std::shared_ptr<SimWrite> SimFile::submit_write(uint64_t offset, std::vector<std::byte> data,
                                                 bool durable) {
   auto write = std::make_shared<SimWrite>();
@@ -64,6 +92,7 @@ std::shared_ptr<SimWrite> SimFile::submit_write(uint64_t offset, std::vector<std
 void SimFile::complete_write(const std::shared_ptr<SimWrite>& write) {
   write->completed = true;
   if (divert && !divert(&write->offset)) return forget(*write);
+  if (current_.is_hole(write->offset)) ++writes_into_holes;
   current_.write(write->offset, write->data);
   durable_.size = std::max(durable_.size, current_.size);
   if (write->durable_on_completion) {
@@ -106,6 +135,24 @@ void SimFile::forget(const SimWrite& write) {
 void SimFile::resize(uint64_t bytes) {
   current_.size = bytes;
   durable_.size = bytes;
+}
+
+// What was written there before is gone for good, also if it had not become durable yet.
+void SimFile::punch(FileRange range) {
+  for (const auto& write : pending_) {
+    if (!write->completed) continue;
+    for (uint64_t sector = 0; sector < write->live.size(); ++sector) {
+      const uint64_t at = write->offset + sector * kSimSectorBytes;
+      if (at >= range.begin && at < range.end) write->live[sector] = false;
+    }
+  }
+  current_.punch(range);
+  durable_.punch(range);
+}
+
+void SimFile::fill(FileRange range) {
+  current_.fill(range);
+  durable_.fill(range);
 }
 
 SimImage SimFile::crash_image(

@@ -11,8 +11,11 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <vector>
+
+#include "volumed/io/file_space.h"
 
 namespace cvol::io {
 
@@ -28,7 +31,16 @@ class SimImage {
   void read(uint64_t offset, std::span<std::byte> into) const;
   bool operator==(const SimImage& other) const;
 
+  // Holes: parts without space, in whole pages. They read as zeroes; a write makes space for
+  // itself.
+  void punch(FileRange range);
+  void fill(FileRange range);
+  std::vector<FileRange> holes(FileRange range) const;
+  uint64_t hole_bytes() const { return holes_.size() * kSimPageBytes; }
+  bool is_hole(uint64_t offset) const { return holes_.contains(offset / kSimPageBytes); }
+
  private:
+  std::set<uint64_t> holes_;  // pages
   using Page = std::array<std::byte, kSimPageBytes>;
   std::map<uint64_t, std::shared_ptr<Page>> pages_;
 };
@@ -56,6 +68,11 @@ class SimFile {
   uint64_t size() const { return current_.size; }
   // Size changes are durable at once (the engine syncs them before it relies on them anyway).
   void resize(uint64_t bytes);
+  // So are holes, and their ends: no crash brings back what was punched.
+  void punch(FileRange range);
+  void fill(FileRange range);
+  std::vector<FileRange> holes(FileRange range) const { return current_.holes(range); }
+  uint64_t hole_bytes() const { return current_.hole_bytes(); }
 
   // --- what tests do ---
   const SimImage& durable() const { return durable_; }
@@ -74,6 +91,7 @@ class SimFile {
   std::function<bool(uint64_t* offset)> divert;
 
   bool locked = false;
+  uint64_t writes_into_holes = 0;  // each could have met a file system without room
 
  private:
   struct Completion {

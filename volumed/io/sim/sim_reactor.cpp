@@ -246,6 +246,10 @@ void SimReactor::submit_file(Op& op) {
   const Nanoseconds when = now() + world_->draw(faults().disk_low, faults().disk_high);
   Op* raw = &op;
   if (op.kind == OpKind::kSync) {
+    if (faults().sync_starved != 0 && fails(faults().sync_starved)) {
+      complete_at(op, when, []() -> int64_t { return -ENOMEM; });
+      return;
+    }
     const uint64_t ticket = file->submit_sync();
     const bool error = fails(faults().sync_error);
     complete_at(op, when, [file, ticket, error]() -> int64_t {
@@ -523,12 +527,37 @@ Status SimReactor::file_allocate(int handle, uint64_t bytes) {
   return Status::ok();
 }
 
-// Files of the simulator have no holes; SimFaults::own_fails stands for one that cannot be filled.
-Result<uint64_t> SimReactor::file_own(int handle, uint64_t bytes) {
-  if (dead_) return Status(Code::kIo, "reserve space: the node is dead");
-  CVOL_ASSERT(bytes <= handles_.at(handle).file->size());
+Result<SpaceMap> SimReactor::file_map_space(int handle, FileRange range) {
+  if (dead_) return Status(Code::kIo, "read the extents of a file: the node is dead");
+  CVOL_ASSERT(range.end <= handles_.at(handle).file->size());
   if (faults().own_fails) return Status(Code::kNoSpace, "reserve space: No space left on device");
-  return uint64_t{0};
+  SpaceMap map;
+  map.told = true;
+  map.holes = handles_.at(handle).file->holes(range);
+  return map;
+}
+
+// SimFaults::own_fails stands for a file that cannot be filled.
+Result<uint64_t> SimReactor::file_own(int handle, FileRange range) {
+  if (dead_) return Status(Code::kIo, "reserve space: the node is dead");
+  SimFile& file = *handles_.at(handle).file;
+  CVOL_ASSERT(range.end <= file.size());
+  if (faults().own_fails) return Status(Code::kNoSpace, "reserve space: No space left on device");
+  uint64_t missing = 0;
+  for (const FileRange& hole : file.holes(range)) missing += hole.end - hole.begin;
+  if (missing > 0 && world_->allocated_bytes(root_) + missing > faults().disk_bytes)
+    return Status(Code::kNoSpace, "reserve space: No space left on device");
+  file.fill(range);
+  return missing;
+}
+
+Status SimReactor::file_punch(int handle, FileRange range) {
+  if (dead_) return Status(Code::kIo, "reserve space: the node is dead");
+  SimFile& file = *handles_.at(handle).file;
+  CVOL_ASSERT(range.end <= file.size());
+  if (world_->before_punch) world_->before_punch(range);
+  file.punch(range);
+  return Status::ok();
 }
 
 void SimReactor::cancel(Op& op) {

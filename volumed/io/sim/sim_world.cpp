@@ -30,7 +30,7 @@ bool SimWorld::run_until(const std::function<bool()>& done) {
 uint64_t SimWorld::allocated_bytes(const std::string& root) const {
   uint64_t total = 0;
   for (const auto& [path, file] : files) {
-    if (path.starts_with(root)) total += file->size();
+    if (path.starts_with(root)) total += file->size() - file->hole_bytes();
   }
   return total;
 }

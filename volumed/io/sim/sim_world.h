@@ -32,6 +32,7 @@ struct SimFaults {
   uint64_t read_error = 0, write_error = 0, sync_error = 0;
   uint64_t write_full = 0;          // a write finds the file system full; nothing is written
   uint64_t read_starved = 0;        // a read finds no memory
+  uint64_t sync_starved = 0;        // a sync finds no memory; nothing is synced
   bool own_fails = false;           // holes of a copied file find no room
   uint64_t bad_byte = UINT64_MAX;   // reads of any file that take in this offset fail
   uint64_t cached_read = 500000;    // a read through the page cache is done at once
@@ -62,6 +63,7 @@ class SimWorld {
   Nanoseconds now() const { return now_; }
   Random& random() { return random_; }
   SimFaults faults;
+  std::function<void(FileRange)> before_punch;  // called if set, of any file
 
   void at(Nanoseconds when, std::function<void()> event);
   // Runs the next event; false if there is none.
