@@ -151,6 +151,13 @@ void Exchange::on_frame(const Endpoint& from, Frame frame) {
     if (ping != pings_.end()) ping->second = true;
     return;
   }
+  if (type == wire::FrameType::kAsk) return answer_question(from, frame);
+  if (type == wire::FrameType::kTold) {
+    const auto question = questions_.find(frame.header.seq);
+    if (question != questions_.end() && frame.body.size() <= wire::kMostToldBytes)
+      question->second.emplace(reinterpret_cast<const char*>(frame.body.data()), frame.body.size());
+    return;
+  }
   if (type == wire::FrameType::kAnswer) {
     const auto at = gateways_.find(frame.header.volume);
     if (at == gateways_.end()) return;
@@ -209,6 +216,43 @@ Task<bool> Exchange::ping(Endpoint endpoint, io::Nanoseconds patience) {
   const bool answered = pings_[number];
   pings_.erase(number);
   co_return answered;
+}
+
+void Exchange::answer_question(const Endpoint& from, const Frame& frame) {
+  std::string answer;
+  if (on_question && frame.body.size() <= wire::kMostAskBytes)
+    answer = on_question({reinterpret_cast<const char*>(frame.body.data()), frame.body.size()});
+  if (answer.size() > wire::kMostToldBytes) answer.clear();
+  wire::FrameHeader header;
+  header.type = static_cast<uint8_t>(wire::FrameType::kTold);
+  header.seq = frame.header.seq;
+  send(from, header, std::as_bytes(std::span(answer)));
+}
+
+Task<std::optional<std::string>> Exchange::ask(Endpoint endpoint, std::string question,
+                                               io::Nanoseconds patience) {
+  const io::Nanoseconds until = reactor_.now() + patience;
+  const uint64_t number = next_ping_++;
+  questions_[number];
+  bool sent = false;
+  while (!closing_ && !questions_[number] && reactor_.now() < until) {
+    mesh_.want(endpoint);
+    if (!is_up(endpoint)) {
+      sent = false;
+    } else if (!sent) {
+      wire::FrameHeader header;
+      header.type = static_cast<uint8_t>(wire::FrameType::kAsk);
+      header.seq = number;
+      send(endpoint, header, std::as_bytes(std::span(question)));
+      sent = true;
+    }
+    const int64_t slept = co_await reactor_.sleep(kWordTurn, &cancel_);
+    if (slept < 0) break;
+  }
+  std::optional<std::string> answer = std::move(questions_[number]);
+  questions_.erase(number);
+  if (answer && answer->empty()) answer.reset();
+  co_return answer;
 }
 
 void Exchange::on_up(const Endpoint& peer, const Uuid& process) {

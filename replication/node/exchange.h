@@ -69,6 +69,12 @@ class Exchange final : public MeshHandler {
   Task<bool> link_answers(NodeId node, Uuid process, io::Nanoseconds patience);
   // Told of every such death, on the shard's thread; may be empty.
   std::function<void(const NodeId& node, const Uuid& process)> on_death;
+  // Answers what other nodes ask, on the shard's thread, without waiting for anything; may be
+  // empty.
+  std::function<std::string(std::string_view question)> on_question;
+  // Asks another node. Nothing: it does not answer within `patience`, or does not understand.
+  Task<std::optional<std::string>> ask(Endpoint endpoint, std::string question,
+                                       io::Nanoseconds patience);
   // The connection to a peer that does not answer is made anew.
   void reset(const Member& member);
   // Whether the process at `endpoint` answers within `patience`: a stopped one, or one that is cut
@@ -86,6 +92,7 @@ class Exchange final : public MeshHandler {
   Task<void> clock();
   void start_clock();
   void turn(io::Nanoseconds now);
+  void answer_question(const Endpoint& from, const Frame& frame);
   bool is_linked(const NodeId& node, const Uuid& process) const;
   Task<void> weigh_death(NodeId node, Uuid process);
   void say_nobody_is_here(const Endpoint& to, const wire::FrameHeader& question);
@@ -108,8 +115,9 @@ class Exchange final : public MeshHandler {
   std::vector<Hosted> hosts_;  // in the order of their coming
   // Of one volume there may be several: that of its attachment, and those that only ask.
   std::unordered_map<uint64_t, std::vector<Gateway*>> gateways_;
-  std::unordered_map<uint64_t, bool> pings_;  // number -> answered
-  uint64_t next_ping_;
+  std::unordered_map<uint64_t, bool> pings_;                            // number -> answered
+  std::unordered_map<uint64_t, std::optional<std::string>> questions_;  // number -> answer
+  uint64_t next_ping_;                                                  // and question
   io::Nanoseconds last_beacons_ = 0;
   bool all_next_ = false;  // with the next beacons those that rest are looked at too
   bool clock_runs_ = false;

@@ -29,6 +29,8 @@ constexpr std::size_t kHeaderBytes = 64;
 constexpr uint8_t kFrameVersion = 1;
 constexpr uint32_t kMostBodyBytes = 1 << 20;
 constexpr uint32_t kMostPayloadBytes = 64 << 20;
+constexpr uint32_t kMostAskBytes = 64 << 10;
+constexpr uint32_t kMostToldBytes = 512 << 10;
 
 enum class FrameType : uint8_t {
   // 1..63: MessageType of replication/core
@@ -37,6 +39,9 @@ enum class FrameType : uint8_t {
   kDead = 66,      // a process is known to be dead: Death
   kPing = 67,      // is anybody there? No body
   kPong = 68,      // yes; header.seq is the ping's
+  kAsk = 70,       // a node asks another one, beside replication: the body is the asker's, at most
+                   // kMostAskBytes; header.seq numbers it
+  kTold = 71,      // its answer, at most kMostToldBytes; empty: the question is not understood
   kOpen = 80,      // gateway to primary: Request (open a connection, R12)
   kRead = 81,      // Request
   kWrite = 82,     // Request and payload

@@ -8,8 +8,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <map>
+#include <set>
 
 #include "volumed/api/convert.h"
 #include "volumed/api/grpc_status.h"
@@ -309,10 +312,24 @@ class Service final : public v1::Cvol::Service {
                               "); end one of them, or ask without --follow");
     const volume::EventFilter filter = to_filter(*request);
     uint64_t seen = request->after();
+    std::map<std::string, uint64_t> seen_of_others;
+    std::set<std::string> missing;  // named once
     while (!context->IsCancelled()) {
-      for (const volume::Event& event : log.after(seen)) {
+      std::vector<volume::Event> events;
+      std::vector<std::string> silent;
+      if (request->all_nodes()) events = manager_.events_of_others(filter, seen_of_others, silent);
+      for (volume::Event& event : log.after(seen)) {
         seen = event.sequence;
-        if (!filter.takes(event)) continue;
+        if (filter.takes(event)) events.push_back(std::move(event));
+      }
+      std::stable_sort(events.begin(), events.end(),
+                       [](const auto& a, const auto& b) { return a.time < b.time; });
+      for (const std::string& name : silent) {
+        if (missing.insert(name).second)
+          events.push_back({0, std::chrono::system_clock::now(), "events_missing", name,
+                            "the node does not answer: its events are not here", name});
+      }
+      for (const volume::Event& event : events) {
         if (!writer->Write(to_proto(event))) return grpc::Status::CANCELLED;
       }
       if (!request->follow() || log.closed()) break;

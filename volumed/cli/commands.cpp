@@ -399,6 +399,7 @@ Status unmount_volume(api::ApiClient& api, const Settings& settings, std::ostrea
 Status show_events(api::ApiClient& api, const Settings& settings, std::ostream& out) {
   v1::WatchEventsRequest request;
   request.set_follow(settings.follow);
+  request.set_all_nodes(!settings.event_here);
   request.set_kind(settings.event_kind);
   request.set_subject(settings.event_subject);
   if (!settings.event_since.empty()) {

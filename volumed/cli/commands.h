@@ -43,6 +43,7 @@ struct Settings {
   std::string event_kind;
   std::string event_subject;
   std::string event_since;  // a duration
+  bool event_here = false;
   std::string rate;
   bool wait = false;
   bool no_wait = false;

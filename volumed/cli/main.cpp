@@ -177,6 +177,7 @@ void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   events->add_flag("-f,--follow", settings.follow, "Go on with what happens next");
   events->add_option("--kind", settings.event_kind, "Only events of this kind (volume_attached)");
   events->add_option("--subject", settings.event_subject, "Only events of this volume, disk, node");
+  events->add_flag("--here", settings.event_here, "Only those of the node that is asked");
   events->add_option("--since", settings.event_since, "Only those of the last TIME (2h, 3d)");
 }
 

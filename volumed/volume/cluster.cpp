@@ -150,6 +150,9 @@ Result<Cluster::ShardPart*> Cluster::part_of(io::Shard* shard, uint16_t index) {
         process_died(gone.to_string(), process.to_string());
       });
     };
+    part->exchange->on_question = [this](std::string_view question) {
+      return answer_question(question);
+    };
     return part->exchange->mesh().listen(address);
   });
   if (!opened) {

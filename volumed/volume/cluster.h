@@ -13,6 +13,8 @@
 // repair), cluster_register.cpp (replication's compare-and-swaps).
 #pragma once
 
+#include <cvol/v1/nodes.pb.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <functional>
@@ -31,6 +33,7 @@
 #include "replication/node/replica_host.h"
 #include "volumed/volume/catalog.h"
 #include "volumed/volume/disk_set.h"
+#include "volumed/volume/event_log.h"
 #include "volumed/volume/keyed_workers.h"
 #include "volumed/volume/placement.h"
 #include "volumed/volume/record_map.h"
@@ -45,6 +48,7 @@ struct ClusterOptions {
   replication::Options replication;
   std::chrono::seconds rebuild_after{300};
   std::chrono::milliseconds alive_time{5000};  // of the lease
+  const EventLog* events = nullptr;            // of this node, for others
   std::string boot_id;                         // of the host
   std::string data_place;                      // of the data directory there
   // The record of a volume is new or has changed, or (nullopt) is gone. On one thread, in order.
@@ -92,6 +96,10 @@ constexpr std::chrono::seconds kLeaseSlack{5};
 // What has to be the same on all nodes, by the names of the options.
 std::map<std::string, std::string> shared_settings(const replication::Options& times,
                                                    std::chrono::seconds rebuild_after);
+// Events for other nodes (nodes.proto): the newest that fit. Pure.
+std::string answer_events(const EventLog& log, const v1::EventsQuestion& question);
+// What another node has told; nothing of what cannot be read.
+std::vector<Event> read_events(std::string_view text, uint64_t* last);
 // Which folder a data directory is, on its host; "" if it is none.
 std::string data_place(const std::string& data_dir);
 
@@ -172,6 +180,12 @@ class Cluster {
   Status put_back_record(const std::string& volume_id);
   // Why the record of a volume that is known cannot be used; empty: it can.
   std::string problem_of_record(const std::string& volume_id);
+  // Events of the other nodes, in the order of their times: those after what `seen` (ids of nodes
+  // -> sequence numbers) has, which is brought up to date. `silent`: names of nodes that did not
+  // answer within a second.
+  std::vector<Event> events_of_others(const EventFilter& filter,
+                                      std::map<std::string, uint64_t>& seen,
+                                      std::vector<std::string>& silent);
   // Another process has this node's id, and its key.
   bool is_twice() const { return taken_; }
   // Of records that cannot be used, other than those of volumes that are known.
@@ -224,6 +238,9 @@ class Cluster {
   void keep_alive_loop();
   bool is_announced();
   bool is_taken();
+  std::string answer_question(std::string_view text);
+  // A sentence of replication with the names of nodes.
+  std::string told_with_names(const std::string& volume_id, const std::string& text);
   void apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record,
                    meta::Revision revision);
   v1::AliveRecord describe_self();

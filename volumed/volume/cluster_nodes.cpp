@@ -8,6 +8,7 @@
 #include "volumed/meta/records.h"
 #include "volumed/volume/cluster.h"
 #include "volumed/volume/cluster_register.h"
+#include "volumed/volume/event_names.h"
 
 namespace cvol::volume {
 
@@ -314,6 +315,15 @@ bool Cluster::is_surely_alive(const std::string& node_id) {
     if (answers || std::chrono::steady_clock::now() > until) return true;
   }
   return false;
+}
+
+std::string Cluster::told_with_names(const std::string& volume_id, const std::string& text) {
+  std::lock_guard lock(mutex_);
+  const auto known = entries_.find(volume_id);
+  if (known == entries_.end()) return text;
+  std::map<std::string, std::string> names;
+  for (const auto& [id, node] : node_records_) names[id] = node.name();
+  return with_node_names(known->second.record, names, text);
 }
 
 std::string Cluster::node_name(const std::string& node_id) {

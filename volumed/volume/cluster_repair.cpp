@@ -246,8 +246,7 @@ bool Cluster::add_successor(const v1::VolumeRecord& record, const Survey& found)
     return Status::ok();
   });
   if (added && options_.on_event)
-    options_.on_event("rebuild", record.name(),
-                      "a new replica is made on node " + disk.node_name + ", disk " + disk.disk_id);
+    options_.on_event("rebuild", record.name(), "a new replica is made on node " + disk.node_name);
   return true;
 }
 

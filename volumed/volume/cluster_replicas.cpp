@@ -255,8 +255,10 @@ Status Cluster::open_host(const VolumeEntry& entry, const v1::MemberRecord& memb
   parts.volume = info->volume;
   parts.self = info->replica;
   if (options_.on_event) {
-    parts.event = [on_event = options_.on_event, name = entry.record.name()](
-                      const std::string& text) { on_event("replication", name, text); };
+    parts.event = [this, id = entry.record.id(),
+                   name = entry.record.name()](const std::string& text) {
+      options_.on_event("replication", name, told_with_names(id, text));
+    };
   }
   parts.claim = [this, volume = entry.record.id(), disk = member.disk_id(),
                  replica = member.replica_id()](const replication::Record& known) {

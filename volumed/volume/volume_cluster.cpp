@@ -40,6 +40,7 @@ Status VolumeManager::start_cluster() {
   options.advertise = mode.advertise.empty() ? mode.listen : mode.advertise;
   options.replication = mode.replication;
   options.rebuild_after = mode.rebuild_after;
+  options.events = &events_;
   options.boot_id = options_.boot_id;
   options.data_place = data_place(options_.data_dir);
   options.on_volume = [this](const std::string& id, std::optional<VolumeEntry> entry) {
@@ -589,6 +590,13 @@ Result<std::vector<std::string>> VolumeManager::explain(const std::string& name)
                                 record.min_in_sync()));
   explain_conditions(name, lines);
   return lines;
+}
+
+std::vector<Event> VolumeManager::events_of_others(const EventFilter& filter,
+                                                   std::map<std::string, uint64_t>& seen,
+                                                   std::vector<std::string>& silent) {
+  if (!cluster_) return {};
+  return cluster_->events_of_others(filter, seen, silent);
 }
 
 }  // namespace cvol::volume

@@ -126,7 +126,8 @@ Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatO
     keeper_wake_.notify_all();
   }
   if (cluster_) cluster_->disk_added();
-  events_.add("disk_added", (*disk)->path(), "added disk " + (*disk)->id);
+  events_.add("disk_added", (*disk)->path(),
+              "a disk is in the pool: " + (*disk)->path() + " (" + (*disk)->id + ")");
   return look_at(**disk);
 }
 
@@ -176,7 +177,7 @@ Result<DiskView> VolumeManager::move_disk(const std::string& name, const std::st
                               next.set_generation(generation);
                             })
                .with_context(doing));
-  events_.add("disk_moved", (*disk)->path(), "disk " + (*disk)->id + " is here now");
+  events_.add("disk_moved", (*disk)->path(), "the disk is here now (" + (*disk)->id + ")");
   disk_came(**disk);
   return look_at(**disk);
 }

@@ -275,6 +275,10 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::optional<Condition> waiting_requests(const std::string& name);
   const meta::StoreHealth& store_health() const { return *store_health_; }
   EventLog& events() { return events_; }
+  // As Cluster::events_of_others(); a node that is alone has no others.
+  std::vector<Event> events_of_others(const EventFilter& filter,
+                                      std::map<std::string, uint64_t>& seen,
+                                      std::vector<std::string>& silent);
 
   // nbd::ExportDirectory; on the server's shard.
   void open(std::string name,
