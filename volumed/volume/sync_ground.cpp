@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <sys/sysmacros.h>
 
+#include <filesystem>
 #include <fstream>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "volumed/mount/mountinfo.h"
@@ -41,13 +43,27 @@ const mount::MountEntry* find_mount(const std::vector<mount::MountEntry>& mounts
   return found;
 }
 
-// Empty if the device is no loop device. A partition lies in the folder of its device.
+// The path is that of the mount namespace in which the device was set up: another file may be here
+// by that name, or none. Sectors are of 512 bytes; a rest of the file is not shown.
+bool is_same_file(const KernelFiles& kernel, const std::string& loop, const std::string& path) {
+  std::ifstream file(loop + "/../size");
+  uint64_t sectors = 0;
+  if (!(file >> sectors)) return false;
+  std::error_code error;
+  const uint64_t bytes = std::filesystem::file_size(kernel.root + path, error);
+  return !error && bytes / 512 == sectors;
+}
+
+// Empty if the device is no loop device, or its file is not certain. A partition lies in the folder
+// of its device.
 std::string backing_file(const KernelFiles& kernel, const std::string& number) {
   const std::string device = kernel.sys + "/dev/block/" + number;
-  for (const char* at : {"/loop/backing_file", "/../loop/backing_file"}) {
-    std::ifstream file(device + at);
+  for (const char* at : {"/loop", "/../loop"}) {
+    const std::string loop = device + at;
+    std::ifstream file(loop + "/backing_file");
     std::string path;
-    if (std::getline(file, path)) return path;
+    if (!std::getline(file, path)) continue;
+    return is_same_file(kernel, loop, path) ? path : std::string();
   }
   return {};
 }
@@ -65,7 +81,7 @@ std::string defect_of(const mount::MountEntry& entry) {
 
 Status check_sync(uint64_t device, const KernelFiles& kernel) {
   const auto mounts = mount::read_mountinfo(kernel.mountinfo);
-  std::string number = fmt::format("{}:{}", major(device), minor(device));
+  const std::string number = fmt::format("{}:{}", major(device), minor(device));
   const mount::MountEntry* entry = nullptr;
   for (const mount::MountEntry& each : mounts)
     if (each.device_number == number) entry = &each;

@@ -3,7 +3,8 @@
 // Seen: a file system that is mounted without barriers, an overlay with "volatile", a loop device
 // whose backing file is in memory (also below further loop devices), each also below a partition.
 // Not seen: a drive or a hypervisor that confirms a flush which it does not make, a library that
-// is preloaded, a device mapper target above any of those that are seen.
+// is preloaded, a backing file in another mount namespace, a device mapper target above any of
+// those that are seen.
 //
 // Threading: any thread; reads files of the kernel only. Changes nothing.
 #pragma once
@@ -18,6 +19,7 @@ namespace cvol::volume {
 struct KernelFiles {
   std::string sys = "/sys";
   std::string mountinfo = "/proc/self/mountinfo";
+  std::string root = {};  // in front of the paths of backing files
 };
 
 // `device`: st_dev of the directory. kFailedPrecondition where it is certain that a sync reaches

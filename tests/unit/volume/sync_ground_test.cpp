@@ -31,9 +31,13 @@ class SyncGround : public ::testing::Test {
     const std::string folder = root_ + "/dev/block/" + device + "/loop";
     std::filesystem::create_directories(folder);
     std::ofstream(folder + "/backing_file") << file << "\n";
+    std::ofstream(root_ + "/dev/block/" + device + "/size") << 8 << "\n";
+    const std::filesystem::path image(root_ + file);
+    std::filesystem::create_directories(image.parent_path());
+    std::ofstream(image) << std::string(4096, 'x');
   }
   Status check(unsigned int major_number, unsigned int minor_number) {
-    return check_sync(makedev(major_number, minor_number), {root_, root_ + "/mountinfo"});
+    return check_sync(makedev(major_number, minor_number), {root_, root_ + "/mountinfo", root_});
   }
 
   std::string root_;
@@ -62,6 +66,17 @@ TEST_F(SyncGround, refuses_a_loop_device_in_memory_below_another_one) {
   loop("7:0", "/shm/image");
   loop("7:1", "/outer/image");
   EXPECT_EQ(check(7, 1).code(), Code::kFailedPrecondition);
+}
+
+TEST_F(SyncGround, takes_a_loop_device_whose_file_is_of_another_namespace) {
+  mount("0:5", "/", "tmpfs", "rw");
+  mount("7:0", "/a", "ext4", "rw");
+  loop("7:0", "/volume");
+  EXPECT_EQ(check(7, 0).code(), Code::kFailedPrecondition);
+  std::filesystem::resize_file(root_ + "/volume", 8192);
+  EXPECT_TRUE(check(7, 0).is_ok());
+  std::filesystem::remove(root_ + "/volume");
+  EXPECT_TRUE(check(7, 0).is_ok());
 }
 
 TEST_F(SyncGround, takes_a_loop_device_on_a_disk_and_ends_on_a_circle) {
