@@ -46,6 +46,7 @@ bool parse_line(std::string_view line, MountEntry& into) {
   if (dash + 2 >= words.size()) return false;
   into = {std::string(words[2]),     unescape(words[4]),    std::string(words[dash + 1]),
           unescape(words[dash + 2]), std::string(words[0]), std::string(words[1])};
+  if (dash + 3 < words.size()) into.super_options = unescape(words[dash + 3]);
   for (std::size_t i = 6; i < dash; ++i) {
     if (words[i].starts_with("shared:")) into.shared = words[i].substr(7);
     if (words[i].starts_with("master:")) into.master = words[i].substr(7);

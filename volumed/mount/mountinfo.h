@@ -16,8 +16,9 @@ struct MountEntry {
   std::string source;         // "/dev/loop0"
   std::string id = {};        // of the mount, and of the one that it lies on
   std::string parent = {};
-  std::string shared = {};  // peer group; empty: private
-  std::string master = {};  // peer group that it follows
+  std::string shared = {};         // peer group; empty: private
+  std::string master = {};         // peer group that it follows
+  std::string super_options = {};  // of the file system: "rw,barrier=1"
 };
 
 std::vector<MountEntry> parse_mountinfo(std::string_view text);

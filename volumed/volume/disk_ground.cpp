@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "volumed/base/units.h"
+#include "volumed/volume/sync_ground.h"
 
 namespace cvol::volume {
 namespace {
@@ -109,6 +110,8 @@ Status check_ground(const std::string& path, const store::FormatOptions& format,
                                               " needs a larger file than " + ground->type +
                                               " has (" + format_size(ground->largest_file) +
                                               "); give a smaller --capacity, or use xfs");
+  if (Status sync = check_sync(ground->device); !sync.is_ok())
+    return Status(sync.code(), path + ": " + sync.message() + anyway);
   for (const std::string& other : others) {
     const auto beside = look_at_ground(other);
     if (!beside || beside->device != ground->device) continue;
