@@ -298,6 +298,9 @@ const std::vector<ConfigKey>& config_keys() {
        }},
       {"strict-reads", "", "Have each read confirmed by the other replicas, and trust no clock",
        false, [](Config& c, const std::string& t) { return set_switch(c.strict_reads, t); }},
+      {"accept-other-times", "",
+       "Join though living nodes have other times: they are being changed", false,
+       [](Config& c, const std::string& t) { return set_switch(c.accept_other_times, t); }},
       {"rebuild-after", "TIME", "Until a lost replica is replaced on another node (5min)", false,
        [](Config& c, const std::string& t) {
          auto seconds = parse_duration(t);

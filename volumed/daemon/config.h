@@ -44,6 +44,7 @@ struct Config {
   uint64_t grace_ms = 2500;
   uint64_t replica_timeout_ms = 1000;
   bool strict_reads = false;
+  bool accept_other_times = false;
   uint64_t rebuild_after = 300;      // seconds until a lost replica is replaced
   std::string csi_endpoint = "off";  // "unix:///path", or "off"
   std::string csi_mode = "all";      // controller, node, all

@@ -203,6 +203,7 @@ Status RealDaemon::start_manager() {
     mode.replication.grace = ms(config_.grace_ms);
     mode.replication.replica_timeout = ms(config_.replica_timeout_ms);
     mode.replication.strict_reads = config_.strict_reads;
+    mode.accept_other_times = config_.accept_other_times;
     mode.rebuild_after = std::chrono::seconds(config_.rebuild_after);
     watcher_ = std::make_unique<Watcher>(find_helper("cvol-watcher"));
     mode.on_peers = [watcher = watcher_.get()](const Uuid& cluster, const Uuid& node,

@@ -45,6 +45,8 @@ struct ClusterOptions {
   replication::Options replication;
   std::chrono::seconds rebuild_after{300};
   std::chrono::milliseconds alive_time{5000};  // of the lease
+  std::string boot_id;                         // of the host
+  std::string data_place;                      // of the data directory there
   // The record of a volume is new or has changed, or (nullopt) is gone. On one thread, in order.
   std::function<void(const std::string& id, std::optional<VolumeEntry>)> on_volume;
   // The record of a volume that is known is lost or cannot be read any more, or (empty) is there
@@ -83,6 +85,15 @@ struct LocalReplica {
 // Whether an alive record is worth a write, `since_last` after the last one. Pure.
 bool is_news(const v1::AliveRecord& last, const v1::AliveRecord& now,
              std::chrono::steady_clock::duration since_last);
+
+// Until etcd has ended a lease, and its watch has told.
+constexpr std::chrono::seconds kLeaseSlack{5};
+
+// What has to be the same on all nodes, by the names of the options.
+std::map<std::string, std::string> shared_settings(const replication::Options& times,
+                                                   std::chrono::seconds rebuild_after);
+// Which folder a data directory is, on its host; "" if it is none.
+std::string data_place(const std::string& data_dir);
 
 class Cluster {
  public:
@@ -161,6 +172,8 @@ class Cluster {
   Status put_back_record(const std::string& volume_id);
   // Why the record of a volume that is known cannot be used; empty: it can.
   std::string problem_of_record(const std::string& volume_id);
+  // Another process has this node's id, and its key.
+  bool is_twice() const { return taken_; }
   // Of records that cannot be used, other than those of volumes that are known.
   std::vector<std::string> record_problems();
   // All that records speak of.
@@ -210,6 +223,7 @@ class Cluster {
   Status announce();
   void keep_alive_loop();
   bool is_announced();
+  bool is_taken();
   void apply_alive(const std::string& node_id, std::optional<v1::AliveRecord> record,
                    meta::Revision revision);
   v1::AliveRecord describe_self();
@@ -276,6 +290,7 @@ class Cluster {
 
   std::mutex mutex_;  // guards the next ones
   std::condition_variable changed_;
+  std::atomic<bool> taken_{false};               // somebody else lives under this node's id
   std::map<std::string, VolumeEntry> entries_;   // by id
   std::map<std::string, std::string> unusable_;  // ids of entries_ -> why; their record is lost
   std::map<std::string, std::string> record_problems_;  // keys -> what is wrong

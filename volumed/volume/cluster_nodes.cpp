@@ -18,7 +18,6 @@ namespace {
 
 constexpr io::Nanoseconds kPingPatience = io::kSecond;
 constexpr io::Nanoseconds kWordPatience = 300 * io::kMillisecond;
-constexpr auto kLeaseSlack = 5s;  // until etcd has ended a lease, and its watch has told
 
 // Every write of an alive record is a revision of etcd for all nodes: space that changes is told
 // when it has changed by a hundredth of the disk, twice a minute at most; all of it now and then,
@@ -57,6 +56,15 @@ bool is_news(const v1::AliveRecord& last, const v1::AliveRecord& now,
   return false;
 }
 
+std::map<std::string, std::string> shared_settings(const replication::Options& times,
+                                                   std::chrono::seconds rebuild_after) {
+  return {{"beacon", in_ms(times.beacon)},
+          {"lease", in_ms(times.lease)},
+          {"grace", in_ms(times.grace)},
+          {"replica-timeout", in_ms(times.replica_timeout)},
+          {"rebuild-after", std::to_string(rebuild_after.count()) + " s"}};
+}
+
 v1::AliveRecord Cluster::describe_self() {
   v1::AliveRecord record;
   record.set_node_id(options_.node_id);
@@ -65,13 +73,10 @@ v1::AliveRecord Cluster::describe_self() {
   *record.mutable_started() =
       TimeUtil::TimeTToTimestamp(std::chrono::system_clock::to_time_t(started_));
   *record.mutable_now() = TimeUtil::GetCurrentTime();
-  const replication::Options& times = options_.replication;
-  auto& settings = *record.mutable_settings();
-  settings["beacon"] = in_ms(times.beacon);
-  settings["lease"] = in_ms(times.lease);
-  settings["grace"] = in_ms(times.grace);
-  settings["replica-timeout"] = in_ms(times.replica_timeout);
-  settings["rebuild-after"] = std::to_string(options_.rebuild_after.count()) + " s";
+  for (const auto& [name, value] : shared_settings(options_.replication, options_.rebuild_after))
+    (*record.mutable_settings())[name] = value;
+  record.set_boot_id(options_.boot_id);
+  record.set_data_place(options_.data_place);
   const std::size_t shards = disks_.shards().size();
   for (std::size_t i = 0; i < shards; ++i)
     record.add_replication_addresses(with_port(options_.advertise, static_cast<uint16_t>(i)));
@@ -133,6 +138,7 @@ void Cluster::keep_alive_loop() {
     } else if (kept.is_ok() && !tell) {
       tell = !is_announced();
     }
+    if (tell && is_taken()) tell = false;
     if (tell && announce()) {
       last = std::move(now);
       told = time;
@@ -141,10 +147,31 @@ void Cluster::keep_alive_loop() {
   }
 }
 
+// Somebody else lives under this node's id: a copy of its data directory that was started while
+// this one could not reach the store. Whoever came first must not take the key back.
+bool Cluster::is_taken() {
+  auto known = catalog_.store().get(catalog_.keys().alive(options_.node_id));
+  if (!known || !known->has_value()) return false;
+  auto record = meta::parse_record<v1::AliveRecord>((*known)->key, (*known)->value);
+  const bool taken = record.is_ok() && record->process() != process_.to_string();
+  if (taken && !taken_.exchange(true)) {
+    const std::string text =
+        "another volumed lives under this node's id (" + options_.node_id +
+        "): one of the two data directories is a copy of the other; stop the copy";
+    log::error("volume", text);
+    if (options_.on_event) options_.on_event("node_twice", options_.node_name, text);
+  }
+  if (!taken) taken_ = false;
+  return taken;
+}
+
 // The key may go though the lease stays: by a late word of this process's death, or by hand.
 bool Cluster::is_announced() {
   auto known = catalog_.store().get(catalog_.keys().alive(options_.node_id));
-  return !known || known->has_value();
+  if (!known) return true;  // nobody can say
+  if (!known->has_value()) return false;
+  auto record = meta::parse_record<v1::AliveRecord>((*known)->key, (*known)->value);
+  return record.is_ok() && record->process() == process_.to_string();
 }
 
 // Told by the watcher of the process: nobody has to wait for its lease to run out. All who hear it

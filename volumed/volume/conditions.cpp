@@ -41,6 +41,8 @@ const std::vector<ConditionRow>& condition_table() {
       {K::kRecordLost, "record_lost", kCritical, ""},
       {K::kReplicaUnknown, "replica_without_record", kWarning, ""},
       {K::kCopyStopped, "copy_stopped", kWarning, ""},
+      {K::kNodeTwice, "node_twice", kCritical,
+       "stop the one that runs on the copy, and give it an empty --data-dir"},
       {K::kNodeAway, "node_away", kWarning,
        "start volumed there, or 'cvol node rm NAME' if it is gone for good"},
       {K::kFewCopies, "one_copy_left", kCritical, ""},

@@ -33,6 +33,7 @@ enum class ConditionKind : uint8_t {
   kRecordLost,
   kReplicaUnknown,
   kCopyStopped,
+  kNodeTwice,
   kNodeAway,
   kFewCopies,
   kCopiesMissing,

@@ -42,6 +42,8 @@ Status VolumeManager::start_cluster() {
   options.advertise = mode.advertise.empty() ? mode.listen : mode.advertise;
   options.replication = mode.replication;
   options.rebuild_after = mode.rebuild_after;
+  options.boot_id = options_.boot_id;
+  options.data_place = data_place(options_.data_dir);
   options.on_volume = [this](const std::string& id, std::optional<VolumeEntry> entry) {
     on_volume(id, std::move(entry));
   };

@@ -210,6 +210,12 @@ void VolumeManager::add_io_conditions(std::vector<Condition>& found) {
 // --- of the cluster ---
 
 void VolumeManager::add_node_conditions(std::vector<Condition>& found) {
+  if (cluster_->is_twice())
+    found.push_back({ConditionKind::kNodeTwice,
+                     node_.name,
+                     "another volumed lives under the id of this node: one of the two data "
+                     "directories is a copy of the other",
+                     {}});
   const std::vector<ClusterNode> all = cluster_->nodes();
   const auto self = std::find_if(all.begin(), all.end(), [this](const ClusterNode& node) {
     return node.record.id() == node_.id;

@@ -81,6 +81,7 @@ Status VolumeManager::open_node() {
   if (!id.empty()) {
     CVOL_TRY(Uuid::parse(id).status().with_context(path + " is damaged"));
     CVOL_TRY(check_not_removed(id));
+    if (options_.cluster_mode) CVOL_TRY(check_alone(id));
   } else {
     // The id first: a node that ends before it is registered is the same one at its next start. A
     // name that a record has already belongs to that record's data directory.
@@ -88,8 +89,10 @@ Status VolumeManager::open_node() {
     id = Uuid::make(random).to_string();
     // A refused start leaves no id behind.
     CVOL_TRY(catalog_.check_name_is_free(id, options_.node_name));
+    if (options_.cluster_mode) CVOL_TRY(check_times(id));
     CVOL_TRY(write_small_file(path, id));
   }
+  if (options_.cluster_mode) CVOL_TRY(check_times(id));
   auto node = catalog_.register_node(id, options_.node_name, options_.boot_id);
   if (!node) return node.status();
   node_.id = node->id();

@@ -74,6 +74,7 @@ struct ManagerOptions {
     std::string zone;
     replication::Options replication;
     std::chrono::seconds rebuild_after{300};
+    bool accept_other_times = false;  // than those of the nodes that live: they are being changed
     // Where a sudden end of this process has to be told, and by which name.
     std::function<void(const Uuid& cluster, const Uuid& node, const Uuid& process,
                        const std::vector<std::string>& addresses)>
@@ -295,6 +296,10 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status open_node();
   Status check_cluster(const std::string& known);
   Status check_not_removed(const std::string& id);
+  // volume_joining.cpp
+  Result<std::optional<v1::AliveRecord>> alive_record(const std::string& id);
+  Status check_alone(const std::string& id);
+  Status check_times(const std::string& id);
   Status load_volumes();
   void settle_volume(VolumeEntry entry, const ReplicaIndex& index);
   bool drop_unfinished(const VolumeEntry& entry, const ReplicaIndex& index);

@@ -73,6 +73,7 @@ class BlockingTest : public VolumeManagerTest {
   void adjust(ManagerOptions& options) override {
     ManagerOptions::ClusterMode mode;
     mode.listen = "tcp:127.0.0.1:" + std::to_string(port_);
+    mode.accept_other_times = accept_other_times_;
     options.cluster_mode = mode;
     options.disks.open = [this](io::Reactor& reactor, std::string path,
                                 store::EngineOptions engine) {
@@ -154,6 +155,7 @@ class BlockingTest : public VolumeManagerTest {
   bool is_known(const std::string& name) { return manager_->get(name).is_ok(); }
 
   uint16_t port_ = 0;
+  bool accept_other_times_ = false;
   std::string away_;
   Gate gate_;
 };
@@ -374,6 +376,70 @@ TEST_F(BlockingTest, StartsBesideRecordsThatCannotBeRead) {
   start();
   ASSERT_NE(manager_, nullptr);
   EXPECT_TRUE(within(kSoon, [&] { return is_known("v"); }));
+}
+
+// A copy of a data directory has the id of the first one, which lives.
+TEST_F(BlockingTest, RefusesToStartBesideAnotherLifeOfItsId) {
+  const std::string id = manager_->node().id;
+  const std::string key = Catalog(*store_, "default").keys().alive(id);
+  manager_.reset();
+  const auto live = [&](const std::string& place) {
+    auto store = meta::open_rocksdb_store(folder_ + "/meta");
+    ASSERT_TRUE(store.is_ok()) << store.message();
+    v1::AliveRecord record;
+    record.set_node_id(id);
+    record.set_process(new_id());
+    record.set_boot_id(boot_id_);
+    record.set_data_place(place);
+    record.add_replication_addresses("tcp:127.0.0.1:1");
+    ASSERT_TRUE((*store)->commit({{}, {{key, meta::encode_record(record), 0}}}).is_ok());
+  };
+  const auto begin = [this] {
+    auto store = meta::open_rocksdb_store(folder_ + "/meta");
+    EXPECT_TRUE(store.is_ok()) << store.message();
+    ManagerOptions options;
+    options.data_dir = options.run_dir = folder_;
+    options.node_name = "n1";
+    options.boot_id = boot_id_;
+    adjust(options);
+    return VolumeManager::start(std::move(options), std::move(*store));
+  };
+  live("1:2");
+  const auto refused = begin();
+  EXPECT_EQ(refused.code(), Code::kFailedPrecondition);
+  EXPECT_NE(refused.message().find("is a copy of the other"), std::string::npos);
+  live(data_place(folder_));  // an earlier life of its own: the folder's lock says that it is over
+  const auto before = std::chrono::steady_clock::now();
+  auto started = begin();
+  EXPECT_TRUE(started.is_ok()) << started.message();
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 5s);
+}
+
+TEST_F(BlockingTest, ANodeWithOtherTimesDoesNotJoin) {
+  v1::AliveRecord record;
+  record.set_node_id(away_);
+  record.set_process(new_id());
+  (*record.mutable_settings())["lease"] = "900 ms";
+  const std::string key = Catalog(*store_, "default").keys().alive(away_);
+  ASSERT_TRUE(store_->commit({{}, {{key, meta::encode_record(record), 0}}}).is_ok());
+  const auto begin = [this] {
+    manager_.reset();
+    auto store = meta::open_rocksdb_store(folder_ + "/meta");
+    EXPECT_TRUE(store.is_ok()) << store.message();
+    ManagerOptions options;
+    options.data_dir = options.run_dir = folder_;
+    options.node_name = "n1";
+    options.boot_id = boot_id_;
+    adjust(options);
+    return VolumeManager::start(std::move(options), std::move(*store));
+  };
+  const auto refused = begin();
+  EXPECT_EQ(refused.code(), Code::kFailedPrecondition);
+  EXPECT_NE(refused.message().find("--lease (here 1500 ms, there 900 ms)"), std::string::npos)
+      << refused.message();
+  accept_other_times_ = true;
+  auto started = begin();
+  EXPECT_TRUE(started.is_ok()) << started.message();
 }
 
 // A blank data directory with a known name is another node, and takes nothing over.
