@@ -42,6 +42,21 @@ void Exchange::set_node(const NodeId& node, NodeEntry entry) {
   for (Gateway* gateway : all_gateways()) gateway->wake();
 }
 
+void Exchange::set_away(const NodeId& node) {
+  const auto at = nodes_.find(node);
+  if (at == nodes_.end()) return;
+  for (uint16_t shard = 0; shard < at->second.addresses.size(); ++shard)
+    mesh_.set_away({node, shard});
+}
+
+void Exchange::forget_node(const NodeId& node) {
+  const auto at = nodes_.find(node);
+  if (at == nodes_.end()) return;
+  for (uint16_t shard = 0; shard < at->second.addresses.size(); ++shard)
+    mesh_.forget({node, shard});
+  nodes_.erase(at);
+}
+
 std::optional<Endpoint> Exchange::endpoint_of(const Member& member) const {
   const auto node = nodes_.find(member.node);
   if (node == nodes_.end()) return std::nullopt;

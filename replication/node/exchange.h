@@ -43,6 +43,10 @@ class Exchange final : public MeshHandler {
 
   // The nodes that are there. A node that is gone keeps its last entry: it may come back.
   void set_node(const NodeId& node, NodeEntry entry);
+  // The node is not there, as far as the metadata store knows: it is dialed seldom until set_node.
+  void set_away(const NodeId& node);
+  // The node was removed from the cluster: it is not dialed any more.
+  void forget_node(const NodeId& node);
   // Nothing if its node is not known.
   std::optional<Endpoint> endpoint_of(const Member& member) const;
   bool is_up(const Endpoint& endpoint) const { return mesh_.is_up(endpoint); }

@@ -24,6 +24,7 @@ constexpr io::Nanoseconds kDialTimeout = io::kSecond;
 constexpr io::Nanoseconds kGreetingTimeout = 3 * io::kSecond;  // of the other end's hello
 constexpr io::Nanoseconds kFirstWait = 20 * io::kMillisecond;
 constexpr io::Nanoseconds kLongestWait = io::kSecond;
+constexpr io::Nanoseconds kLongestSeldomWait = 30 * io::kSecond;
 constexpr io::Nanoseconds kAcceptWait = 100 * io::kMillisecond;
 
 std::string name_of(const Endpoint& endpoint) {
@@ -57,8 +58,11 @@ struct Mesh::Link {
 struct Mesh::Peer {
   std::string address;
   bool wanted = false;
-  bool dialing = false;     // the loop runs
-  bool connecting = false;  // a connection of ours is on its way
+  bool dialing = false;                // the loop runs
+  bool connecting = false;             // a connection of ours is on its way
+  bool away = false;                   // its node is not there, as far as is known
+  std::string another;                 // not empty: the node that answered in its place
+  io::CancelToken* resting = nullptr;  // of the loop that waits for the next attempt
   std::shared_ptr<Link> link;
   io::Event changed;  // of address or link
 };
@@ -92,9 +96,25 @@ Status Mesh::listen(const std::string& address) {
 
 void Mesh::set_address(const Endpoint& endpoint, const std::string& address) {
   Peer& peer = peer_of(endpoint);
-  if (peer.address == address) return;
   peer.address = address;
-  peer.changed.set();
+  peer.away = false;
+  peer.another.clear();
+  wake(peer);
+}
+
+void Mesh::set_away(const Endpoint& endpoint) {
+  const auto at = peers_.find(endpoint);
+  if (at != peers_.end()) at->second->away = true;
+}
+
+void Mesh::forget(const Endpoint& endpoint) {
+  const auto at = peers_.find(endpoint);
+  if (at == peers_.end()) return;
+  Peer& peer = *at->second;
+  peer.wanted = false;
+  peer.address.clear();
+  wake(peer);
+  forget_stranger(endpoint);
 }
 
 void Mesh::want(const Endpoint& endpoint) {
@@ -323,6 +343,7 @@ void Mesh::send_hello(Link& link, wire::FrameType type, const std::string& refus
   hello.node = options_.self.node;
   hello.shard = options_.self.shard;
   hello.to_shard = link.peer.shard;
+  if (type == wire::FrameType::kHello) hello.to_node = link.peer.node;
   hello.process = options_.process;
   hello.session = ++next_session_;
   hello.refusal = refusal;
@@ -341,6 +362,15 @@ std::string Mesh::why_refused(const wire::Hello& hello) const {
   // (Another shard of this process is a peer like any other.)
   if (hello.node == options_.self.node && hello.process != options_.process)
     return "it has the same node id";
+  return "";
+}
+
+// Of a greeting that has come here.
+std::string Mesh::why_not_meant(const wire::Hello& hello) const {
+  if (!hello.to_node.is_nil() && hello.to_node != options_.self.node)
+    return fmt::format("this is node {}, and not {}, which is meant",
+                       options_.self.node.to_string(), hello.to_node.to_string());
+  if (hello.to_shard != options_.self.shard) return "there is no such shard here";
   return "";
 }
 
@@ -410,8 +440,7 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
     link->peer = {hello->node, hello->shard};
     link->process = hello->process;
     refusal = why_refused(*hello);
-    if (refusal.empty() && hello->to_shard != options_.self.shard)
-      refusal = "there is no such shard here";
+    if (refusal.empty()) refusal = why_not_meant(*hello);
     if (refusal.empty()) {
       const Peer& peer = peer_of(link->peer);
       const bool ours_wins = options_.self < link->peer &&
@@ -432,51 +461,73 @@ Task<void> Mesh::serve_incoming(io::Stream stream) {
   if (hello) forget_stranger(link->peer);
 }
 
+// Says who is meant, and hears who is there. Empty: it is the one; else why there is no connection.
+Task<std::string> Mesh::greet(std::shared_ptr<Link> link) {
+  send_hello(*link, wire::FrameType::kHello, "");
+  const bool sent = co_await send_front(*link);
+  if (!sent) co_return "the connection ended in the greeting";
+  auto hello = co_await receive_hello(link, wire::FrameType::kWelcome);
+  if (!hello) co_return hello.message();
+  link->process = hello->process;
+  Peer& peer = peer_of(link->peer);
+  const bool meant = hello->node == link->peer.node && hello->cluster == options_.cluster;
+  note_another(peer, link->peer, meant ? "" : hello->node.to_string());
+  if (!hello->refusal.empty()) co_return hello->refusal;
+  if (!meant || hello->shard != link->peer.shard)
+    co_return "another node answers at " + peer.address;
+  co_return why_refused(*hello);
+}
+
+// `who` empty: it is the one that is meant.
+void Mesh::note_another(Peer& peer, const Endpoint& endpoint, const std::string& who) {
+  const bool news = !who.empty() && peer.another != who;
+  peer.another = who;
+  if (!news) return;
+  log::warning("replication",
+               "another node answers at the address of a node; it is dialed seldom until that node "
+               "is back. If it is gone for good: cvol node rm",
+               {{"node", endpoint.node.to_string()}, {"address", peer.address}, {"there", who}});
+}
+
+// A connection that has been greeted, or nullptr.
+Task<std::shared_ptr<Mesh::Link>> Mesh::dial(Endpoint endpoint) {
+  Peer& peer = peer_of(endpoint);
+  peer.connecting = true;
+  ++dials_;
+  auto stream = co_await reactor_.dial(peer.address, kDialTimeout);
+  std::shared_ptr<Link> link;
+  std::string why;
+  if (!stream) {
+    why = stream.message();
+  } else if (!closing_) {
+    link = std::make_shared<Link>();
+    link->stream = std::move(*stream);
+    link->peer = endpoint;
+    link->dialed = true;
+    links_.push_back(link);
+    link->scope.spawn(limit_greeting(link));
+    why = co_await greet(link);
+    co_await end_greeting(link);
+  }
+  peer.connecting = false;
+  if (link != nullptr && why.empty() && !closing_) co_return link;
+  log::debug("replication", "no connection", {{"peer", name_of(endpoint)}, {"why", why}});
+  if (link != nullptr) {
+    link->stream.close();
+    std::erase(links_, link);
+  }
+  co_return nullptr;
+}
+
 Task<void> Mesh::dial_loop(Endpoint endpoint) {
   Peer& peer = peer_of(endpoint);
   io::Nanoseconds wait = kFirstWait;
-  while (!closing_) {
+  while (!closing_ && peer.wanted) {
     if (peer.link == nullptr && !peer.address.empty()) {
-      peer.connecting = true;
-      auto stream = co_await reactor_.dial(peer.address, kDialTimeout);
-      std::shared_ptr<Link> link;
-      std::string why;
-      if (!stream) {
-        why = stream.message();
-      } else if (!closing_) {
-        link = std::make_shared<Link>();
-        link->stream = std::move(*stream);
-        link->peer = endpoint;
-        link->dialed = true;
-        links_.push_back(link);
-        link->scope.spawn(limit_greeting(link));
-        send_hello(*link, wire::FrameType::kHello, "");
-        const bool sent = co_await send_front(*link);
-        if (sent) {
-          auto hello = co_await receive_hello(link, wire::FrameType::kWelcome);
-          if (!hello) {
-            why = hello.message();
-          } else if (!hello->refusal.empty()) {
-            why = hello->refusal;
-          } else if (hello->node != endpoint.node || hello->shard != endpoint.shard) {
-            why = "another node answers at " + peer.address;
-          } else {
-            why = why_refused(*hello);
-            link->process = hello->process;
-          }
-        } else {
-          why = "the connection ended in the greeting";
-        }
-        co_await end_greeting(link);
-      }
-      peer.connecting = false;
-      if (link != nullptr && why.empty() && !closing_) {
+      const std::shared_ptr<Link> link = co_await dial(endpoint);
+      if (link != nullptr) {
         wait = kFirstWait;
         co_await run_link(link);
-      } else {
-        log::debug("replication", "no connection", {{"peer", name_of(endpoint)}, {"why", why}});
-      }
-      if (link != nullptr) {
         link->stream.close();
         std::erase(links_, link);
       }
@@ -486,12 +537,28 @@ Task<void> Mesh::dial_loop(Endpoint endpoint) {
       co_await peer.changed.wait();
       wait = kFirstWait;
     }
-    if (closing_) break;
-    const int64_t slept = co_await reactor_.sleep(wait, &cancel_);
-    if (slept < 0) break;
-    wait = std::min(wait * 2, kLongestWait);
+    if (closing_ || !peer.wanted) break;
+    const bool goes_on = co_await rest(peer, wait);
+    if (!goes_on) break;
   }
   peer.dialing = false;
+  if (!closing_) forget_stranger(endpoint);
+}
+
+// Until the next attempt is due, or there is news of the node. False: the mesh closes.
+Task<bool> Mesh::rest(Peer& peer, io::Nanoseconds& wait) {
+  io::CancelToken news;
+  peer.resting = &news;
+  const int64_t slept = co_await reactor_.sleep(wait, &news);
+  peer.resting = nullptr;
+  const bool seldom = peer.away || !peer.another.empty();
+  wait = slept < 0 ? kFirstWait : std::min(wait * 2, seldom ? kLongestSeldomWait : kLongestWait);
+  co_return !closing_;
+}
+
+void Mesh::wake(Peer& peer) {
+  peer.changed.set();
+  if (peer.resting != nullptr) peer.resting->cancel();
 }
 
 // --- links ---
@@ -559,7 +626,7 @@ Task<void> Mesh::close() {
   if (listener_.is_open()) listener_.shutdown();
   for (const auto& link : links_) link->stream.shutdown();
   pool_waiters_.wake_all();
-  for (auto& [endpoint, peer] : peers_) peer->changed.set();
+  for (auto& [endpoint, peer] : peers_) wake(*peer);
   co_await scope_.join();
   listener_.close();
 }

@@ -7,6 +7,11 @@
 // frames of that one are not delivered any more. One whose other end does not say within 3 s who it
 // is ends.
 //
+// A greeting names the node that is meant: another one that has come to its address refuses it, and
+// no connection of its own suffers. Where another node answers, and where the metadata store says
+// that the node is away, the waits grow up to 30 s; else up to 1 s. News of a node (set_address)
+// end such a wait.
+//
 // Strangers cost little: before its greeting a connection has 4 KiB and may announce 8 KiB; of
 // those that have not greeted, 64 may wait, and the oldest makes room for the next. Payloads are
 // taken only from nodes whose address is known. A frame that has begun has to go on: a connection
@@ -71,8 +76,14 @@ class Mesh {
 
   // Takes connections at `address` until close().
   Status listen(const std::string& address);
-  // Where the endpoint can be dialed; a change ends no connection that works.
+  // The endpoint's node is there, and can be dialed at `address`, which is done soon; a change ends
+  // no connection that works.
   void set_address(const Endpoint& peer, const std::string& address);
+  // The endpoint's node is not there, as far as is known: it is dialed seldom, until set_address.
+  void set_away(const Endpoint& peer);
+  // The endpoint's node is no part of the cluster any more: it is not dialed until it is wanted and
+  // has an address again. A connection that is there stays.
+  void forget(const Endpoint& peer);
   // Keeps a connection to the endpoint, as soon as its address is known.
   void want(const Endpoint& peer);
   bool is_up(const Endpoint& peer) const;
@@ -90,6 +101,7 @@ class Mesh {
   const Uuid& process() const { return options_.process; }  // this one
   uint64_t sent_frames() const { return sent_frames_; }
   uint64_t connections() const { return connections_; }  // that were ever up
+  uint64_t dials() const { return dials_; }              // that were ever begun
   uint64_t open_connections() const { return links_.size(); }
   uint64_t buffered_bytes() const { return pool_.used_bytes(); }  // of payloads
 
@@ -106,6 +118,11 @@ class Mesh {
   void forget_stranger(const Endpoint& endpoint);
   Task<void> serve_incoming(io::Stream stream);
   Task<void> dial_loop(Endpoint peer);
+  Task<std::shared_ptr<Link>> dial(Endpoint endpoint);
+  Task<std::string> greet(std::shared_ptr<Link> link);
+  Task<bool> rest(Peer& peer, io::Nanoseconds& wait);
+  void note_another(Peer& peer, const Endpoint& endpoint, const std::string& who);
+  static void wake(Peer& peer);
   Task<void> run_link(std::shared_ptr<Link> link);
   Task<void> send_loop(std::shared_ptr<Link> link);
   static Task<bool> send_front(Link& link);
@@ -117,6 +134,7 @@ class Mesh {
   Task<void> end_greeting(std::shared_ptr<Link> link);
   void send_hello(Link& link, wire::FrameType type, const std::string& refusal);
   std::string why_refused(const wire::Hello& hello) const;
+  std::string why_not_meant(const wire::Hello& hello) const;
   void enqueue(const std::shared_ptr<Link>& link, const wire::FrameHeader& header,
                std::span<const std::byte> body, std::span<const std::byte> payload);
   void install(const std::shared_ptr<Link>& link);
@@ -134,6 +152,7 @@ class Mesh {
   uint64_t next_session_;
   uint64_t sent_frames_ = 0;
   uint64_t connections_ = 0;
+  uint64_t dials_ = 0;
   bool closing_ = false;
   io::CancelToken cancel_;
   io::Scope scope_;

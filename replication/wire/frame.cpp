@@ -237,6 +237,7 @@ std::vector<std::byte> encode_hello(const Hello& hello) {
   out.uuid(hello.process);
   out.u64(hello.session);
   out.text(hello.refusal);
+  if (!hello.to_node.is_nil()) out.uuid(hello.to_node);
   return body;
 }
 
@@ -266,6 +267,7 @@ Result<Hello> decode_hello(std::span<const std::byte> body) {
   hello.process = in.uuid();
   hello.session = in.u64();
   hello.refusal = in.text();
+  if (in.ok() && !in.at_end()) hello.to_node = in.uuid();
   // A newer version may have more behind it.
   if (!in.ok()) return damaged("a greeting is cut short");
   return hello;

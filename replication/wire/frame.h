@@ -133,6 +133,7 @@ struct Hello {
   uint64_t session = 0;   // rises with every connection of the pair
   uint16_t to_shard = 0;  // that is meant
   std::string refusal;
+  Uuid to_node;  // that is meant; nil: not said, as by versions that did not know this field
 };
 std::vector<std::byte> encode_hello(const Hello& hello);
 Result<Hello> decode_hello(std::span<const std::byte> body);

@@ -95,6 +95,8 @@ Status cordon_node(api::ApiClient& api, const Settings& settings, std::ostream& 
 Status uncordon_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status drain_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status remove_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
+// The node that answers takes the places of one that is gone.
+Status replace_node(api::ApiClient& api, const Settings& settings, std::ostream& out);
 Status show_events(api::ApiClient& api, const Settings& settings, std::ostream& out);
 
 // "running 47 %", "3 days ago, clean", "never": the column of `cvol disk ls`. `now`: seconds since

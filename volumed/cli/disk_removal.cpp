@@ -65,8 +65,7 @@ Status answer(api::ApiClient& api, const Settings& settings, std::ostream& out,
     out << "Disk " << disk.path() << " stays in the pool.\n";
   } else if (gone) {
     out << "Disk " << disk.path()
-        << " is no part of the pool any more; it can be taken out when volumed has been started "
-           "again.\n";
+        << " is no part of the pool any more and is closed; it can be unmounted.\n";
   } else {
     out << "Disk " << disk.path()
         << " is leaving: its copies are made elsewhere first. 'cvol disk ls' shows it until it is "

@@ -228,6 +228,7 @@ class DiskEngine {
   virtual Task<Status> destage_all() = 0;
   // Stops background work, waits for the calls that are under way (those that wait for space, and
   // removals, end early with kCancelled) and closes the files. Nothing depends on it being called.
+  // Calls that come later answer an error, or what was known last.
   virtual Task<void> close() = 0;
 };
 

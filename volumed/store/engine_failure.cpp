@@ -374,6 +374,13 @@ Task<void> Engine::close() {
   while (operations_ != 0) co_await operations_gone_.wait();
   co_await wait_for_readers();
   if (!state_written_ && label_file_.is_open()) co_await persist_failure();
+  // As while it is opened again: who still knows the engine is told so, and touches no file.
+  if (loaded_) {
+    last_info_ = info();
+    last_replicas_ = replicas();
+  }
+  loaded_ = false;
+  if (failure_) failure_ = Status(Code::kUnavailable, "disk " + path_ + " is closed");
   co_await close_files();
 }
 

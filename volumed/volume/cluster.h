@@ -246,6 +246,8 @@ class Cluster {
   v1::AliveRecord describe_self();
   void publish_node(const v1::AliveRecord& record);
   void publish_nodes();
+  void on_exchanges(const std::string& node_id,
+                    void (replication::Exchange::*call)(const replication::NodeId&));
   void process_died(const std::string& node_id, const std::string& process);
   bool process_answers(const std::string& node_id, const std::string& process);
   void tell_peers();

@@ -246,7 +246,11 @@ void Cluster::apply_alive(const std::string& node_id, std::optional<v1::AliveRec
     ++heard_;
     changed_.notify_all();
   }
-  if (record) publish_node(*record);
+  if (record) {
+    publish_node(*record);
+  } else {
+    on_exchanges(node_id, &replication::Exchange::set_away);
+  }
   tell_peers();
   if (options_.on_event && node_id != options_.node_id && !record)
     options_.on_event("node_lost", node_name(node_id),
@@ -269,6 +273,17 @@ void Cluster::publish_node(const v1::AliveRecord& record) {
     part->shard->reactor().post([exchange = part->exchange.get(), node = *node, entry] {
       exchange->set_node(node, entry);
     });
+  }
+}
+
+// The same call of the exchanges of all shards, soon.
+void Cluster::on_exchanges(const std::string& node_id,
+                           void (replication::Exchange::*call)(const replication::NodeId&)) {
+  auto node = Uuid::parse(node_id);
+  if (!node) return;
+  for (ShardPart* part : parts()) {
+    part->shard->reactor().post(
+        [exchange = part->exchange.get(), node = *node, call] { (exchange->*call)(node); });
   }
 }
 

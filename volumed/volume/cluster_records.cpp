@@ -98,6 +98,7 @@ void Cluster::hear_of_node(const meta::WatchEvent& event) {
     ++heard_;
     changed_.notify_all();
   }
+  if (name.empty() && id != options_.node_id) on_exchanges(id, &replication::Exchange::forget_node);
   note_problem(event.key, name.empty() ? ""
                                        : "the record of node " + name +
                                              " is gone from the metadata store, though the node "

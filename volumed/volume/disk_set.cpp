@@ -86,13 +86,22 @@ Status DiskSet::start() {
 }
 
 Result<DiskSet::Home*> DiskSet::home_for_next() {
-  const std::size_t index = disks_.size() % wanted_shards();
-  if (index < homes_.size()) return &homes_[index];
+  if (homes_.size() >= wanted_shards() || disks_.size() < homes_.size()) return &least_used_home();
   auto shard = io::Shard::start("cvol-shard-" + std::to_string(homes_.size()));
   if (!shard) return shard.status();
   std::lock_guard lock(mutex_);
   homes_.push_back({std::move(*shard), std::make_unique<BouncePool>(kBounceBytes)});
   return &homes_.back();
+}
+
+// The first of those with the fewest disks.
+DiskSet::Home& DiskSet::least_used_home() {
+  std::vector<std::size_t> used(homes_.size(), 0);
+  for (const auto& disk : disks_) {
+    if (disk->shard != nullptr) ++used[disk->shard_index];
+  }
+  return homes_[static_cast<std::size_t>(std::min_element(used.begin(), used.end()) -
+                                         used.begin())];
 }
 
 Result<DiskSet::Engine> DiskSet::open_on(io::Shard& shard, const std::string& path,
@@ -155,7 +164,8 @@ void DiskSet::open_known(std::vector<KnownDisk> known, const std::function<void(
 Status DiskSet::try_again(Disk& disk) {
   std::lock_guard opening(disk.opening_);
   if (disk.engine != nullptr) return Status::ok();
-  if (closing_ || disk.shard == nullptr) return Status(Code::kUnavailable, disk.problem());
+  if (closing_ || disk.taken_out_ || disk.shard == nullptr)
+    return Status(Code::kUnavailable, disk.problem());
   const Status opened = open_disk(disk, disk.known_);
   if (opened) return opened;
   if (disk.problem() != opened.message())
@@ -173,7 +183,7 @@ Status DiskSet::move(Disk& disk, const std::string& path, uint64_t generation) {
                       " is open: stop volumed, move or copy its directory, and "
                       "start volumed again; then 'cvol disk move' tells it "
                       "where the disk is now");
-  if (closing_ || disk.shard == nullptr)
+  if (closing_ || disk.taken_out_ || disk.shard == nullptr)
     return Status(Code::kUnavailable, "disk " + disk.path() + ": " + disk.problem());
   KnownDisk moved = disk.known_;
   moved.path = path;
@@ -238,6 +248,10 @@ Result<Disk*> DiskSet::add(const std::string& path, store::FormatOptions format,
   for (Disk* known : all()) {
     std::error_code ignored;
     if (known->path() == path || std::filesystem::equivalent(known->path(), path, ignored)) {
+      if (known->gone)
+        return Status(Code::kBusy, "disk " + path +
+                                       " has left the pool and is being closed; try again when "
+                                       "'cvol disk ls' does not show it any more");
       if (known->engine == nullptr)
         return Status(Code::kFailedPrecondition, "disk " + path + ": " + known->problem());
       return known;
@@ -277,6 +291,25 @@ Result<Disk*> DiskSet::add(const std::string& path, store::FormatOptions format,
   return disks_.back().get();
 }
 
+// It is closed first: at its path there is a disk in use until then.
+void DiskSet::take_out(Disk& disk) {
+  {
+    std::lock_guard opening(disk.opening_);
+    if (disk.taken_out_) return;
+    disk.taken_out_ = true;
+    disk.set_problem("it is no part of the pool any more");
+    if (disk.engine != nullptr)
+      disk.shard->run<bool>([&] { return close_engine(disk.engine.get()); });
+  }
+  std::lock_guard adding(adding_);
+  std::lock_guard lock(mutex_);
+  const auto at = std::find_if(disks_.begin(), disks_.end(),
+                               [&](const auto& one) { return one.get() == &disk; });
+  CVOL_ASSERT(at != disks_.end());
+  taken_out_.push_back(std::move(*at));
+  disks_.erase(at);
+}
+
 std::vector<io::Shard*> DiskSet::shards() {
   std::lock_guard lock(mutex_);
   std::vector<io::Shard*> all;
@@ -308,10 +341,14 @@ void DiskSet::close_all() {
     disk->shard->run<bool>([&] { return close_engine(disk->engine.get()); });
     disk->shard->invoke([&] { disk->engine.reset(); });
   }
+  for (const auto& disk : taken_out_) {
+    if (disk->engine != nullptr) disk->shard->invoke([&] { disk->engine.reset(); });
+  }
   std::vector<Home> gone;
   {
     std::lock_guard lock(mutex_);
     disks_.clear();
+    taken_out_.clear();
     gone.swap(homes_);
   }
   for (Home& home : gone) home.shard->invoke([&] { home.bounce.reset(); });

@@ -1,8 +1,8 @@
 // DiskSet: the shards of this node and the disks that they own.
 //
 // Each disk belongs to one shard; there are as many shards as disks, up to the count of cores.
-// Threading: the control plane's threads; never a shard's own. Calls block. Disks are added, and
-// closed all together, but never taken out: a Disk* stays valid until close_all().
+// Threading: the control plane's threads; never a shard's own. Calls block. A Disk* stays valid
+// until close_all(), also that of a disk that was taken out of the set: its engine answers errors.
 #pragma once
 
 #include <atomic>
@@ -68,7 +68,7 @@ struct Disk {
   BouncePool* bounce = nullptr;
   EngineSlot engine;  // null: not open, see problem()
   // It is being taken out of the pool (volume_disk_removal.cpp), as its record says; `gone`: it has
-  // been, and nothing is placed or looked for on it any more until the next start forgets it.
+  // been, and nothing is placed or looked for on it any more; it is closed soon (take_out).
   std::atomic<bool> leaving{false};
   std::atomic<bool> in_place{false};
   std::atomic<bool> gone{false};
@@ -98,7 +98,8 @@ struct Disk {
   void set_path(std::string path);
   void set_problem(const std::string& problem);
 
-  std::mutex opening_;  // of the next two, and of opening the disk
+  std::mutex opening_;  // of the next three, and of opening and closing the disk
+  bool taken_out_ = false;
   KnownDisk known_;
   std::deque<std::string> paths_;  // all that it ever had
   std::atomic<const std::string*> path_{nullptr};
@@ -137,6 +138,10 @@ class DiskSet {
   // set at another path, open or not, is refused.
   Result<Disk*> add(const std::string& path, store::FormatOptions format, const Admit& admit = {});
 
+  // Closes a disk on which nothing is used, after which its file system can be unmounted, and it or
+  // another one can be added at its path. The set does not know it any more.
+  void take_out(Disk& disk);
+
   Disk* find(const std::string& id);
   std::vector<Disk*> all();
   // Closes all engines and stops the shards. No operation may be under way.
@@ -149,6 +154,7 @@ class DiskSet {
   };
   using Engine = std::unique_ptr<store::DiskEngine>;
   Result<Home*> home_for_next();
+  Home& least_used_home();
   Disk& declare(KnownDisk known);
   Result<Engine> open_on(io::Shard& shard, const std::string& path, const std::string& failure,
                          const Admit& admit);
@@ -161,9 +167,10 @@ class DiskSet {
   MakeHooks hooks_;
   Opened opened_;
   std::mutex adding_;  // one at a time; held while a new disk is opened, which may hang
-  std::mutex mutex_;   // guards disks_ and homes_, which change under adding_ too
+  std::mutex mutex_;   // guards the next three, which change under adding_ too
   std::vector<std::unique_ptr<Disk>> disks_;
-  std::vector<Home> homes_;  // reserved, so that elements do not move
+  std::vector<std::unique_ptr<Disk>> taken_out_;  // somebody may still have a pointer
+  std::vector<Home> homes_;                       // reserved, so that elements do not move
   std::atomic<bool> closing_{false};
 };
 

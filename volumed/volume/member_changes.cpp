@@ -26,4 +26,21 @@ Status leave_out_node(v1::VolumeRecord& record, const std::string& node_id,
   return Status::ok();
 }
 
+Status take_place(v1::VolumeRecord& record, const std::string& node_id,
+                  const std::string& node_name, const std::optional<v1::MemberRecord>& successor,
+                  bool& added) {
+  added = false;
+  CVOL_TRY(leave_out_node(record, node_id, node_name));
+  if (!successor || record.state() != "ready") return Status::ok();
+  uint32_t wanted = 0;
+  for (const v1::MemberRecord& member : record.members()) {
+    if (member.node_id() == successor->node_id()) return Status::ok();
+    wanted += member.wanted() == "removed" ? 0 : 1;
+  }
+  if (wanted >= record.replicas()) return Status::ok();
+  *record.add_members() = *successor;
+  added = true;
+  return Status::ok();
+}
+
 }  // namespace cvol::volume

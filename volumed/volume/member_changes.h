@@ -4,6 +4,7 @@
 
 #include <cvol/v1/records.pb.h>
 
+#include <optional>
 #include <string>
 
 #include "volumed/base/result.h"
@@ -15,5 +16,12 @@ namespace cvol::volume {
 // the node has none: there is nothing to be written.
 Status leave_out_node(v1::VolumeRecord& record, const std::string& node_id,
                       const std::string& node_name);
+
+// The same, and `successor` becomes a member in their place; `added` tells. Not if the volume is
+// not "ready", has enough members without it, or has one on the successor's node: a node serves one
+// replica of a volume.
+Status take_place(v1::VolumeRecord& record, const std::string& node_id,
+                  const std::string& node_name, const std::optional<v1::MemberRecord>& successor,
+                  bool& added);
 
 }  // namespace cvol::volume

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
 
 #include "volumed/base/log.h"
 #include "volumed/base/units.h"
 #include "volumed/volume/hosted.h"
 #include "volumed/volume/member_changes.h"
+#include "volumed/volume/node_replacement.h"
 #include "volumed/volume/pool_space.h"
 
 namespace cvol::volume {
@@ -449,6 +451,10 @@ std::string VolumeManager::node_name(const std::string& id) {
 
 Status VolumeManager::change_node(const std::string& name, const std::string& change) {
   if (!cluster_) return Status(Code::kFailedPrecondition, "this node is alone");
+  static const std::set<std::string> known = {"cordon", "uncordon", "drain", "rm", "replace"};
+  if (!known.contains(change))
+    return Status(Code::kInvalidArgument,
+                  "'" + change + "' is no change of a node; is volumed as new as cvol?");
   for (const ClusterNode& node : cluster_->nodes()) {
     if (node.record.name() != name && node.record.id() != name) continue;
     v1::NodeRecord record = node.record;
@@ -461,16 +467,26 @@ Status VolumeManager::change_node(const std::string& name, const std::string& ch
       record.set_cordoned(true);
       record.set_draining(true);
     }
-    if (change != "rm") return catalog_.put_node(record);
+    if (change != "rm" && change != "replace") return catalog_.put_node(record);
     if (node.alive)
       return Status(Code::kFailedPrecondition, "node " + name +
                                                    " lives; drain it ('cvol node drain " + name +
                                                    "') and stop its volumed first");
     // What it held leaves the records; a replica that is the last in-sync copy stays.
     std::vector<HostedPtr> all;
+    std::vector<std::string> ids;
     {
       std::lock_guard lock(mutex_);
       for (const auto& [volume, hosted] : volumes_) all.push_back(hosted);
+    }
+    for (const HostedPtr& hosted : all) ids.push_back(hosted->id);
+    if (change == "replace") {
+      auto taken = replace_node(*cluster_, catalog_, record, ids);
+      if (!taken) return taken.status();
+      events_.add("node_replaced", record.name(),
+                  fmt::format("{} took its place: {} copies are made here, {} on other nodes",
+                              node_.name, taken->here, taken->elsewhere));
+      return Status::ok();
     }
     for (const HostedPtr& hosted : all) {
       const v1::VolumeRecord held = record_of(*hosted);

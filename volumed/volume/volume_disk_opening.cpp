@@ -119,7 +119,7 @@ Result<DiskView> VolumeManager::add_disk(const std::string& path, store::FormatO
   record.set_generation(
       (*disk)->invoke([](store::DiskEngine& engine) { return engine.info().generation; }));
   CVOL_TRY(catalog_.put_disk(record));
-  (*disk)->leaving = (*disk)->in_place = (*disk)->gone = false;
+  (*disk)->leaving = (*disk)->in_place = false;
   {
     std::lock_guard lock(keeper_mutex_);
     disk_since_.emplace((*disk)->id, static_cast<uint64_t>(std::time(nullptr)));
@@ -197,9 +197,11 @@ void VolumeManager::keep_opening() {
     if (turn++ % kLooksForUnknown == 0) look_for_unknown_replicas();
     {
       std::unique_lock lock(keeper_mutex_);
-      const bool stops = keeper_wake_.wait_for(lock, kSoon, [this] { return keeper_stops_; });
-      if (stops) return;
+      keeper_wake_.wait_for(lock, kSoon, [this] { return keeper_stops_ || close_gone_; });
+      if (keeper_stops_) return;
+      close_gone_ = false;
     }
+    close_gone_disks();
     copy_records();
     for (Disk* disk : disk_set_.all()) {
       const auto began = std::chrono::steady_clock::now();

@@ -2,9 +2,12 @@
 //
 // A disk that is to go is marked in its record, and says so to the other nodes: nothing new is
 // placed there, and repair (cluster_repair.cpp) makes its replicas anew elsewhere before it gives
-// them up. When no record names a replica on it any more its own record goes. Every step can be
-// done again.
+// them up. When no record names a replica on it any more its own record goes, and then the disk is
+// closed, so that its file system can be unmounted. Every step can be done again.
 #include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
 
 #include "volumed/base/log.h"
 #include "volumed/volume/hosted.h"
@@ -26,6 +29,8 @@ const v1::MemberRecord* member_on(const v1::VolumeRecord& record, const std::str
   return nullptr;
 }
 
+constexpr std::chrono::seconds kPatience{3};  // for a disk that is closed
+
 Status refused(const Disk& disk, const std::string& why) {
   return Status(Code::kFailedPrecondition, "disk " + disk.path() + " stays in the pool: " + why);
 }
@@ -45,7 +50,10 @@ Result<DiskView> VolumeManager::remove_disk(const std::string& name, const DiskR
   const bool again = disk.leaving;
   CVOL_TRY(note_leaving(disk, true, how.in_place));
   if (!again) events_.add("disk_leaves", disk.path(), "the disk is being taken out of the pool");
-  if (!has_replicas(disk)) finish_leaving(disk);
+  if (!has_replicas(disk)) {
+    finish_leaving(disk);
+    wait_until_closed(disk);
+  }
   return look_at(disk);
 }
 
@@ -130,9 +138,36 @@ void VolumeManager::finish_leaving(Disk& disk) {
   }
   if (disk.gone.exchange(true)) return;
   if (cluster_) cluster_->disk_leaves();
-  events_.add("disk_removed", disk.path(),
-              "the disk is no part of the pool any more; it can be taken out when volumed has been "
-              "started again");
+  std::lock_guard lock(keeper_mutex_);
+  close_gone_ = true;
+  keeper_wake_.notify_all();
+}
+
+// By the thread that opens disks: closing waits for the disk, which may hang.
+void VolumeManager::close_gone_disks() {
+  for (Disk* disk : disk_set_.all()) {
+    if (!disk->gone || has_replicas(*disk)) continue;
+    std::size_t left = 0;
+    if (disk->engine != nullptr)
+      left = disk->invoke([](auto& engine) { return engine.replicas().size(); });
+    disk_set_.take_out(*disk);
+    std::string text =
+        "the disk is no part of the pool any more and is closed; it can be unmounted";
+    if (left != 0)
+      text += fmt::format(". It holds {} replicas that no record knows: keep it, or they are lost",
+                          left);
+    events_.add("disk_removed", disk->path(), text);
+    std::lock_guard lock(keeper_mutex_);
+    keeper_wake_.notify_all();
+  }
+}
+
+bool VolumeManager::wait_until_closed(const Disk& disk) {
+  std::unique_lock lock(keeper_mutex_);
+  return keeper_wake_.wait_for(lock, kPatience, [&] {
+    const std::vector<Disk*> all = disk_set_.all();
+    return keeper_stops_ || std::find(all.begin(), all.end(), &disk) == all.end();
+  });
 }
 
 }  // namespace cvol::volume

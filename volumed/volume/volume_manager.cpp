@@ -514,9 +514,7 @@ Status VolumeManager::remove_replica(Hosted& hosted) {
 
 std::vector<DiskView> VolumeManager::disks() {
   std::vector<DiskView> views;
-  for (Disk* disk : disk_set_.all()) {
-    if (!disk->gone) views.push_back(look_at(*disk));
-  }
+  for (Disk* disk : disk_set_.all()) views.push_back(look_at(*disk));
   return views;
 }
 

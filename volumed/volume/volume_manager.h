@@ -439,6 +439,8 @@ class VolumeManager final : public nbd::ExportDirectory {
   void finish_leaving_disks();
   bool has_replicas(Disk& disk);
   void finish_leaving(Disk& disk);
+  void close_gone_disks();
+  bool wait_until_closed(const Disk& disk);
   void stop_keeper();
 
   // Devices and exports (volume_exports.cpp).
@@ -547,9 +549,10 @@ class VolumeManager final : public nbd::ExportDirectory {
   std::vector<std::function<void()>> early_reports_;
   bool reports_open_ = false;
 
-  std::mutex keeper_mutex_;  // guards the next three
+  std::mutex keeper_mutex_;  // guards the next four
   std::condition_variable keeper_wake_;
   bool keeper_stops_ = false;
+  bool close_gone_ = false;                     // a disk has left the pool since this was looked at
   std::map<std::string, uint64_t> disk_since_;  // id -> when it came, seconds since 1970
   std::thread keeper_;                          // starts scrubs when it is time
   std::thread disk_opener_;                     // tries disks that are not open

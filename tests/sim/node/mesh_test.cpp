@@ -123,6 +123,93 @@ TEST_F(MeshScenario, shards_of_one_process_are_peers) {
   }
 }
 
+// Node 3 was installed anew where node 2 was, which is still dialed there.
+TEST_F(MeshScenario, a_node_in_the_place_of_another_one_keeps_its_connections) {
+  Process one(world_, 1), three(world_, 3);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  ASSERT_TRUE(three.mesh.listen("node2"));
+  one.mesh.set_address(Process::endpoint(2), "node2");
+  one.mesh.want(Process::endpoint(2));
+  one.mesh.set_address(Process::endpoint(3), "node2");
+  one.mesh.want(Process::endpoint(3));
+  three.mesh.set_address(Process::endpoint(1), "node1");
+  three.mesh.want(Process::endpoint(1));
+  ASSERT_TRUE(run_until(
+      [&] {
+        return one.mesh.is_up(Process::endpoint(3)) && three.mesh.is_up(Process::endpoint(1));
+      },
+      10 * io::kSecond));
+  run_until([] { return false; }, io::kSecond);  // of two that were dialed at once one goes
+  const int ups = one.handler.ups + three.handler.ups;
+  const uint64_t dials = one.mesh.dials();
+  run_until([] { return false; }, 600 * io::kSecond);
+  EXPECT_EQ(one.handler.ups + three.handler.ups, ups);
+  EXPECT_TRUE(three.mesh.is_up(Process::endpoint(1)));
+  EXPECT_FALSE(one.mesh.is_up(Process::endpoint(2)));
+  EXPECT_LT(one.mesh.dials() - dials, 30u);  // seldom
+  // Node 2 is back elsewhere, and its record says so: nobody waits for the next attempt.
+  Process two(world_, 2);
+  ASSERT_TRUE(two.mesh.listen("elsewhere"));
+  one.mesh.set_address(Process::endpoint(2), "elsewhere");
+  EXPECT_TRUE(run_until([&] { return one.mesh.is_up(Process::endpoint(2)); }, io::kSecond));
+  close(one);
+  close(two);
+  close(three);
+}
+
+// The address of a node that was removed may be one's own by now.
+TEST_F(MeshScenario, a_node_in_the_place_of_another_one_is_no_peer_of_itself) {
+  Process one(world_, 1);
+  ASSERT_TRUE(one.mesh.listen("node1"));
+  one.mesh.set_address(Process::endpoint(2), "node1");
+  one.mesh.want(Process::endpoint(2));
+  run_until([] { return false; }, 60 * io::kSecond);
+  EXPECT_EQ(one.handler.ups, 0);
+  EXPECT_GT(one.mesh.dials(), 1u);
+  close(one);
+}
+
+TEST_F(MeshScenario, a_node_that_is_away_is_dialed_seldom_and_at_once_when_it_is_back) {
+  Process one(world_, 1);
+  one.mesh.set_address(Process::endpoint(2), "node2");
+  one.mesh.want(Process::endpoint(2));
+  run_until([] { return false; }, 60 * io::kSecond);
+  const uint64_t while_known = one.mesh.dials();
+  EXPECT_GT(while_known, 30u);
+  one.mesh.set_away(Process::endpoint(2));
+  run_until([] { return false; }, 600 * io::kSecond);
+  const uint64_t while_away = one.mesh.dials() - while_known;
+  EXPECT_GT(while_away, 10u);
+  EXPECT_LT(while_away, 30u);
+  Process two(world_, 2);
+  ASSERT_TRUE(two.mesh.listen("node2"));
+  one.mesh.set_address(Process::endpoint(2), "node2");  // the same
+  EXPECT_TRUE(run_until([&] { return one.mesh.is_up(Process::endpoint(2)); }, io::kSecond));
+  close(one);
+  close(two);
+}
+
+TEST_F(MeshScenario, a_node_that_was_removed_is_not_dialed_until_it_is_known_again) {
+  Process one(world_, 1), two(world_, 2);
+  ASSERT_TRUE(two.mesh.listen("node2"));
+  one.mesh.set_address(Process::endpoint(2), "node2");
+  one.mesh.want(Process::endpoint(2));
+  ASSERT_TRUE(run_until([&] { return one.mesh.is_up(Process::endpoint(2)); }, io::kSecond));
+  one.mesh.forget(Process::endpoint(2));
+  EXPECT_TRUE(one.mesh.is_up(Process::endpoint(2)));
+  one.mesh.reset(Process::endpoint(2));
+  run_until([] { return false; }, io::kSecond);
+  const uint64_t dials = one.mesh.dials();
+  run_until([] { return false; }, 600 * io::kSecond);
+  EXPECT_EQ(one.mesh.dials(), dials);
+  EXPECT_EQ(one.mesh.open_connections(), 0u);
+  one.mesh.set_address(Process::endpoint(2), "node2");
+  one.mesh.want(Process::endpoint(2));
+  EXPECT_TRUE(run_until([&] { return one.mesh.is_up(Process::endpoint(2)); }, io::kSecond));
+  close(one);
+  close(two);
+}
+
 TEST_F(MeshScenario, half_a_greeting_is_none) {
   Process one(world_, 1);
   ASSERT_TRUE(one.mesh.listen("node1"));

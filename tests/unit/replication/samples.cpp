@@ -56,7 +56,7 @@ std::vector<BodySample> body_samples() {
     Bytes body = wire::encode_message(
         message, prepare ? std::span<const uint64_t>(checksums) : std::span<const uint64_t>());
     all.push_back(
-        {"message_" + std::string(name_of(message.type)), type, std::move(body), message_again});
+        {"message_" + std::string(name_of(message.type)), type, std::move(body), message_again, 0});
   }
   wire::Hello hello;
   hello.newest_version = 2;
@@ -97,9 +97,13 @@ std::vector<BodySample> body_samples() {
   digested.checksums = {1, 2, 0};
   digested.state = {0, 1, 2};
   const auto add = [&](const char* name, FrameType type, Bytes body, auto again) {
-    all.push_back({name, static_cast<uint8_t>(type), std::move(body), again});
+    all.push_back({name, static_cast<uint8_t>(type), std::move(body), again, 0});
   };
   add("hello", FrameType::kHello, wire::encode_hello(hello), hello_again);
+  const std::size_t older_bytes = wire::encode_hello(hello).size();
+  hello.to_node = sample_id(0x53);
+  add("hello_to_node", FrameType::kHello, wire::encode_hello(hello), hello_again);
+  all.back().older_bytes = older_bytes;
   add("death", FrameType::kDead, wire::encode_death(death), death_again);
   add("request", FrameType::kWrite, wire::encode_request(request), request_again);
   add("answer", FrameType::kAnswer, wire::encode_answer(answer), answer_again);

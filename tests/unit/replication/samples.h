@@ -61,6 +61,8 @@ struct BodySample {
   std::vector<std::byte> body;
   // Empty: refused.
   std::vector<std::byte> (*again)(const wire::FrameHeader&, std::span<const std::byte>) = nullptr;
+  // Not 0: the bytes of it that an older version sends, and that are taken by themselves.
+  std::size_t older_bytes = 0;
 };
 
 std::vector<BodySample> body_samples();
