@@ -13,6 +13,7 @@
 
 #include "volumed/base/block_device.h"
 #include "volumed/base/result.h"
+#include "volumed/base/waiting_requests.h"
 #include "volumed/io/reactor.h"
 
 namespace cvol::nbd {
@@ -32,6 +33,8 @@ struct Export {
   bool read_only = false;
   // May change while it is used. Null: kError.
   std::shared_ptr<const std::atomic<OnFull>> on_full = nullptr;
+  // Where requests that wait for space are noted; may be null.
+  std::shared_ptr<WaitingRequests> for_space = nullptr;
 };
 
 // Where exports come from. Called on the server's shard; must not block: the work is done

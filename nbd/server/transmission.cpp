@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "nbd/protocol/device_session.h"
@@ -244,6 +245,8 @@ Task<Status> Transmission::change_patiently(const Request& request, const Buffer
   if (!std::exchange(told_full_, true))
     log::warning("nbd", "writes wait until there is space in the pool",
                  {{"volume", export_->name}, {"why", status.message()}});
+  std::optional<WaitingRequests::Mark> mark;  // from the first attempt on
+  if (export_->for_space != nullptr) mark.emplace(*export_->for_space, shard_.reactor().now());
   while (status.code() == Code::kNoSpace && waits_for_space()) {
     const int64_t slept = co_await shard_.reactor().sleep(kSpaceTurn, &over_);
     if (slept < 0 || is_given_up()) break;

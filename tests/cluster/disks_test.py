@@ -9,7 +9,7 @@ FORMAT = ("--capacity", "4GiB", "--journal-size", "64MiB")
 
 
 class Disks(ClusterTest):
-    SETTINGS = {"nodes": 2}
+    SETTINGS = {"nodes": 2, "flags": ["--rebuild-after", "5s"]}
     added = 0
 
     def add_disk(self, node):

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """cvol as Docker's users see it: volumes of driver cvol under a real dockerd."""
+import os
 import re
 import sys
 import time
@@ -18,9 +19,10 @@ def setUpModule():
     node = Node(journal="64MiB")
     kernel_log = KernelLog(node)
     unittest.addModuleCleanup(node.__exit__, None, None, None)
-    node.start()
     engine = Engine()
     unittest.addModuleCleanup(engine.__exit__, None, None, None)
+    os.environ["DOCKER_HOST"] = engine.host  # volumed asks it which containers have a volume
+    node.start()
     engine.start()
     image = engine.make_image("busybox")
 

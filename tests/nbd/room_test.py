@@ -81,7 +81,9 @@ class FullPool(unittest.TestCase):
         thread.start()
         try:
             self.assertFalse(written.wait(5), f"did not wait: {errors}")
-            self.assertIn("100 % full", d.cvol("status").stdout)
+            status = d.cvol("status").stdout
+            self.assertIn("100 % full", status)
+            self.assertRegex(status, r"writes? of volume 'vol' waits? for space in the pool")
         finally:
             d.cvol("volume", "rm", "hog")
         self.assertTrue(written.wait(30), "waits though there is room")

@@ -48,7 +48,8 @@ struct VolumeMetrics {
   Counter flush_operations, trim_operations;
   Counter errors;
   LatencyHistogram read_latency, write_latency;
-  WaitingRequests requests;  // under way
+  WaitingRequests requests;   // under way
+  WaitingRequests for_space;  // that are tried again until there is space in the pool
 };
 
 namespace store {

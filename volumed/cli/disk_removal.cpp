@@ -91,7 +91,11 @@ Status replace_disk(api::ApiClient& api, const Settings& settings, std::ostream&
   Settings quiet = settings;
   quiet.json = false;
   if (Status added = add_disk(api, quiet, settings.json ? std::cerr : out); !added) return added;
-  return remove_disk(api, settings, out);
+  const Status removed = remove_disk(api, settings, out);
+  if (!removed)
+    std::cerr << "The new disk " << settings.path << " is in the pool all the same; 'cvol disk rm "
+              << settings.path << "' takes it out again\n";
+  return removed;
 }
 
 }  // namespace cvol::cli

@@ -316,8 +316,10 @@ class Cluster {
   std::map<std::string, v1::NodeRecord> node_records_;
   std::map<std::string, v1::AliveRecord> alive_;
   std::map<std::string, meta::Revision> alive_revisions_;
-  std::map<std::string, std::chrono::seconds> clocks_ahead_;                    // by node
-  std::map<std::string, std::chrono::steady_clock::time_point> missing_since_;  // nodes
+  std::map<std::string, std::chrono::seconds> clocks_ahead_;                         // by node
+  std::map<std::string, std::chrono::steady_clock::time_point> missing_since_;       // nodes
+  std::map<std::string, std::chrono::steady_clock::time_point> disk_missing_since_;  // of nodes
+                                                                                     // that live
   meta::LeaseId lease_ = 0;
   bool stopping_ = false;
   bool repair_soon_ = false;

@@ -82,7 +82,15 @@ v1::AliveRecord Cluster::describe_self() {
   for (std::size_t i = 0; i < shards; ++i)
     record.add_replication_addresses(with_port(options_.advertise, static_cast<uint16_t>(i)));
   for (Disk* disk : disks_.all()) {
-    if (disk->engine == nullptr || disk->gone) continue;
+    if (disk->gone || (disk->engine == nullptr && !disk->leaving)) continue;
+    if (disk->engine == nullptr) {  // not there, and taken out of the pool: nobody waits for it
+      v1::AliveDisk& lost = *record.add_disks();
+      lost.set_id(disk->id);
+      lost.set_failed(true);
+      lost.set_leaving(true);
+      lost.set_in_place(disk->in_place);
+      continue;
+    }
     const store::DiskInfo info = disk->invoke([](auto& engine) { return engine.info(); });
     v1::AliveDisk& entry = *record.add_disks();
     entry.set_id(disk->id);

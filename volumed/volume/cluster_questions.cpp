@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "volumed/volume/cluster.h"
+#include "volumed/volume/cluster_register.h"
 
 namespace cvol::volume {
 namespace {

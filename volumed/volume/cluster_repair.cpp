@@ -188,11 +188,20 @@ Cluster::Survey Cluster::survey(const v1::VolumeRecord& record) {
       found.goes_in_place = found.goes_in_place || (disk_leaves && disk->in_place());
       continue;
     }
-    const bool failed_disk = alive != alive_.end() && (disk == nullptr || disk->failed());
+    // A disk that is not there (mounted late, moved, slow to open) has the time of a lost node; one
+    // that has failed, or is taken out of the pool, has none.
+    const bool failed_disk = disk != nullptr && disk->failed();
+    bool disk_gone = false;
+    if (disk != nullptr) {
+      disk_missing_since_.erase(member.disk_id());
+    } else if (alive != alive_.end()) {
+      const auto since = disk_missing_since_.emplace(member.disk_id(), now).first->second;
+      disk_gone = now - since > options_.rebuild_after;
+    }
     const bool synced = is_in_sync(record, member.replica_id());
     const bool away_long =
         missing != missing_since_.end() && now - missing->second > options_.rebuild_after;
-    if (!synced && (away_long || node == node_records_.end() || failed_disk)) {
+    if (!synced && (away_long || node == node_records_.end() || failed_disk || disk_gone)) {
       found.lost.insert(member.replica_id());
       continue;
     }

@@ -35,8 +35,10 @@ const std::vector<ConditionRow>& condition_table() {
       {K::kIoWaits, "io_waits", kCritical, "'cvol volume explain NAME' says more"},
       {K::kDiskFailed, "disk_failed", kCritical, ""},
       {K::kPoolFull, "disk_full", kCritical,
-       "add a disk ('cvol disk add'), remove volumes, or trim those that are mounted"},
+       "trim or remove volumes that have copies on it; a new disk ('cvol disk add') takes new "
+       "volumes"},
       {K::kHostFull, "host_full", kCritical, "free space on the file system"},
+      {K::kVolumeAway, "volume_unavailable", kCritical, "start volumed on one of them"},
       {K::kVolumeDamaged, "volume_damaged", kCritical, ""},
       {K::kRecordLost, "record_lost", kCritical, ""},
       {K::kReplicaUnknown, "replica_without_record", kWarning, ""},
@@ -48,7 +50,8 @@ const std::vector<ConditionRow>& condition_table() {
       {K::kFewCopies, "one_copy_left", kCritical, ""},
       {K::kCopiesMissing, "copies_missing", kWarning, ""},
       {K::kPoolNearlyFull, "disk_nearly_full", kWarning,
-       "add a disk ('cvol disk add'), remove volumes, or trim those that are mounted"},
+       "trim or remove volumes that have copies on it, and add a disk ('cvol disk add') for new "
+       "ones"},
       {K::kHostNearlyFull, "host_nearly_full", kWarning, "free space on the file system"},
       {K::kClocksDiffer, "clocks_differ", kWarning, "let NTP set the clocks of both hosts"},
       {K::kSettingsDiffer, "settings_differ", kWarning,

@@ -29,6 +29,7 @@ enum class ConditionKind : uint8_t {
   kDiskFailed,
   kPoolFull,
   kHostFull,
+  kVolumeAway,
   kVolumeDamaged,
   kRecordLost,
   kReplicaUnknown,

@@ -170,6 +170,27 @@ std::string VolumeManager::waits_for(const v1::VolumeRecord& record) {
   return "for a primary";
 }
 
+// Writes that found the pool full, and are made again until they find space.
+std::optional<Condition> VolumeManager::waiting_for_space(const std::string& name) {
+  std::shared_ptr<VolumeMetrics> metrics;
+  {
+    std::lock_guard lock(mutex_);
+    const auto at = volumes_.find(name);
+    if (at == volumes_.end() || at->second->metrics == nullptr) return std::nullopt;
+    metrics = at->second->metrics;
+  }
+  const WaitingRequests::Look look = metrics->for_space.look();
+  if (look.count == 0) return std::nullopt;
+  const auto waited = boot_time() - std::chrono::nanoseconds(look.oldest_since);
+  const auto time = std::chrono::duration_cast<std::chrono::system_clock::duration>(waited);
+  return Condition{ConditionKind::kIoWaits, name,
+                   fmt::format("{} write{} of volume '{}' wait{} for space in the pool, the oldest "
+                               "{}: trim or remove volumes that have copies on the same disk",
+                               look.count, look.count == 1 ? "" : "s", name,
+                               look.count == 1 ? "s" : "", for_how_long(time)),
+                   std::chrono::system_clock::now() - time};
+}
+
 std::optional<Condition> VolumeManager::waiting_requests(const std::string& name) {
   std::shared_ptr<VolumeMetrics> metrics;
   v1::VolumeRecord record;
@@ -198,12 +219,15 @@ void VolumeManager::add_io_conditions(std::vector<Condition>& found) {
   {
     std::lock_guard lock(mutex_);
     for (const auto& [name, hosted] : volumes_) {
-      if (hosted->metrics != nullptr && hosted->metrics->requests.look().count > 0)
+      if (hosted->metrics == nullptr) continue;
+      if (hosted->metrics->requests.look().count + hosted->metrics->for_space.look().count > 0)
         names.push_back(name);
     }
   }
   for (const std::string& name : names) {
-    if (auto waiting = waiting_requests(name)) found.push_back(std::move(*waiting));
+    auto waiting = waiting_for_space(name);
+    if (!waiting) waiting = waiting_requests(name);
+    if (waiting) found.push_back(std::move(*waiting));
   }
 }
 
@@ -249,18 +273,39 @@ void VolumeManager::add_node_conditions(std::vector<Condition>& found) {
   }
 }
 
+// Nobody can read or write a volume none of whose nodes with a whole copy lives.
+std::optional<Condition> VolumeManager::all_copies_away(const v1::VolumeRecord& record) {
+  std::set<std::string> nodes;
+  for (const v1::MemberRecord& member : record.members()) {
+    if (!is_in_sync(record, member.replica_id())) continue;
+    if (cluster_->is_alive(member.node_id())) return std::nullopt;
+    nodes.insert(node_name(member.node_id()));
+  }
+  if (nodes.empty()) return std::nullopt;
+  return Condition{ConditionKind::kVolumeAway,
+                   record.name(),
+                   fmt::format("volume '{}' cannot be used: all of its copies that are in sync are "
+                               "on nodes that are away ({})",
+                               record.name(), join(nodes)),
+                   {}};
+}
+
 void VolumeManager::add_copy_conditions(std::vector<Condition>& found) {
   for (auto& [subject, problem] : cluster_->stopped_copies())
     found.push_back(
         {ConditionKind::kCopyStopped, subject, "volume '" + subject + "': " + problem, {}});
-  std::vector<v1::VolumeRecord> lacking;
+  std::vector<v1::VolumeRecord> ready, lacking;
   {
     std::lock_guard lock(mutex_);
     for (const auto& [name, hosted] : volumes_) {
-      const v1::VolumeRecord& record = hosted->entry.record;
-      if (record.state() == "ready" &&
-          static_cast<uint32_t>(record.in_sync_size()) < record.replicas())
-        lacking.push_back(record);
+      if (hosted->entry.record.state() == "ready") ready.push_back(hosted->entry.record);
+    }
+  }
+  for (const v1::VolumeRecord& record : ready) {
+    if (auto away = all_copies_away(record)) {
+      found.push_back(std::move(*away));
+    } else if (static_cast<uint32_t>(record.in_sync_size()) < record.replicas()) {
+      lacking.push_back(record);
     }
   }
   for (const v1::VolumeRecord& record : lacking) {

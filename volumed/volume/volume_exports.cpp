@@ -130,6 +130,11 @@ std::shared_ptr<nbd::Export> VolumeManager::show_export(Hosted& hosted,
   };
   hosted.on_full->store(on_full_of(record_of(hosted)));
   made->on_full = hosted.on_full;
+  {
+    std::lock_guard lock(mutex_);
+    if (!hosted.metrics) hosted.metrics = std::make_shared<VolumeMetrics>();
+    made->for_space = {hosted.metrics, &hosted.metrics->for_space};
+  }
   std::shared_ptr<nbd::Export> shown(made.release(), std::move(closed));
   hosted.open_export = shown;
   return shown;
@@ -297,6 +302,10 @@ Result<VolumeView> VolumeManager::detach(const std::string& name) {
     return Status(
         Code::kFailedPrecondition,
         "volume '" + name + "' is mounted; unmount it first ('cvol volume unmount " + name + "')");
+  if (const v1::VolumeRecord record = record_of(volume); cluster_ && attached_elsewhere(record))
+    return Status(Code::kFailedPrecondition, "volume '" + name + "' is attached on node " +
+                                                 node_name(record.session().node_id()) +
+                                                 "; detach it there");
   if (record_of(volume).has_stage()) {
     CVOL_TRY(end_cut_stage(volume));
     return view_after(volume);

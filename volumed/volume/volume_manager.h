@@ -272,6 +272,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   // The same as sentences.
   std::vector<std::string> problems();
   // Why the volume's requests wait, if they do; a sentence.
+  std::optional<Condition> waiting_for_space(const std::string& name);
   std::optional<Condition> waiting_requests(const std::string& name);
   const meta::StoreHealth& store_health() const { return *store_health_; }
   EventLog& events() { return events_; }
@@ -362,6 +363,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   Status refuse_without_record(Hosted& hosted);
   std::string volume_of_device(const std::string& name) const;
   void look_for_unknown_replicas();
+  std::optional<Condition> all_copies_away(const v1::VolumeRecord& record);
   void add_lost_records(std::vector<Condition>& found);
   // Sources of conditions (volume_conditions.cpp).
   void add_store_conditions(std::vector<Condition>& found);
@@ -518,6 +520,7 @@ class VolumeManager final : public nbd::ExportDirectory {
   bool finish_mount(const std::string& name);
   bool finish(Hosted& hosted);
   void doubt_users();
+  Status check_is_lost(const std::string& name, const std::string& caller_id);
   void doubt_users_of(Hosted& hosted);
 
   ManagerOptions options_;

@@ -90,9 +90,7 @@ Status VolumeManager::remove_caller(Hosted& hosted, const std::string& caller_id
   }
   const bool last = record.caller_ids_size() == (known ? 1 : 0) &&
                     (hosted.mounted || file_systems_->is_mounted(mount_path(hosted.name)));
-  if (how.stale && options_.docker_knows && options_.docker_knows(hosted.name).value_or(false))
-    return Status(Code::kFailedPrecondition,
-                  "dockerd still has a container with volume '" + hosted.name + "'");
+  if (how.stale) CVOL_TRY(check_is_lost(hosted.name, caller_id));
   if (last || (known && how.stale)) {
     auto users = other_users(hosted);
     if (!users) return users.status();
@@ -292,6 +290,23 @@ bool VolumeManager::finish(Hosted& hosted) {
   }
   drop_session_if_unused(hosted);
   return true;
+}
+
+// Only dockerd knows whether a container of its own will use the volume again.
+Status VolumeManager::check_is_lost(const std::string& name, const std::string& caller_id) {
+  std::optional<bool> knows;
+  if (options_.docker_knows) knows = options_.docker_knows(name);
+  if (!knows)
+    return Status(Code::kFailedPrecondition,
+                  "volume '" + name + "' is mounted for " + caller_id +
+                      ", and dockerd cannot be asked whether it still has a container with it "
+                      "(volumed finds its socket by DOCKER_HOST). Start dockerd, or remove the "
+                      "volume with 'cvol volume rm --force " +
+                      name + "'");
+  if (*knows)
+    return Status(Code::kFailedPrecondition,
+                  "dockerd still has a container with volume '" + name + "'");
+  return Status::ok();
 }
 
 // The keeper's, now and then: users of dockerd's that it has lost (it was killed, or volumed was

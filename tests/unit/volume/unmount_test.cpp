@@ -255,6 +255,8 @@ TEST_F(UnmountTest, AStaleUserGoesOnlyWhenNothingHasTheDevice) {
   host_.set_users("/dev/fake-a", "");
   docker_ = kYes;
   EXPECT_EQ(manager_->unmount("a", "docker:x", stale()).code(), Code::kFailedPrecondition);
+  docker_ = kAway;  // nobody says that the container is gone
+  EXPECT_EQ(manager_->unmount("a", "docker:x", stale()).code(), Code::kFailedPrecondition);
   docker_ = kNo;
   EXPECT_TRUE(manager_->unmount("a", "docker:x", stale()).is_ok());
   EXPECT_EQ(state(), VolumeState::kAvailable);
