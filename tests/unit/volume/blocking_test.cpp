@@ -378,6 +378,17 @@ TEST_F(BlockingTest, StartsBesideRecordsThatCannotBeRead) {
   EXPECT_TRUE(within(kSoon, [&] { return is_known("v"); }));
 }
 
+TEST_F(BlockingTest, AVolumeWhoseOnlyCopyIsAwayIsTold) {
+  insert("far", away_, new_id(), /*ready=*/true);
+  const auto is_told = [&] {
+    for (const std::string& problem : manager_->problems()) {
+      if (problem.find("volume 'far' cannot be used") != std::string::npos) return true;
+    }
+    return false;
+  };
+  EXPECT_TRUE(within(kSoon, is_told));
+}
+
 // A copy of a data directory has the id of the first one, which lives.
 TEST_F(BlockingTest, RefusesToStartBesideAnotherLifeOfItsId) {
   const std::string id = manager_->node().id;
