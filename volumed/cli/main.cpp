@@ -115,11 +115,11 @@ void add_commands(CLI::App& app, Settings& settings, Chosen& chosen) {
   with_node(
       add_command(*node, "drain", "Move all copies from a node to others", drain_node, chosen));
   with_node(add_command(*node, "rm", "Forget a node that is gone for good", remove_node, chosen));
-  CLI::App* replace =
+  CLI::App* successor =
       add_command(*node, "replace", "Let this node take the places of a node that is gone for good",
                   replace_node, chosen);
-  replace->add_option("OLD", settings.node, "Name of the node that is gone")->required();
-  replace->add_flag("--wait", settings.wait, "Wait until all copies on this node are in sync");
+  successor->add_option("OLD", settings.node, "Name of the node that is gone")->required();
+  successor->add_flag("--wait", settings.wait, "Wait until all copies on this node are in sync");
   CLI::App* cluster = app.add_subcommand("cluster", "The cluster as a whole");
   cluster->require_subcommand(1);
   CLI::App* migrate = add_command(*cluster, "migrate", "Move this node's records into etcd",
