@@ -13,7 +13,7 @@ TEST_F(NodeScenario, a_lost_node_is_dialed_seldom_and_a_removed_one_not_at_all) 
   Node& primary = cluster().primary();
   Node& lost = cluster().secondary();
   const replication::Member member = *cluster().reg().record().find_member(lost.parts().replica);
-  cluster().crash(lost, io::SimReactor::Death::kMachine);
+  cluster().crash(lost);
   cluster().run_for(10 * io::kSecond);
   const auto dials = [&] { return primary.exchange().mesh().dials(); };
   const uint64_t known = dials();
@@ -45,7 +45,7 @@ TEST_F(NodeScenario, a_lost_node_that_is_back_is_dialed_at_once) {
   wait_in_sync();
   Node& primary = cluster().primary();
   Node& lost = cluster().secondary();
-  cluster().crash(lost, io::SimReactor::Death::kMachine);
+  cluster().crash(lost);
   cluster().run_for(10 * io::kSecond);
   primary.exchange().set_away(lost.parts().node);
   cluster().run_for(kLong);
