@@ -3,6 +3,7 @@
 a data directory, and under copies of disks that hold less space than they seem to.
 """
 import contextlib
+import json
 import os
 import shutil
 import sys
@@ -89,7 +90,10 @@ class FullPool(unittest.TestCase):
         self.assertTrue(written.wait(30), "waits though there is room")
         self.assertEqual(errors, [])
         self.write(target / "after")
-        self.assertIn("No problems.", d.cvol("status").stdout)
+        # (The file system of the host may have a warning of its own.)
+        kinds = {told["kind"] for told in json.loads(d.cvol("status", "-o", "json").stdout)
+                 .get("conditions", [])}
+        self.assertLessEqual(kinds, {"host_nearly_full"})
         d.cvol("volume", "unmount", "vol", target)
         d.cvol("volume", "rm", "vol")
 
